@@ -56,6 +56,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "What the model does when a property is exchanged in its states.",
         ("intervene", "UseRun", "Verdict", "judge", "read_directions", "export_directions", "apply_direction"),
     ),
+    "scoring": (
+        "Probes on new text",
+        "A saved probe scores texts, has a threshold, watches generation; its direction is added to a running model.",
+        ("score", "TextScores", "choose_threshold", "watch", "steer", "steering_report"),
+    ),
     "studies": (
         "Studies, jobs and reports",
         "Whole runs as objects. Their keys are the options of the :doc:`command line </reference/command-line>` and "

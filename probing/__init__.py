@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from probing.probes._estimator import load_probe
     from probing.reporting import report
     from probing.results.probe import ProbeResult, Score
+    from probing.scoring import score
+    from probing.scoring.scores import TextScores
+    from probing.scoring.steering import steer, steering_report
+    from probing.scoring.watching import watch
     from probing.states.extraction import extract
     from probing.states.extraction.replaying import Replay
     from probing.states.importing import import_states
     from probing.states.store import Store
+    from probing.statistics.thresholds import choose_threshold
     from probing.text.corpus import Corpus, Example
     from probing.training import train
     from probing.training.arrays import probe
@@ -53,11 +58,13 @@ _HOMES = {
     "Site": "models.site",
     "Store": "states.store",
     "Study": "jobs.study",
+    "TextScores": "scoring.scores",
     "TrainJob": "jobs",
     "UseJob": "jobs.use",
     "UseRun": "verdicts.verdict",
     "Verdict": "verdicts.verdict",
     "apply_direction": "use.directions",
+    "choose_threshold": "statistics.thresholds",
     "compare": "training.comparing",
     "export_directions": "use.directions",
     "extract": "states.extraction",
@@ -69,8 +76,12 @@ _HOMES = {
     "probe": "training.arrays",
     "read_directions": "use.directions",
     "report": "reporting",
+    "score": "scoring",
+    "steer": "scoring.steering",
+    "steering_report": "scoring.steering",
     "train": "training",
     "transfer": "training.transferring",
+    "watch": "scoring.watching",
 }
 
 __all__ = [
@@ -88,11 +99,13 @@ __all__ = [
     "Site",
     "Store",
     "Study",
+    "TextScores",
     "TrainJob",
     "UseJob",
     "UseRun",
     "Verdict",
     "apply_direction",
+    "choose_threshold",
     "compare",
     "export_directions",
     "extract",
@@ -104,8 +117,12 @@ __all__ = [
     "probe",
     "read_directions",
     "report",
+    "score",
+    "steer",
+    "steering_report",
     "train",
     "transfer",
+    "watch",
 ]
 
 find_old_names()

@@ -99,6 +99,16 @@ def weights_digest(model: Mapping[str, Any]) -> str:
     return digest(weights) if isinstance(weights, Mapping) else ""
 
 
+def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
+    """Return a SHA-256 (hex) that identifies the pieces that a tokenizer makes, wherever its files lie and on whichever
+    side it pads.
+
+    Args:
+        tokenizer: the `tokenizer` block of a store's identity.
+    """
+    return digest({name: tokenizer.get(name) for name in ("files", "special_pieces")})
+
+
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Return library versions, host, command and UTC time, which are recorded beside results and are never part of an
     identity.

@@ -33,6 +33,7 @@ from probing.cli.output import (
     finish_train,
     finish_use,
 )
+from probing.cli.probe_commands import finish_score, probe_app
 from probing.cli.store_commands import AsJson, path_argument, print_mapping, store_app
 from probing.errors import OldName, ProbingWarning
 from probing.reference import REFERENCE
@@ -82,6 +83,7 @@ def start(
 
 app.add_typer(store_app, name="store")
 app.add_typer(direction_app, name="direction")
+app.add_typer(probe_app, name="probe")
 
 
 @app.command(cls=OnceOnly)
@@ -212,6 +214,7 @@ def _summary(folder: str, name: str) -> str:
 add_job_command(store_app, "import", "ImportJob", finish_import)
 add_job_command(app, "extract", "ExtractJob", finish_extract)
 add_job_command(app, "train", "TrainJob", finish_train, with_details=True)
+add_job_command(app, "score", "ScoreJob", finish_score, home="probing.jobs.score")
 add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use", with_details=True)
 add_job_command(direction_app, "apply", "ApplyDirectionJob", finish_apply, home="probing.jobs.direction")
 add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")

@@ -33,6 +33,8 @@ _EXAMPLES = {
     "--to cache/results/use",
     "ApplyDirectionJob": "probing direction apply cache/results/use/evidence --model probing:reference "
     "--prompt 'nowadays the doctor behind the window clearly' --strength -1",
+    "ScoreJob": "probing score cache/results/mine/probes/TASK/resid.2/linear/HASH.json --model probing:reference "
+    "--text 'nowadays the doctor behind the window clearly' --pieces --to scores.html",
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
     "AblateJob": "probing ablate --model probing:reference --corpus probing:reference "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
@@ -54,6 +56,7 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "verdict for each place.",
     "ApplyDirectionJob": "Run a model with and without a direction added to its states, and show its outputs "
     "side by side.",
+    "ScoreJob": "Score new texts by a saved probe, read as the texts that it was trained on.",
     "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
     "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
     "what its output loses.",

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as shallow
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self
@@ -118,6 +119,25 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
         """Set the fitted attributes from the arrays that `state` returned, and return self."""
+
+    def __repr__(self, *arguments: Any, **options: Any) -> str:
+        if not self.about.get("site"):
+            shown: str = super().__repr__(*arguments, **options)
+            return shown
+        about = self.about
+        labels = list(map(str, about.get("labels") or ()))
+        said = f": {', '.join(labels[:4])}" + (", …" if len(labels) > 4 else "") if labels else ""
+        name = f"{about.get('task')} by {about.get('probe')} at {about['site']}{said}"
+        return f"<{type(self).__name__} of {name}; {about.get('rows')}, {about.get('model')}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a saved probe's card, otherwise scikit-learn's drawing of the estimator."""
+        is_saved = bool(self.about.get("site"))
+        shown: str = import_module("probing.reporting.plots").card(self) if is_saved else self._html_repr()
+        return shown
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def save(self, path: str | Path) -> None:
         """Write the arrays to `path`.safetensors and name and parameters to `path`.json, each file whole or not at all,

@@ -154,8 +154,8 @@ class ExtractOptions(Job):
     )
     rows: str = option(
         "word:mean",
-        help="piece, word:first|last|mean|max, sentence:last|first|mean|cls, or position:P,… where P is SPAN (the mean "
-        "of all its pieces) or start, end, SPAN.first|last|before|after, with +N or -N pieces",
+        help="piece, word:first|last|mean|max, sentence:last|first|mean|max|cls, or position:P,… where P is SPAN (the "
+        "mean of all its pieces) or start, end, SPAN.first|last|before|after, with +N or -N pieces",
     )
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
@@ -304,6 +304,9 @@ class TrainOptions(Job):
     threads: int | None = option(None, help="processor threads of each worker (default: as this process)")
     max_memory_mib: int | None = option(
         None, help="MiB for the states of a site; linear and ridge read larger ones in blocks"
+    )
+    threshold: str | None = option(
+        None, help="threshold chosen on dev, with its evidence on test: fpr=0.01[,label=CLASS][,by=COLUMN]"
     )
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 

@@ -27,6 +27,7 @@ from probing.models.loading.identity import (
     untrained_twin,
 )
 from probing.models.loading.pretrained import check_tokenizer, load
+from probing.models.reading.generating import Chat, Generated, continued
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
@@ -358,6 +359,17 @@ class LanguageModel:
     def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
         """Return a batch as padded inputs of the model."""
         return self.suffix.padded(*self._padded(batch))
+
+    def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
+        """Continue texts, or chats of (role, content) pairs, and return what was generated; `options` are of Hugging
+        Face's `generate`, and the most probable piece is taken by default.
+
+        Raises:
+            UnsupportedModel: the model does not continue texts.
+            BadParameter: a prompt is empty or leaves no room, or a chat is given and there is no chat template.
+        """
+        known = (self._trunk, self.tokenizer, self.max_length, self.name, self.encode)
+        return continued(self._model, *known, prompts, max_new_tokens, options)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
         """Run blocks l to L-1 only, with `states` `(B, T, D)` as `resid.l`, and return the logits `(B, T, V)` (see

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class AttentionPoolingProbe(ClassifierProbe):
 
     input = "pieces"
     stochastic = True
-    _arrays = ("classes", "query", "coef", "intercept", "mean", "scale")
+    _arrays: ClassVar[tuple[str, ...]] = ("classes", "query", "coef", "intercept", "mean", "scale")
 
     query_: NDArray[np.float64]
     coef_: NDArray[np.float64]
@@ -140,10 +140,8 @@ class AttentionPoolingProbe(ClassifierProbe):
 
     def _train(self, rows: _Rows, dev: _Rows) -> None:
         source = torch.Generator().manual_seed(child_seed(self.random_state or 0, "attention"))
-        width, n = rows.states.shape[1], len(rows.codes)
-        query = 0.1 * torch.randn(width, generator=source)
-        weights = width**-0.5 * (2 * torch.rand(width, len(self.classes_), generator=source) - 1)
-        parameters = [p.requires_grad_() for p in (query, weights, torch.zeros(len(self.classes_)))]
+        n = len(rows.codes)
+        parameters = [p.requires_grad_() for p in self._initial(rows.states.shape[1], source)]
         adam = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         batch = min(self.batch_size, max(_SMALLEST_BATCH, n // _STEPS_AN_EPOCH))
         lowest, self.best_epoch_, self.converged_ = np.inf, 0, False
@@ -151,9 +149,9 @@ class AttentionPoolingProbe(ClassifierProbe):
         for epoch in range(1, self.max_epochs + 1):
             for picked in torch.split(torch.randperm(n, generator=source), batch):
                 adam.zero_grad()
-                _loss(parameters, *rows.batch(picked)).backward()  # type: ignore[no-untyped-call]
+                self._loss(parameters, *rows.batch(picked)).backward()  # type: ignore[no-untyped-call]
                 adam.step()
-            loss = _dev_loss(parameters, dev)
+            loss = self._dev_loss(parameters, dev)
             if loss < lowest or not best:
                 lowest, self.best_epoch_ = loss, epoch
                 best = [p.detach().double().numpy().copy() for p in parameters]
@@ -161,24 +159,37 @@ class AttentionPoolingProbe(ClassifierProbe):
                 self.converged_ = True
                 break
         self.n_iter_ = epoch
+        self._keep(best)
+
+    def _initial(self, width: int, source: torch.Generator) -> list[Tensor]:
+        """Return the weights that training starts from."""
+        query = 0.1 * torch.randn(width, generator=source)
+        weights = width**-0.5 * (2 * torch.rand(width, len(self.classes_), generator=source) - 1)
+        return [query, weights, torch.zeros(len(self.classes_))]
+
+    def _logits(self, parameters: list[Tensor], states: Tensor, home: Tensor, n: int) -> Tensor:
+        """Return the logits `(n, K)` of rows with pieces `states` `(R, D)`; `home` is the row of each piece."""
+        query, weights, intercept = parameters
+        scores = states @ query / len(query) ** 0.5
+        highest = torch.full((n,), -torch.inf).scatter_reduce(0, home, scores.detach(), "amax")
+        raw = (scores - highest[home]).exp()
+        total = torch.zeros(n).index_add(0, home, raw)
+        pooled = torch.zeros(n, states.shape[1]).index_add(0, home, (raw / total[home]).unsqueeze(1) * states)
+        return pooled @ weights + intercept
+
+    def _keep(self, best: list[NDArray[Any]]) -> None:
+        """Set the fitted attributes from the best weights."""
         self.query_, self.coef_, self.intercept_ = best
 
+    def _loss(self, parameters: list[Tensor], states: Tensor, home: Tensor, codes: Tensor) -> Tensor:
+        """Return the mean log loss of a batch."""
+        return torch.nn.functional.cross_entropy(self._logits(parameters, states, home, len(codes)), codes)
 
-def _loss(parameters: list[Tensor], states: Tensor, home: Tensor, codes: Tensor) -> Tensor:
-    """Return the mean log loss of a batch; `home` is the row of each piece."""
-    query, weights, intercept = parameters
-    scores = states @ query / len(query) ** 0.5
-    highest = torch.full((len(codes),), -torch.inf).scatter_reduce(0, home, scores.detach(), "amax")
-    raw = (scores - highest[home]).exp()
-    total = torch.zeros(len(codes)).index_add(0, home, raw)
-    pooled = torch.zeros(len(codes), states.shape[1]).index_add(0, home, (raw / total[home]).unsqueeze(1) * states)
-    return torch.nn.functional.cross_entropy(pooled @ weights + intercept, codes)
-
-
-@torch.no_grad()
-def _dev_loss(parameters: list[Tensor], dev: _Rows) -> float:
-    parts = torch.split(torch.arange(len(dev.codes)), _DEV_BATCH)
-    return sum(float(_loss(parameters, *dev.batch(part))) * len(part) for part in parts) / len(dev.codes)
+    @torch.no_grad()
+    def _dev_loss(self, parameters: list[Tensor], dev: _Rows) -> float:
+        parts = torch.split(torch.arange(len(dev.codes)), _DEV_BATCH)
+        losses = (float(self._loss(parameters, *dev.batch(part))) * len(part) for part in parts)
+        return sum(losses) / len(dev.codes)
 
 
 MEMBER = AttentionPoolingProbe

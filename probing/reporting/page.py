@@ -166,6 +166,20 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
     return text.replace("@@CHARTS@@", _packed(specs), 1)
 
 
+def plain(template: str, own_style: str, *, is_fragment: bool = False, **values: Any) -> str:
+    """Return a page without script, or a part of one, from a template of its own and a style beside that of the report.
+
+    Args:
+        template, own_style: names of files of `templates`.
+        is_fragment: whether it is shown inside a page of something else, a notebook's: it has its own style alone.
+        values: what the template shows; all of it is escaped.
+    """
+    style = "" if is_fragment else (_TEMPLATES / "page.css").read_text("utf-8")
+    style += (_TEMPLATES / own_style).read_text("utf-8")
+    given = {"style": Markup(style), "policy": _policy(style, ""), "is_fragment": is_fragment}
+    return _environment().get_template(template).render(**values, **given).lstrip()
+
+
 def _packed(specs: Sequence[dict[str, Any]]) -> str:
     """Return the charts as base64 of compressed JSON, which the page's script reads."""
     text = json.dumps(specs, separators=(",", ":"))

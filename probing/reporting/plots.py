@@ -25,6 +25,7 @@ from probing.reporting.grids import (
 )
 from probing.reporting.overview import entries, overview
 from probing.reporting.panels import analysis_panels, loss_panel, score_panels
+from probing.reporting.probe_card import card_rows, title_of
 from probing.reporting.task_results import TaskResults, by_task, distinct
 from probing.reporting.use_panels import Use, use_panels, uses
 from probing.reporting.warnings import warnings_of_task
@@ -245,10 +246,15 @@ def _verdict(verdict: Any) -> tuple[str, list[tuple[str, object]]]:
     ]
 
 
+def _probe(probe: Any) -> tuple[str, list[tuple[str, object]]]:
+    return title_of(probe), list(card_rows(probe))
+
+
 _CARDS = {
     "Corpus": _corpus,
     "LanguageModel": _model,
     "Store": _store,
+    "Probe": _probe,
     "ProbeResults": _results,
     "UseRun": _use,
     "Verdict": _verdict,

@@ -171,15 +171,29 @@ class ChatTemplate:
         columns = zip(batch["input_ids"], batch["offset_mapping"], frames, examples, strict=True)
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
+    def opened(self, messages: Messages) -> Encoded:
+        """Return the pieces of a chat up to the mark that opens the assistant's answer; all of them count as special.
+
+        Raises:
+            AlignmentError: the template refuses the messages.
+        """
+        conversation = [{"role": role, "content": content} for role, content in messages]
+        ids = self._tokenizer(self._renderer.render(conversation, is_open=True), add_special_tokens=False)["input_ids"]
+        return _inside(ids, [(0, 0)] * len(ids), 0, 0)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the template."""
+        return hashlib.sha256(self._tokenizer.get_chat_template().encode()).hexdigest()
+
     def identity(self, corpus: Corpus) -> dict[str, Any]:
         """Return, for a store's identity, hashes of the template, of what it renders on today's date, and of the
         messages.
         """
-        template = self._tokenizer.get_chat_template()
         rendered = self._render((("user", _STAND_IN),))
         messages = [example.messages for example in corpus.examples]
         return {
-            "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+            "template_sha256": self.sha256,
             "rendered_sha256": hashlib.sha256(rendered.encode()).hexdigest(),  # a template may write the date
             "messages_sha256": digest(messages) if any(messages) else None,
         }

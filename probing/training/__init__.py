@@ -19,10 +19,12 @@ from probing.executors._units import executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
 from probing.statistics.multiplicity import CORRECTIONS, Correction
+from probing.statistics.thresholds import AskedThreshold
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults, adjusted
 from probing.training.running import UnitResults, check_run, results_of, run_plan, training_units
+from probing.training.saved_card import check_threshold
 from probing.training.units import sweep_results
 
 
@@ -50,6 +52,7 @@ def train(
     max_memory_mib: int | None = None,
     array_size: int = 1,
     array_index: int = 0,
+    threshold: str | None = None,
     progress: bool = True,
 ) -> ProbeResults:
     """Fit every probe at every site on the task and on every draw of every control, and score all of it.
@@ -96,11 +99,14 @@ def train(
         array_size, array_index: number of processes that share the work (on any machines that see `to`), and number of
             this one, which takes every `array_size`-th unit from number `array_index` on. The process that finds all
             units done writes the results.
+        threshold: `fpr=0.01`, perhaps with `,label=CLASS` and `,by=COLUMN`: a threshold on the log odds of a class
+            (of two the second in sorted order), which is chosen on dev for every probe, and kept in its saved card with
+            recall and false positives on test (also by the values of the column). See `choose_threshold`.
         progress: whether to show on standard error what is done: a bar in a terminal, else a line every 30 s.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.
-        DegenerateDesign: nothing can be learned from the labels.
+        DegenerateDesign: nothing can be learned from the labels, or dev has too few rows for the threshold.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
         UnknownName, BadParameter: a name or parameter is wrong.
         UnitFailed: several fits failed, and all others are done and written; if only one failed, its own error is
@@ -127,7 +133,10 @@ def train(
         resample_by=resample_by,
         rows=rows,
         max_memory_mib=max_memory_mib,
+        threshold=None if threshold is None else AskedThreshold.parse(threshold),
     )
+    if plan.threshold is not None:
+        check_threshold(plan, plan.threshold)
     units, done = training_units(plan), UnitResults(folder)
     share = WorkPlan(units.units[array_index::array_size])
     if folder is not None:

@@ -23,6 +23,8 @@ from probing.results.probe import ProbeResult
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS
 from probing.training.plan import Plan, recipe_of, run_id
+from probing.training.results import NO_SITE
+from probing.training.saved_card import card_facts, threshold_of
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, stateless
 from probing.training.units import commit_analysis, commit_unit, with_saved_probe
@@ -120,18 +122,11 @@ def fit_unit(
         facts=dict(plan.facts),
         provenance=_provenance(plan, unit) | _temperatures(tempers[0]),
     )
-    result, files = with_saved_probe(result, fits[0][0], _about(plan, probe) | _temperatures(tempers[0]))
+    threshold = threshold_of(plan, plan.threshold, fits[0][0], states) if site != NO_SITE else None
+    card = card_facts(plan, probe, result.measures, threshold) | _temperatures(tempers[0])
+    result, files = with_saved_probe(result, fits[0][0], card)
     commit_unit(folder, result, files, kept(scored[0], plan.resamplers))
     return result
-
-
-def _about(plan: Plan, probe: Probe) -> dict[str, Any]:
-    """Return what the card of a saved probe records of the run: its corpus, and the names of the keys that it reads as
-    codes.
-    """
-    source = {"corpus_source": plan.store.identity["corpus"].get("source", "")}
-    names = None if probe.input_as_text else plan.labels.key_names.get(probe.input)
-    return source | ({} if names is None else {"keys": list(names)})
 
 
 def run_analysis(

@@ -25,6 +25,7 @@ from probing.seeds import child_seed
 from probing.states.store import Store
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
+from probing.statistics.thresholds import AskedThreshold
 from probing.text.corpus import SPLITS, Corpus
 from probing.training.build import (
     ControlSet,
@@ -138,6 +139,7 @@ class Plan:
         facts: facts about the data.
         provenance: facts that all results of the run have in common.
         max_memory_mib: MiB of memory that the states of a site may take; more are streamed. None: no limit.
+        threshold: the threshold that is chosen on dev for every saved probe; None: none.
     """
 
     store: Store
@@ -157,6 +159,7 @@ class Plan:
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
     max_memory_mib: int | None = None
+    threshold: AskedThreshold | None = None
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
@@ -219,6 +222,7 @@ def make_plan(
     rows: str | None,
     max_memory_mib: int | None = None,
     trained: Collection[str] = (),
+    threshold: AskedThreshold | None = None,
 ) -> Plan:
     """Build and check all parts of a run, and return its plan; `trained` are inputs on which other probes scored on
     these rows are trained.
@@ -295,6 +299,7 @@ def make_plan(
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,
+        threshold=threshold,
     )
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():
@@ -348,6 +353,7 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
         "name": name,
         "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
+        **({} if plan.threshold is None else {"threshold": vars(plan.threshold)}),
     } | _recipe_of_all(plan)
 
 

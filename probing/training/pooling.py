@@ -23,12 +23,13 @@ class StoreView:
     """The base of views of a store, which have other rows; everything that does not depend on the rows is the store's.
 
     Attributes:
+        base: the store that the view, or the view below it, is of.
         identity: that of the store, with the view's own `rows`.
         sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the store.
     """
 
     def __init__(self, store: Any, rows: str) -> None:
-        self._store = store
+        self._store, self.base = store, getattr(store, "base", store)
         self.identity = store.identity | {"extraction": store.identity["extraction"] | {"rows": rows}}
         self.sites, self.path = store.sites, store.path
         self.store_id, self.content_id = store.store_id, store.content_id
@@ -162,6 +163,7 @@ POOLINGS = (
     "sentence:first",
     "sentence:last",
     "sentence:mean",
+    "sentence:max",
 )
 
 

@@ -98,7 +98,7 @@ def _slug(name: str) -> str:
     return f"{plain}-{digest(name)[:8]}".strip("-")
 
 
-VERSION = 8  # raised by any change that alters a score or what is kept of a unit
+VERSION = 9  # raised by any change that alters a score or what is kept of a unit
 
 
 def labels_digest(labels: Labels) -> str:

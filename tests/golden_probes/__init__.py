@@ -14,7 +14,7 @@ from probing.contracts.probe import Probe
 FOLDER = Path(__file__).parent
 SETTINGS: dict[str, dict[str, Any]] = {"mlp": {"hidden": 4}, "sparse": {"k": 2}, "k_nearest": {"k": 3}}
 # They read pairs, trees or several pieces, or need what the rows of a corpus tell.
-OTHERS = ("attention_pooling", "bilinear", "structural", "sklearn")
+OTHERS = ("attention_pooling", "softmax_pooling", "bilinear", "structural", "sklearn")
 ROLES = {"MEMBER": "", "REGRESSION_MEMBER": ".regression"}
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"states"},
     {"training"},
     {"use"},
-    {"plantbench", "reporting"},
+    {"plantbench", "reporting", "scoring"},
     {"jobs"},
     {"cli", "__main__", "__init__"},
 ]

@@ -69,7 +69,7 @@ def extract(
         corpus: the corpus to read.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|cls`, of which `first` and `last` are
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, of which `first` and `last` are
             content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`
             (`entity` alone is the mean over the pieces of that span).
         dtype: dtype that states are stored in; None: the compute dtype.

@@ -30,6 +30,7 @@ ROWS = (
     "sentence:first",
     "sentence:last",
     "sentence:mean",
+    "sentence:max",
     "sentence:cls",
 )
 LONG_INPUTS = ("truncate", "window", "skip", "refuse")

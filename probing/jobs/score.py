@@ -1,0 +1,135 @@
+"""ScoreJob: validated options of a saved probe that scores new texts."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+import probing as pb
+from probing.errors import ConfigError, CorpusError
+from probing.jobs import MODEL_HELP, CorpusOptions, Files, Many, option
+
+if TYPE_CHECKING:
+    from probing.models.language_model import LanguageModel
+    from probing.scoring import TextScores
+
+STANDARD_INPUT = "-"
+_WAIT = 0.05  # seconds: lines that come within them are scored together
+
+
+class ScoreJob(CorpusOptions):
+    """Score new texts by a saved probe, read as the texts that it was trained on.
+
+    Give --text (repeatable), --corpus, or - to read a text a line from standard input, scored as they come. One JSON
+    line a text (or word, if the probe reads words), or with --pieces one a piece as well, on standard output, or into
+    files by --to: NAME.jsonl, NAME.parquet, NAME.html with pieces coloured by score. Another model, revision, chat
+    template or label set than in training is refused, unless --any-model accepts it; the output then says so.
+    """
+
+    probe: str = Field(
+        description="file of a saved probe, below probes/ in a directory of results",
+        json_schema_extra={"argument": True, "metavar": "PROBE"},
+    )
+    source: str = Field(
+        default="",
+        description="- reads a text a line from standard input",
+        json_schema_extra={"argument": True, "metavar": "[-]"},
+    )
+    model: str = option(help=MODEL_HELP)
+    texts: Many = option([], help="text to score (repeatable)", flag="text")
+    corpus: Files = option(
+        [], help="texts in files instead: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
+    )
+    split: str | None = option(None, help="only this split of the corpus (default: all)")
+    pieces: bool = option(False, help="score every piece as well")
+    label: str | None = option(None, help="class whose log odds are the score (default: the second of two)")
+    any_model: bool = option(False, help="accept another model, revision, template or labels; the output says so")
+    files: Many = option([], help="file to write: NAME.jsonl, NAME.parquet or NAME.html (repeatable)", flag="to")
+    batch: int = Field(default=256, ge=1, description="texts that are scored together", json_schema_extra={"flag": ""})
+    device: str = option("cpu", help="torch device")
+    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    revision: str | None = option(None, help="revision of a hub model")
+
+    def run(self, *, progress: bool = True) -> Iterator[TextScores]:
+        """Check the options, load probe and model, and yield the scores of each batch of texts; files are written when
+        all are scored.
+        """
+        self._check()
+        probe = pb.load_probe(self.probe)
+        corpus = self._corpus() if self.corpus else None
+        model = pb.LanguageModel.load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+        return self._run(probe, model, corpus)
+
+    def _run(self, probe: Any, model: LanguageModel, corpus: Any) -> Iterator[TextScores]:
+        scoring, kept = import_module("probing.scoring"), []
+        options: dict[str, Any] = {"pieces": self.pieces, "label": self.label, "any_model": self.any_model}
+        if self.source == STANDARD_INPUT:
+            recipe = scoring.recipe_of(probe, model, label=self.label, any_model=self.any_model)
+            parts: Iterable[TextScores] = scoring.stream(recipe, model, lines(self.batch), pieces=self.pieces)
+        else:
+            texts = self.texts if corpus is None else corpus
+            parts = [scoring.score(probe, model, texts, batch=self.batch, **options)]
+        for scores in parts:
+            kept += [scores] if self.files else []
+            yield scores
+        if self.files and not kept:
+            raise CorpusError("there are no texts to score", needed="at least one line", found="none")
+        for file in self.files:
+            whole = scoring.TextScores(kept[0].recipe, kept[0].model, [text for part in kept for text in part])
+            whole.write(file)
+
+    def _check(self) -> None:
+        given = [bool(self.texts), bool(self.corpus), bool(self.source)]
+        if sum(given) != 1 or self.source not in ("", STANDARD_INPUT):
+            raise ConfigError(
+                "texts come from one place",
+                needed="--text TEXT (repeatable), --corpus FILE, or - for standard input",
+                found=f"{sum(given)} of them" if self.source in ("", STANDARD_INPUT) else repr(self.source),
+            )
+        for file in self.files:
+            import_module("probing.scoring.scores").check_suffix(Path(file))
+            import_module("probing.system.machine").check_target(Path(file).parent)
+
+    def _corpus(self) -> Any:
+        corpus = self.read_corpus()
+        if self.split is None:
+            return corpus
+        examples = tuple(example for example in corpus.examples if example.split == self.split)
+        if not examples:
+            raise CorpusError(
+                "no text of this split",
+                needed=f"one of: {', '.join(corpus.splits)}",
+                found=self.split,
+                where=corpus.source,
+            )
+        return pb.Corpus(examples, corpus.source, corpus.unit)
+
+
+def lines(most: int) -> Iterator[list[str]]:
+    """Yield lines of standard input, as many at a time as have come, at most `most`; the last need not end in one."""
+    stream, rest, found = sys.stdin.buffer, b"", []
+    is_open = True
+    while is_open:
+        part = os.read(stream.fileno(), 1 << 16)
+        is_open = bool(part)
+        *whole, rest = (rest + part).split(b"\n")
+        whole += [rest] if not is_open and rest else []
+        found += [line.decode("utf-8", errors="replace").removesuffix("\r") for line in whole]
+        while found and (len(found) >= most or not is_open or not _has_more(stream)):
+            yield found[:most]
+            found = found[most:]
+
+
+def _has_more(stream: Any) -> bool:
+    """Return whether more comes within a moment; where the system cannot say, that it does."""
+    try:
+        return bool(select.select([stream], [], [], _WAIT)[0])
+    except (OSError, ValueError):
+        return True

@@ -1,0 +1,106 @@
+"""What a saved probe says of itself: its card in words, for the terminal, notebooks and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from probing.reporting.wording import plural
+from probing.statistics.thresholds import Threshold
+
+UNKNOWN = "not recorded (saved by an earlier version)"
+_MOST = 12
+
+
+def title_of(probe: Any) -> str:
+    """Return what a probe is called: its task, recipe and site."""
+    about = probe.about
+    return f"{about.get('task')} by {about.get('probe')} at {about.get('site')}"
+
+
+def card_rows(probe: Any) -> list[tuple[str, str]]:
+    """Return names and values of what is known of a saved probe; what its card does not hold is said to be unknown."""
+    about: Mapping[str, Any] = probe.about
+    labels = [str(label) for label in about.get("labels") or ()]
+    more = f" and {len(labels) - _MOST} more" if len(labels) > _MOST else ""
+    read, facts = about.get("read"), about.get("model_facts")
+    return [
+        ("task", str(about.get("task", "unknown"))),
+        ("labels", ", ".join(labels[:_MOST]) + more if labels else "a number"),
+        ("probe", f"{about.get('probe', 'unknown')}, {getattr(probe, 'n_features_in_', '?')} dimensions"),
+        ("site", str(about.get("site", "unknown"))),
+        ("rows", _rows(about, read)),
+        ("model", str(about.get("model", "unknown"))),
+        ("revision", UNKNOWN if facts is None else str(facts.get("revision") or "none (a folder)")),
+        ("weights", UNKNOWN if facts is None else str(facts.get("weights"))[:16]),
+        ("chat template", UNKNOWN if read is None else _chat(read)),
+        ("inputs", UNKNOWN if read is None else _inputs(read)),
+        ("corpus", f"{about.get('corpus_source') or 'unknown'} [{str(about.get('corpus', ''))[:12]}]"),
+        ("trained on", _sizes(about)),
+        *(_scores(about.get("scores")) or [("scores", UNKNOWN)]),
+        *_threshold(about),
+    ]
+
+
+def _rows(about: Mapping[str, Any], read: Mapping[str, Any] | None) -> str:
+    rows = str(about.get("rows", "unknown"))
+    return f"{rows} ({', '.join(read['position_names'])})" if read and read.get("position_names") else rows
+
+
+def _chat(read: Mapping[str, Any]) -> str:
+    chat = read.get("chat")
+    return f"yes [{chat['template_sha256'][:12]}]" if chat else "no"
+
+
+def _inputs(read: Mapping[str, Any]) -> str:
+    limit = (
+        f"at most {read['max_length']} pieces, longer ones: {read.get('long_inputs')}"
+        if read.get("max_length")
+        else "no limit"
+    )
+    return f"{limit}; states in {read.get('dtype')}"
+
+
+def _sizes(about: Mapping[str, Any]) -> str:
+    counts, clusters = about.get("row_counts"), about.get("clusters")
+    if not counts or not clusters:
+        return UNKNOWN
+    unit = about.get("resampled_by", "cluster")
+    tested = ", ".join(f"{split} {counts[split]:,} in {plural(clusters[split], unit)}" for split in ("dev", "test"))
+    return f"{plural(counts['train'], 'row')}; {tested}"
+
+
+def _scores(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]:
+    found = []
+    for score in scores or ():
+        said = f"{_interval(score['value'])} on {plural(score['n'], 'row')}"
+        if "control" in score:
+            said += f"; {score['control']} {_number(score['control_score'])}"
+            said += f", above it {_interval(score['gain_over_control'])}"
+        if "baseline" in score:
+            said += f"; above {score['baseline']} {_interval(score['gain_over_baseline'])}"
+        found.append((f"{score['measure']} ({score['split'].replace('_', ', ')})", said))
+    return found
+
+
+def _threshold(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "card" not in about:
+        return [("threshold", UNKNOWN)]
+    if not about.get("threshold"):
+        return [("threshold", "none (train with --threshold fpr=0.01)")]
+    found = Threshold.of(about["threshold"])
+    rows = [("threshold", f"log odds of {found.label} {found}")]
+    for name, (recall, false_positives) in found.groups.items():
+        rows.append(
+            (f"{found.by} {name}", f"recall {recall or 'unknown'}, false positives {false_positives or 'unknown'}")
+        )
+    return rows
+
+
+def _interval(ends: Sequence[float | None]) -> str:
+    value, low, high = map(_number, ends)
+    return f"{value} [{low}, {high}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,125 @@
+"""Scoring: a saved probe scores new text, watches generation, and its direction is added to a running model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from probing.contracts.probe import Probe
+from probing.errors import BadParameter, CorpusError
+from probing.models.language_model import LanguageModel
+from probing.provenance import model_called
+from probing.scoring.recipe import Recipe, recipe_of
+from probing.scoring.scores import RowScore, TextScore, TextScores, check_texts, score_corpus
+from probing.states.extraction.reading_options import check_corpus
+from probing.system.machine import with_typed_errors
+from probing.text.corpus import Corpus, Example
+
+__all__ = ["Recipe", "RowScore", "TextScore", "TextScores", "recipe_of", "score", "stream"]
+
+BATCH = 256
+Texts = str | Corpus | Sequence[str | Example] | Iterable[str | Example]
+
+
+@with_typed_errors
+def score(
+    probe: Probe | str | Path,
+    model: LanguageModel,
+    texts: Texts,
+    *,
+    pieces: bool = False,
+    label: str | None = None,
+    any_model: bool = False,
+    batch: int = BATCH,
+) -> TextScores:
+    """Score new texts by a saved probe, read as the texts that it was trained on: the same site, rows, pooling, chat
+    template, length limit and stored dtype.
+
+    On the corpus of training these are the scores of training, up to the rounding of another batch.
+
+    Args:
+        probe: a probe that `train(…, to=…)` saved, or its file.
+        model: the model whose states it was trained on.
+        texts: a text, texts, examples (with words, spans or messages of a chat) or a corpus.
+        pieces: whether every piece of a text is scored as well, as if it were the whole text.
+        label: class whose natural log odds are the score; None: of two classes the second in sorted order, of several
+            each row's most probable.
+        any_model: whether another model, revision, chat template or dtype than in training is accepted, if the site
+            has the same width. The scores then say so in `recipe.remarks`, and every record in `remarks`.
+        batch: number of texts that are read together.
+
+    Raises:
+        ProvenanceMismatch: another model, revision, tokenizer, chat template or dtype than in training; or the probe
+            was saved by an earlier version, which did not record them.
+        UnknownSite: the model has no such site.
+        UnknownName: the probe has no such label, or a text lacks a position that the probe reads.
+        BadParameter: the site has another width, the model has no chat template, the probe scores words and texts are
+            not divided into words, or it reads pairs or no states; a label in the corpus is none of the probe's.
+        CorpusError: there are no texts, or one has no pieces.
+    """
+    recipe = recipe_of(probe, model, label=label, any_model=any_model)
+    corpus = _corpus(texts)
+    _check(model, corpus, recipe, pieces, any_model)
+    found = [
+        text
+        for first in range(0, len(corpus), max(1, batch))
+        for text in score_corpus(
+            model, replace(corpus, examples=corpus.examples[first : first + max(1, batch)]), recipe, pieces=pieces
+        )
+    ]
+    return TextScores(recipe, model_called(model.identity()["model"]), found)
+
+
+def stream(
+    recipe: Recipe, model: LanguageModel, batches: Iterable[Sequence[str]], *, pieces: bool = False
+) -> Iterator[TextScores]:
+    """Score texts as they come, and yield the scores of each batch; those of all batches are those of the whole.
+
+    Args:
+        recipe: from `recipe_of`.
+        model: the model.
+        batches: texts, some at a time.
+        pieces: whether every piece is scored as well.
+
+    Raises:
+        CorpusError, BadParameter: as `score`, when the text comes.
+    """
+    name, count = model_called(model.identity()["model"]), 0
+    for batch in batches:
+        corpus = _corpus(batch, count)
+        _check(model, corpus, recipe, pieces, any_model=False)
+        count += len(batch)
+        yield TextScores(recipe, name, score_corpus(model, corpus, recipe, pieces=pieces))
+
+
+def _corpus(texts: Texts, start: int = 0) -> Corpus:
+    if isinstance(texts, Corpus):
+        return texts
+    given = [texts] if isinstance(texts, str) else list(texts)
+    examples: list[Any] = [
+        Example(id=f"text-{start + n + 1}", text=one, split="test") if isinstance(one, str) else one
+        for n, one in enumerate(given)
+    ]
+    if not examples:
+        raise CorpusError("there are no texts to score", needed="at least one text", found="none")
+    return Corpus(tuple(examples))
+
+
+def _check(model: LanguageModel, corpus: Corpus, recipe: Recipe, pieces: bool, any_model: bool) -> None:
+    check_texts(model, corpus, recipe, pieces=pieces)
+    check_corpus(model, corpus, recipe.reading)
+    field, _, column = str(recipe.probe.about.get("task", "")).partition(":")
+    column = column.partition(" at ")[0]
+    if field != "column" or not recipe.labels or any_model:
+        return
+    others = {str(e.columns[column]) for e in corpus.examples if e.columns.get(column) is not None} - set(recipe.labels)
+    if others:
+        raise BadParameter(
+            "the corpus has labels that the probe does not know",
+            needed=f"labels of {column}: {', '.join(recipe.labels)}",
+            found=", ".join(sorted(others)[:10]),
+            where=corpus.source or recipe.name,
+            next_step="give texts of the same label set, or accept others (any_model, --any-model)",
+        )

@@ -1,0 +1,374 @@
+"""Watching: scores of every piece that a model generates, as it is read, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.contracts.probe import Probe
+from probing.errors import BadParameter, unknown_name
+from probing.labels import Pieces
+from probing.models.language_model import LanguageModel
+from probing.models.reading.generating import listening
+from probing.scoring.recipe import Recipe, recipe_of
+from probing.states.store import narrow
+from probing.states.store.format import widen
+from probing.statistics.aggregations import running
+
+Floats = NDArray[np.float64]
+BLOCK = 64  # pieces of a sequence that are scored together where no callback waits for them
+_OWN = {"sentence:first": "first", "sentence:last": "last", "sentence:mean": "mean", "sentence:max": "max"}
+_OWN |= {"position:end": "last"}
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Says that a score of a sequence has passed its threshold.
+
+    Attributes:
+        probe: name of the probe.
+        sequence: number of the sequence, counted over all generations within the block.
+        piece: number of the piece of it after which the threshold is passed.
+        score: what the scores come to after that piece.
+        threshold: the threshold.
+    """
+
+    probe: str
+    sequence: int
+    piece: int
+    score: float
+    threshold: float
+
+
+@dataclass(eq=False)
+class WatchedText:
+    """Holds the scores of the pieces of one generated text.
+
+    Attributes:
+        ids: `(n,)` ids of the pieces scored.
+        scores: of each probe, `(n,)` scores in the order of the pieces.
+        is_complete: whether the generation came to its end, without an error.
+    """
+
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    scores: dict[str, Floats] = field(default_factory=dict)
+    is_complete: bool = False
+    _tokenizer: Any = field(default=None, repr=False)
+    _own: dict[str, Callable[[], float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def text(self) -> str:
+        """The text of the pieces."""
+        return str(self._tokenizer.decode(self.ids))
+
+    @property
+    def pieces(self) -> list[str]:
+        """Text of each piece."""
+        return [str(self._tokenizer.decode([int(piece)])) for piece in self.ids]
+
+    def aggregate(self, probe: str, how: str = "mean", *, decay: float = 0.9, width: int = 8) -> float:
+        """Return what the scores of all pieces come to; see `running`.
+
+        Raises:
+            BadParameter: there is no piece, or no such aggregation.
+        """
+        found = running(self._scores(probe), how, decay=decay, width=width)
+        if not len(found):
+            raise BadParameter("a text without pieces has no score", needed="at least one piece", found="none")
+        return float(found[-1])
+
+    def multimax(self, probes: Sequence[str] | None = None) -> float:
+        """Return the sum over probes of each probe's highest score, as several heads each look for their own sign.
+
+        References:
+            Kramár et al. 2026, Building Production-Ready Probes For Gemini, arXiv 2601.11516 (MultiMax; there of heads
+            that are trained together).
+        """
+        return sum(self.aggregate(name, "max") for name in (probes or self.scores))
+
+    def as_trained(self, probe: str) -> float:
+        """Return the probe's score of the text so far, pooled as in training: what `score` gives of the finished text.
+
+        Raises:
+            BadParameter: the probe's rows are words or positions inside the text, or there is no piece.
+        """
+        self._scores(probe)
+        return self._own[probe]()
+
+    def _scores(self, probe: str) -> Floats:
+        if probe not in self.scores:
+            raise unknown_name("probe", probe, self.scores)
+        return self.scores[probe]
+
+
+class GenerationScores(Sequence[WatchedText]):
+    """Holds the scores of all texts that were generated within `watch`, in order.
+
+    Attributes:
+        recipes: what each probe's scores are, by its name.
+    """
+
+    def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any) -> None:
+        self.recipes = dict(recipes)
+        self._tokenizer = tokenizer
+        self._texts: list[WatchedText] = []
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._texts[index]
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __repr__(self) -> str:
+        pieces = sum(len(text.ids) for text in self)
+        return f"GenerationScores({len(self)} texts, {pieces} pieces, probes: {', '.join(self.recipes)})"
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat record for each piece and probe."""
+        return [
+            {"text": n, "piece": t, "said": said, "probe": name, "score": float(scores[t])}
+            for n, text in enumerate(self)
+            for name, scores in text.scores.items()
+            for t, said in enumerate(text.pieces)
+        ]
+
+
+@contextmanager
+def watch(
+    model: LanguageModel,
+    probes: Probe | str | Path | Sequence[Probe | str | Path] | Mapping[str, Probe | str | Path],
+    *,
+    callback: Callable[[Alarm], object] | None = None,
+    threshold: float | Mapping[str, float] | None = None,
+    alarm_on: str = "last",
+    role: Literal["assistant", "all"] = "assistant",
+    decay: float = 0.9,
+    width: int = 8,
+    any_model: bool = False,
+) -> Iterator[GenerationScores]:
+    """Within the block, score every piece that the model generates, by `model.generate` or by `generate` of the Hugging
+    Face model inside it; afterwards, and after any error, no hook is left.
+
+    The scores are those of the finished text, read at once, up to rounding: a piece is scored when the model has read
+    it. Special pieces, what comes after the end of a text, and by default the prompt are not scored.
+
+    Args:
+        model: a decoder.
+        probes: saved probes, or their files; names of a mapping are those in the scores.
+        callback: is called with an `Alarm` when a text passes the threshold of a probe for the first time. What it
+            raises ends the generation. With it, every piece is scored at once, which costs more.
+        threshold: threshold of the callback, for all probes or by name; None: that in each probe's card.
+        alarm_on: which aggregation is compared with the threshold, as of `running`, with `decay` and `width`.
+        role: `assistant` (the pieces generated, which the chat template's mark before them makes the assistant's), or
+            `all` (those of the prompt, too).
+        any_model: as of `score`.
+
+    Yields:
+        The scores, which grow as texts are generated; they are complete after the generation.
+
+    Raises:
+        UnsupportedModel: the model does not continue texts.
+        ProvenanceMismatch, UnknownSite, BadParameter: as `score`; or a callback without a threshold.
+    """
+    named = _named(probes)
+    recipes = {name: recipe_of(probe, model, any_model=any_model) for name, probe in named.items()}
+    limits = _limits(recipes, threshold) if callback is not None else {}
+    running(np.zeros(1), alarm_on, decay=decay, width=width)
+    if role not in ("assistant", "all"):
+        raise unknown_name("role", str(role), ("assistant", "all"), error=BadParameter)
+    found = GenerationScores(recipes, model.tokenizer)
+    special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.long)
+
+    def alarm(sequence: int) -> None:
+        text = found[sequence]
+        for name, limit in limits.items():
+            if (name, sequence) not in raised and len(text.scores[name]):
+                value = float(running(text.scores[name], alarm_on, decay=decay, width=width)[-1])
+                if value > limit:
+                    raised.add((name, sequence))
+                    assert callback is not None
+                    callback(Alarm(name, sequence, len(text.ids) - 1, value, limit))
+
+    raised: set[tuple[str, int]] = set()
+    listener = _Scorer(recipes, found, special, role == "all", alarm if callback is not None else None)
+    sites = tuple(dict.fromkeys(recipe.site for recipe in recipes.values()))
+    with listening(model.suffix.model, model.suffix.trunk, sites, listener, model.name):
+        try:
+            yield found
+        finally:
+            listener.flush()
+
+
+class _Scorer:
+    """Scores the pieces of one generation after another, a block of pieces at a time, and puts them into the result."""
+
+    def __init__(
+        self,
+        recipes: Mapping[str, Recipe],
+        found: GenerationScores,
+        special: Tensor,
+        reads_prompt: bool,
+        alarm: Callable[[int], None] | None,
+    ) -> None:
+        self._recipes, self._found, self._special = recipes, found, special
+        self._reads_prompt, self._alarm = reads_prompt, alarm
+        self._waiting: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
+        self._pools: list[dict[str, _Pool]] = []
+
+    def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
+        """Begin a text for each prompt."""
+        self._first, self._length, self._mask = len(self._found), ids.shape[1], mask.bool().cpu()
+        self._next, self._count = (0 if self._reads_prompt else self._length), 0
+        self._stops = torch.tensor(sorted(stops), dtype=torch.long)
+        self._ended = torch.zeros(len(ids), dtype=torch.bool)
+        self._pools = [{name: _Pool(recipe) for name, recipe in self._recipes.items()} for _ in range(len(ids))]
+        for pools in self._pools:
+            own = {name: pool.score for name, pool in pools.items()}
+            scores = {name: np.zeros(0) for name in self._recipes}
+            self._found._texts.append(WatchedText(scores=scores, _tokenizer=self._found._tokenizer, _own=own))
+
+    def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
+        """Keep the pieces of a pass that were not read before, and score them when there are enough."""
+        new = max(0, self._next - start)
+        if new >= ids.shape[1]:
+            return
+        self._next = start + ids.shape[1]
+        kept = ids[:, new:]
+        columns = torch.arange(start + new, start + ids.shape[1])
+        is_text = self._is_text(kept.cpu(), columns)
+        self._waiting.append((kept, is_text, {site: state[:, new:].clone() for site, state in states.items()}))
+        self._count += kept.shape[1]
+        if self._alarm is not None or self._count >= BLOCK:
+            self.flush()
+            for sequence in range(self._first, len(self._found)) if self._alarm is not None else ():
+                self._alarm(sequence)  # type: ignore[misc]
+
+    def ends(self, ids: Tensor) -> None:
+        """Score what is left of the generation."""
+        self.flush()
+        for text in self._found._texts[self._first :]:
+            text.is_complete = True
+
+    def flush(self) -> None:
+        """Score the pieces that wait."""
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        if not waiting:
+            return
+        ids = torch.cat([part[0] for part in waiting], 1).cpu().numpy()
+        is_text = torch.cat([part[1] for part in waiting], 1).numpy()
+        rows = np.nonzero(is_text)[0]
+        texts = self._found._texts[self._first :]
+        for row, text in enumerate(texts):
+            text.ids = np.concatenate([text.ids, ids[row][is_text[row]]])
+        if not len(rows):
+            return
+        states: dict[tuple[str, str], NDArray[np.float32]] = {}
+        for name, recipe in self._recipes.items():
+            key = recipe.site, recipe.reading.dtype
+            if key not in states:
+                raw = torch.cat([part[2][recipe.site] for part in waiting], 1).float().cpu().numpy()[is_text]
+                states[key] = widen(narrow(raw, recipe.reading.dtype, recipe.site), recipe.reading.dtype)
+            X = states[key]
+            scores, _, _ = recipe.scored(Pieces.of_rows(X) if recipe.probe.input == "pieces" else X)
+            for row, text in enumerate(texts):
+                mine = rows == row
+                text.scores[name] = np.concatenate([text.scores[name], scores[mine]])
+                self._pools[row][name].add(X[mine])
+
+    def _is_text(self, ids: Tensor, columns: Tensor) -> Tensor:
+        """Return which pieces `(B, t)` are scored: no padding, no special piece, nothing behind the end of a text."""
+        is_new = columns >= self._length
+        prompt = self._mask[:, columns.clamp(max=self._length - 1)]
+        stops = torch.isin(ids, self._stops) & is_new
+        before = (stops.cumsum(1) - stops.long()) > 0  # a piece behind the first that ends the text
+        gone = self._ended[:, None] | before
+        self._ended |= stops.any(1)
+        return (prompt | is_new) & ~torch.isin(ids, self._special) & ~stops & ~gone
+
+
+class _Pool:
+    """Pools the states of a text's pieces as the probe's rows were pooled in training, as they come."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._how = "pieces" if recipe.probe.input == "pieces" else _OWN.get(recipe.rows, "")
+        self._parts: list[NDArray[np.float32]] = []
+        self._pooled: Floats | None = None
+        self._count = 0
+
+    def add(self, X: NDArray[np.float32]) -> None:
+        """Add the states `(n, D)` of the next pieces."""
+        if not len(X) or not self._how:
+            return
+        self._count += len(X)
+        if self._how == "pieces":
+            self._parts.append(X)
+            return
+        now = {
+            "first": lambda: X[0],
+            "last": lambda: X[-1],
+            "mean": lambda: X.sum(0, dtype=np.float64),
+            "max": lambda: X.max(0),
+        }
+        made = np.asarray(now[self._how](), np.float64)
+        if self._pooled is None or self._how == "last":
+            self._pooled = made
+        elif self._how == "mean":
+            self._pooled = self._pooled + made
+        elif self._how == "max":
+            self._pooled = np.maximum(self._pooled, made)
+
+    def score(self) -> float:
+        """Return the probe's score of the pooled row."""
+        if not self._count:
+            raise BadParameter(
+                "no score of the text as a whole",
+                needed="rows of whole texts (sentence:…, position:end) and at least one piece",
+                found=f"rows {self._recipe.rows}, {self._count} pieces",
+                where=self._recipe.name,
+                next_step="aggregate the scores of the pieces",
+            )
+        if self._how == "pieces":
+            states = np.concatenate(self._parts)
+            return float(self._recipe.scored(Pieces(states, np.array([0, len(states)])))[0][0])
+        assert self._pooled is not None  # a piece was added
+        row = self._pooled / self._count if self._how == "mean" else self._pooled
+        return float(self._recipe.scored(row.astype(np.float32)[None])[0][0])
+
+
+def _named(probes: Any) -> dict[str, Probe | str | Path]:
+    if isinstance(probes, Mapping):
+        found = dict(probes)
+    else:
+        given = [probes] if isinstance(probes, str | Path | Probe) else list(probes)
+        found = {}
+        for probe in given:
+            about = {} if isinstance(probe, str | Path) else probe.about
+            name = f"{about.get('task')} {about.get('probe')} {about.get('site')}" if about else str(probe)
+            found[name if name not in found else f"{name} ({len(found) + 1})"] = probe
+    if not found:
+        raise BadParameter("no probe to watch with", needed="at least one probe", found="none")
+    return found
+
+
+def _limits(recipes: Mapping[str, Recipe], threshold: float | Mapping[str, float] | None) -> dict[str, float]:
+    found = {}
+    for name, recipe in recipes.items():
+        given = threshold.get(name) if isinstance(threshold, Mapping) else threshold
+        if given is None and recipe.threshold is None:
+            raise BadParameter(
+                "a callback needs a threshold",
+                needed="threshold, or a probe trained with threshold='fpr=…'",
+                found="none",
+                where=name,
+            )
+        found[name] = float(recipe.threshold.value if given is None and recipe.threshold else given)  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,47 @@
+"""What scores of the pieces of a text come to together: last, mean, highest, and means that forget."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import BadParameter, unknown_name
+
+Floats = NDArray[np.float64]
+AGGREGATIONS = ("last", "mean", "max", "exponential", "rolling", "rolling_max")
+
+
+def running(scores: Floats, how: str, *, decay: float = 0.9, width: int = 8) -> Floats:
+    """Return what scores `(n,)` of pieces come to after each piece, `(n,)`.
+
+    Args:
+        scores: scores in the order of the pieces.
+        how: `last`, the score itself; `mean`; `max`; `exponential`, eₜ = decay · eₜ₋₁ + (1 − decay) · sₜ from e₁ = s₁;
+            `rolling`, the mean of the last `width` pieces (of all, before there are so many); `rolling_max`, the
+            largest rolling mean so far.
+        decay: weight of what came before in the exponential mean, from 0 to 1.
+        width: pieces of a rolling mean.
+
+    Raises:
+        BadParameter: no such aggregation, or a decay or width out of range.
+    """
+    if how not in AGGREGATIONS:
+        raise unknown_name("aggregation", how, AGGREGATIONS, error=BadParameter)
+    if not 0 <= decay < 1 or width < 1:
+        raise BadParameter("an aggregation out of range", needed="0 ≤ decay < 1, width ≥ 1", found=f"{decay}, {width}")
+    x = np.asarray(scores, np.float64)
+    if how == "last" or not len(x):
+        return x.copy()
+    count = np.arange(1, len(x) + 1)
+    if how == "mean":
+        return np.asarray(np.cumsum(x) / count)
+    if how == "max":
+        return np.asarray(np.maximum.accumulate(x))
+    if how == "exponential":
+        found = x.copy()
+        for n in range(1, len(x)):
+            found[n] = decay * found[n - 1] + (1 - decay) * x[n]
+        return found
+    sums = np.concatenate([[0.0], np.cumsum(x)])
+    means = (sums[1:] - sums[np.maximum(0, count - width)]) / np.minimum(count, width)
+    return np.asarray(means if how == "rolling" else np.maximum.accumulate(means))

@@ -1,0 +1,252 @@
+"""Thresholds: chosen on dev for a rate of false positives, with the recall and false positives they have on test."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, t
+
+from probing.errors import BadParameter, DegenerateDesign
+from probing.statistics.bootstrap import LEVEL, RESAMPLES, Clusters, cluster_weights
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+_ASKED = re.compile(r"fpr=(?P<fpr>[0-9.eE-]+)(,label=(?P<label>[^,]+))?(,by=(?P<by>[^,]+))?")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Holds a share of rows with its 95 % interval.
+
+    Attributes:
+        value, low, high: the share and the ends of its interval.
+        count, n: number of rows flagged, and of rows.
+        clusters: number of clusters that the rows are in; `n` where every row is a cluster of its own. The interval is
+            then the exact binomial one.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    n: int
+    clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] ({self.count:,} of {self.n:,})"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Holds a threshold with its evidence: a row is flagged if its score is above it.
+
+    Attributes:
+        value: the threshold, in the unit of the scores; of probes the natural log odds of `label`.
+        label: class whose rows are to be flagged; "" if not named.
+        fpr: share of the other rows that may be flagged on average.
+        dev_negatives, dev_positives: number of rows on which it was chosen.
+        recall, false_positives: shares of the rows of test flagged, of the class and of the others; None: there are
+            no such rows.
+        by, groups: name of what groups the rows of test, and (recall, false positives) of each group.
+    """
+
+    value: float
+    label: str
+    fpr: float
+    dev_negatives: int
+    dev_positives: int
+    recall: Rate | None = None
+    false_positives: Rate | None = None
+    by: str = ""
+    groups: Mapping[str, tuple[Rate | None, Rate | None]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"above {self.value:.4g} is flagged: {self.fpr:g} of other rows may be, chosen on {self.dev_negatives:,} "
+            f"of dev; on test recall {self.recall or 'unknown'}, false positives {self.false_positives or 'unknown'}"
+        )
+
+    def flags(self, scores: ArrayLike) -> Flags:
+        """Return which of these scores are above the threshold, `(N,)`."""
+        return np.asarray(np.asarray(scores, np.float64) > self.value)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the threshold and its evidence, ready for JSON."""
+        return asdict(self) | {"groups": {name: list(map(_facts, both)) for name, both in self.groups.items()}}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the threshold that `facts` describes."""
+        groups = {name: (_rate(a), _rate(b)) for name, (a, b) in facts["groups"].items()}
+        rates = {name: _rate(facts[name]) for name in ("recall", "false_positives")}
+        return cls(**{**facts, **rates, "groups": groups})
+
+
+@dataclass(frozen=True)
+class AskedThreshold:
+    """What `--threshold fpr=0.01,label=NAME,by=COLUMN` asks for; `label` and `by` may be left out ("")."""
+
+    fpr: float
+    label: str = ""
+    by: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse the option and return it.
+
+        Raises:
+            BadParameter: it has another form, or the share is not between 0 and 1.
+        """
+        found = _ASKED.fullmatch(text.strip())
+        try:
+            fpr = float(found["fpr"]) if found else math.nan
+        except ValueError:
+            fpr = math.nan
+        if found is None or not 0 < fpr < 1:
+            raise BadParameter(
+                "not a threshold",
+                needed="fpr=SHARE with a share above 0 and below 1, perhaps with ,label=CLASS and ,by=COLUMN",
+                found=repr(text),
+                next_step="write, for instance, fpr=0.01",
+            )
+        return cls(fpr, found["label"] or "", found["by"] or "")
+
+
+def choose_threshold(
+    dev_scores: ArrayLike,
+    dev_positive: ArrayLike,
+    test_scores: ArrayLike = (),
+    test_positive: ArrayLike = (),
+    *,
+    fpr: float = 0.01,
+    clusters: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    by: str = "",
+    label: str = "",
+    seed: int = 0,
+) -> Threshold:
+    """Choose the least threshold at which a new row of another class is flagged with a chance of at most `fpr`, and
+    return it with what it does on test.
+
+    With n other rows on dev it is their k-th highest score, k = ⌊fpr · (n + 1)⌋: of n + 1 rows that might be exchanged
+    for one another, the new one is among the k highest with a chance of k / (n + 1). So n has to be at least
+    1/fpr − 1. This is the average over draws of dev; the false positives of the threshold at hand are those on test.
+
+    Intervals are 95 %: exact binomial where every row is independent; else those of Korn and Graubard, exact binomial
+    on as many rows as the clusters are worth, by the variance over bootstrap resamples of whole clusters. Where no row
+    (or every row) is flagged that variance is 0, and every cluster counts as one row.
+
+    Args:
+        dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
+        test_scores, test_positive: `(M,)` the same of rows that nothing was chosen on; empty: no evidence is given.
+        fpr: share of other rows that may be flagged.
+        clusters: `(M,)` cluster of each row of test, such as its document; None: rows are independent.
+        groups: `(M,)` names by which recall and false positives are also given apart.
+        by: what the groups are.
+        label: name of the class.
+        seed: seed of the resamples.
+
+    Raises:
+        BadParameter: the share is not between 0 and 1, or scores and flags are not as many, or not numbers.
+        DegenerateDesign: too few other rows on dev; the message says how many are needed.
+
+    References:
+        Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World, §4.1. Clopper & Pearson 1934. Korn &
+        Graubard 1998, Confidence intervals for proportions with small expected number of positive counts estimated
+        from survey data, Survey Methodology 24.
+    """
+    if not 0 < fpr < 1:
+        raise BadParameter("a share of false positives lies between 0 and 1", needed="0 < fpr < 1", found=str(fpr))
+    scores, positive = _checked(dev_scores, dev_positive, "dev")
+    others = np.sort(scores[~positive])[::-1]
+    rank = math.floor(fpr * (len(others) + 1) + 1e-9)
+    if rank < 1:
+        raise DegenerateDesign(
+            f"too few rows of other classes for a threshold of {fpr:g} false positives",
+            needed=f"at least {math.ceil(1 / fpr - 1e-9) - 1:,} rows of other classes on dev",
+            found=f"{len(others):,}",
+            where="dev",
+            next_step="give more text in dev, or allow more false positives",
+        )
+    value = float(others[rank - 1])
+    test, has = _checked(test_scores, test_positive, "test")
+    home = np.arange(len(test)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    named = np.asarray([] if groups is None else groups).astype(str)
+    if len(home) != len(test) or (groups is not None and len(named) != len(test)):
+        raise BadParameter("clusters and groups are of the rows of test", needed=str(len(test)), found=str(len(home)))
+    flagged = test > value
+
+    def rates(rows: Flags) -> tuple[Rate | None, Rate | None]:
+        return tuple(_share(flagged[kept], home[kept], seed) for kept in (rows & has, rows & ~has))  # type: ignore[return-value]
+
+    recall, false_positives = rates(np.ones(len(test), bool))
+    return Threshold(
+        value=value,
+        label=label,
+        fpr=fpr,
+        dev_negatives=len(others),
+        dev_positives=int(positive.sum()),
+        recall=recall,
+        false_positives=false_positives,
+        by=by,
+        groups={name: rates(named == name) for name in sorted(set(named.tolist()))},
+    )
+
+
+def _checked(scores: ArrayLike, positive: ArrayLike, where: str) -> tuple[Floats, Flags]:
+    values, has = np.asarray(scores, np.float64).reshape(-1), np.asarray(positive).reshape(-1).astype(bool)
+    if values.shape != has.shape or np.isnan(values).any():
+        found = "scores that are NaN" if np.isnan(values).any() else f"{len(values)} and {len(has)}"
+        raise BadParameter("a score and a flag for every row", needed="as many of both", found=found, where=where)
+    return values, has
+
+
+def _share(flagged: Flags, home: NDArray[Any], seed: int) -> Rate | None:
+    """Return the share of rows flagged with its interval; None if there are no rows."""
+    n, count = len(flagged), int(flagged.sum())
+    if not n:
+        return None
+    _, codes, sizes = np.unique(home, return_inverse=True, return_counts=True)
+    value, worth = count / n, float(n)
+    if len(sizes) < n:
+        known = Clusters.of_sizes(sizes)
+        worth = known.effective
+        if 0 < count < n and len(sizes) > 1:
+            worth = min(
+                float(n), _worth(np.bincount(codes, flagged).astype(np.float64), sizes.astype(np.float64), value, seed)
+            )
+            # The variance over S clusters has S − 1 degrees of freedom: the interval is as much wider as Student's.
+            worth *= float(t.ppf((1 + LEVEL) / 2, max(1.0, n - 1)) / t.ppf((1 + LEVEL) / 2, max(1.0, known.df))) ** 2
+            worth = max(worth, 1.0)
+    low, high = _exact(value * worth, worth)
+    return Rate(value, low, high, count, n, len(sizes))
+
+
+def _worth(counts: Floats, sizes: Floats, value: float, seed: int) -> float:
+    """Return how many independent rows have the variance that the share has over resamples of the clusters."""
+    weights = cluster_weights(len(sizes), resamples=RESAMPLES, seed=seed)
+    samples = (weights @ counts) / (weights @ sizes)
+    variance = float(samples.var()) * len(sizes) / (len(sizes) - 1)
+    return value * (1 - value) / variance if variance > 0 else float(len(sizes))
+
+
+def _exact(count: float, n: float) -> tuple[float, float]:
+    """Return the ends of the exact binomial interval; count and n need not be whole."""
+    tail = (1 - LEVEL) / 2
+    low = 0.0 if count <= 0 else float(beta.ppf(tail, count, n - count + 1))
+    high = 1.0 if count >= n else float(beta.ppf(1 - tail, count + 1, n - count))
+    return low, high
+
+
+def _rate(facts: Any) -> Rate | None:
+    return None if facts is None else Rate(**facts)
+
+
+def _facts(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else asdict(rate)

@@ -1,0 +1,1 @@
+"""Tests of saved probes on new text."""

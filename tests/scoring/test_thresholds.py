@@ -1,0 +1,104 @@
+"""Laws of thresholds: false positives are as asked on average, intervals cover, and too few rows are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import probing as pb
+from probing.errors import BadParameter, DegenerateDesign
+from probing.statistics.thresholds import AskedThreshold, Threshold, choose_threshold
+
+FPR = 0.02
+
+
+def study(random: np.random.Generator, size: int) -> Threshold:
+    """A threshold on normal scores; in clusters of `size` rows half of the variance is shared."""
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        cluster = np.arange(n) // size
+        shared = random.standard_normal(n)[cluster] * np.sqrt(0.5)
+        own = random.standard_normal(n)
+        return (own if size == 1 else shared + own * np.sqrt(0.5)), cluster
+
+    (dev, _), (other, a), (own, b) = draw(400), draw(600), draw(300)
+    return choose_threshold(
+        np.concatenate([dev, own[:50] + 2]),
+        np.arange(450) >= 400,
+        np.concatenate([other, own + 2]),
+        np.arange(900) >= 600,
+        fpr=FPR,
+        clusters=np.concatenate([a, b + 10**6]),
+    )
+
+
+def coverage(size: int, count: int) -> tuple[float, float, float]:
+    """Share of studies whose intervals hold the true false positives and recall, and mean true false positives."""
+    random = np.random.default_rng(size)
+    found = [study(random, size) for _ in range(count)]
+    true = norm.sf([one.value for one in found])
+    recall = norm.sf([one.value - 2 for one in found])
+    covered = [one.false_positives.low <= t <= one.false_positives.high for one, t in zip(found, true, strict=True)]  # type: ignore[union-attr]
+    recalled = [one.recall.low <= t <= one.recall.high for one, t in zip(found, recall, strict=True)]  # type: ignore[union-attr]
+    return float(np.mean(covered)), float(np.mean(recalled)), float(np.mean(true))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_intervals_cover_in_a_few_studies(size: int) -> None:
+    positives, recall, _ = coverage(size, 60)
+    assert min(positives, recall) >= 0.85  # 95 % less three standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 5])
+def test_intervals_cover_in_many_studies(size: int) -> None:
+    positives, recall, true = coverage(size, 500)
+    assert min(positives, recall) >= 0.92
+    assert true == pytest.approx(FPR, abs=0.003)
+
+
+def test_the_threshold_is_the_least_that_keeps_the_chance_of_a_new_row() -> None:
+    scores = np.arange(99.0)
+    found = choose_threshold(scores, np.zeros(99, bool), fpr=0.01)
+    assert found.value == 98 and found.recall is None
+    assert choose_threshold(np.arange(199.0), np.zeros(199, bool), fpr=0.01).value == 197
+    assert found.flags([97, 98, 99]).tolist() == [False, False, True]
+
+
+def test_too_few_negatives_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(DegenerateDesign, match="at least 99 rows") as caught:
+        pb.choose_threshold(np.arange(98.0), np.zeros(98, bool), fpr=0.01)
+    assert caught.value.found == "98"
+
+
+def test_no_false_positive_still_has_an_interval() -> None:
+    random = np.random.default_rng(0)
+    clusters = np.arange(100) // 5
+    found = choose_threshold(
+        random.random(100), np.zeros(100), random.random(100) - 9, np.zeros(100), clusters=clusters
+    )
+    assert found.false_positives is not None and found.false_positives.clusters == 20
+    assert found.false_positives.high == pytest.approx(1 - 0.025 ** (1 / 20), abs=1e-6)
+
+
+def test_a_threshold_survives_its_card() -> None:
+    random = np.random.default_rng(0)
+    has, groups = np.arange(200) < 100, np.where(np.arange(200) % 2, "a", "b")
+    found = choose_threshold(
+        random.random(200), has, random.random(200), has, fpr=0.1, groups=groups, by="g", label="x"
+    )
+    assert Threshold.of(found.facts()) == found
+    assert set(found.groups) == {"a", "b"} and "on test recall" in str(found)
+
+
+@pytest.mark.parametrize("text", ["0.01", "fpr=2", "fpr=0", "fpr=x", "recall=0.5", "fpr=0.1,of=x", ""])
+def test_other_forms_are_refused(text: str) -> None:
+    with pytest.raises(BadParameter, match="not a threshold"):
+        AskedThreshold.parse(text)
+    assert AskedThreshold.parse("fpr=0.01,label=yes,by=topic") == AskedThreshold(0.01, "yes", "topic")
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(BadParameter, match="a score and a flag"):
+        choose_threshold([np.nan, 1.0], [0, 1], fpr=0.5)
