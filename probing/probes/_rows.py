@@ -168,6 +168,12 @@ def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
 
 _PACK = 2048
 _MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16
+_LARGE = 2**22  # elements: 16 MiB, more than caches hold
+
+
+def has_low_precision(n: int, width: int) -> bool:
+    """Return whether rows are so many or so wide that products in bfloat16 repay its copies, and cost less here."""
+    return (are_many(n, width) or n * width >= _LARGE) and low_precision_helps()
 
 
 def low_precision_helps() -> bool:
@@ -234,14 +240,7 @@ class HeldRows:
         self._rows = X
         self.n, self.width = X.shape
         self.dtype, self.budget = X.dtype, budget
-        self.has_low = X.dtype == torch.float32 and are_many(self.n, self.width) and low_precision_helps()
-
-    def turned(self) -> tuple[Tensor, HeldRows]:
-        """Return, for fewer rows than features, an orthonormal basis `(D, N)` of their span, and their coordinates in
-        it.
-        """
-        basis, coordinates = torch.linalg.qr(self._rows.T)
-        return basis, HeldRows(coordinates.T.contiguous(), budget=self.budget)
+        self.has_low = X.dtype == torch.float32 and has_low_precision(self.n, self.width)
 
     @cached_property
     def _low(self) -> Tensor:
@@ -291,7 +290,7 @@ class StreamedRows:
         self.n, self.width = source.shape
         self.dtype = torch.float32
         self.budget = source.budget // 20
-        self.has_low = are_many(self.n, self.width) and low_precision_helps()
+        self.has_low = has_low_precision(self.n, self.width)
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
         """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
 from probing.models.cpu_speed import can_pack
-from probing.probes import _rows, _softmax_parts, _softmax_start
+from probing.probes import _rows, _softmax_curvature, _softmax_parts
 from probing.probes._rows import moments, rounded, standardise, standardise_rounded
 from probing.probes._softmax import Stop, solve, solve_low_rank
 from probing.probes.linear import LinearProbe
@@ -109,9 +109,9 @@ def test_nan_states_and_bad_options_are_refused():
 def test_importance_sampling_estimates_the_weighted_gram():
     source = torch.Generator().manual_seed(0)
     rows, weights = torch.randn(50_000, 5, generator=source), torch.rand(50_000, generator=source) ** 4
-    ones = _softmax_start.with_ones(rows)
+    ones = _softmax_curvature.with_ones(rows)
     exact = (ones * weights.unsqueeze(1)).T @ ones / 50_000
-    sampled = _softmax_start.weighted_gram(rows, weights, 8000, source)
+    sampled = _softmax_curvature.weighted_gram(rows, weights, 8000, source)
     torch.testing.assert_close(sampled, exact, atol=0.02, rtol=0.06)
 
 
