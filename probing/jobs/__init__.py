@@ -294,6 +294,7 @@ class TrainOptions(Job):
     max_memory_mib: int | None = option(
         None, help="MiB for the states of a site; linear and ridge read larger ones in blocks"
     )
+    device: str = option("cpu", help="torch device that linear, mlp, ridge and mass_mean compute on")
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(

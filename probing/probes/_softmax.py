@@ -74,6 +74,9 @@ def solve(
             of that, and no gradient entry exceeds 10 times `tolerance`; after `max_iterations` iterations at most.
         starts: solutions to start from, of the same number of classes each.
     """
+    if rows.device.type != "cpu" and torch.get_default_device() != rows.device:
+        with rows.device:  # all that is made on the way is made there
+            return solve(rows, [one.to(rows.device) for one in codes], classes, penalties, stop, starts)
     size = label_sets_at_once(rows, len(codes), max(classes))
     found: list[Solution] = []
     for low in range(0, len(codes), size):
@@ -128,7 +131,7 @@ class _State:
 
 
 def _minimise(problems: Problems, stop: Stop, start: Tensor | None) -> list[Solution]:
-    source = torch.Generator().manual_seed(child_seed(0, "softmax"))
+    source = torch.Generator("cpu").manual_seed(child_seed(0, "softmax"))
     Z = problems.logits(warm_start(problems, source, start))
     loss, G = problems.gradient(Z)
     factors = curvature(problems, Z.weights, source)
@@ -214,7 +217,7 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
 
 
 def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: int, converged: bool) -> Solution:
-    own = W[m, : problems.classes[m]].T.double()
+    own = W[m, : problems.classes[m]].T.double().cpu()
     centred = own - own.mean(1, keepdim=True)
     saved = own[:-1].square().sum() - centred[:-1].square().sum()
     objective = float(loss[m] - 0.5 * problems.penalties[m] * saved)

@@ -129,11 +129,11 @@ class LowRank:
         """Find the directions by one step of randomised subspace iteration on at most max(8192, 2 D) rows."""
         rows = _spread(problems.rows.pilot, max(_SHARED_ROWS, 2 * problems.width))
         rank = min(_RANK, *rows.shape)
-        draws = torch.randn(rows.shape[1], rank, generator=source, dtype=torch.float64).to(rows.dtype)
+        draws = torch.randn(rows.shape[1], rank, generator=source, dtype=torch.float64, device="cpu").to(rows)
         basis = torch.linalg.qr((rows.T @ (rows @ draws)).to(W.dtype))[0]
         inside = (rows @ basis.to(rows.dtype)).to(W.dtype)
         top, turn = torch.linalg.eigh(inside.T @ inside / len(rows))
-        whole = float(torch.linalg.vector_norm(rows, dtype=torch.float32)) ** 2 / len(rows)
+        whole = float(torch.linalg.vector_norm(rows, dtype=W.dtype)) ** 2 / len(rows)
         tail = max(whole - float(top.sum()), 0.0) / max(1, min(rows.shape) - rank)
         penalties = torch.tensor(problems.penalties, dtype=W.dtype)
         made = cls(basis @ turn, top.clamp_min(tail), tail, W.new_zeros(W.shape[:2]), penalties)
@@ -304,6 +304,7 @@ def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Gener
         return gram(all_rows * (weights / n).sqrt().unsqueeze(1))
     cumulated = weights.cumsum(0, dtype=torch.float64)
     total = cumulated[-1]
-    points = (torch.rand(1, generator=source, dtype=torch.float64) + torch.arange(count)) * (total / count)
+    first = torch.rand(1, generator=source, dtype=torch.float64, device="cpu").item()
+    points = (first + torch.arange(count, dtype=torch.float64)) * (total / count)
     picked = with_ones(rows.index_select(0, torch.searchsorted(cumulated, points).clamp_max_(n - 1)).to(weights.dtype))
     return gram(picked).mul_(float(total) / (n * count))

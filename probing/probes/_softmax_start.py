@@ -40,7 +40,9 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
     step = 0
     for _ in range(_WARM_EPOCHS):
         for start, rows in problems.rows.blocks(_WARM_BLOCK, low=problems.low):
-            for picked in torch.split(torch.randperm(len(rows), generator=source), _WARM_BATCH):
+            for picked in torch.split(
+                torch.randperm(len(rows), generator=source, device="cpu").to(rows.device), _WARM_BATCH
+            ):
                 x, y = rows.index_select(0, picked), problems.codes.index_select(1, start + picked).unsqueeze(1)
                 p = torch.softmax(problems.product(W, Operand(x)), 1).scatter_add_(1, y, minus_one.expand(y.shape))
                 residual = p.view(len(flat), -1) / len(x)
