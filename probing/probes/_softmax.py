@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from probing.probes._rows import Rows
-from probing.probes._softmax_curvature import Curvature, curvature, label_sets_at_once, renewed
+from probing.probes._softmax_curvature import Costs, Curvature, curvature, label_sets_at_once, renewed
 from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import accepts_step, dot, line_search, search_direction, warm_start
+from probing.probes._softmax_start import accepts_step, dot, line_search, one_thread, search_direction, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8
+_SMALL_PASS = 2**26  # multiplications that two threads do no sooner than one, as each waits for the other
 _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
@@ -77,6 +78,18 @@ def solve(
     if rows.device.type != "cpu" and torch.get_default_device() != rows.device:
         with rows.device:  # all that is made on the way is made there
             return solve(rows, [one.to(rows.device) for one in codes], classes, penalties, stop, starts)
+    with one_thread(Costs.of(rows, len(codes), max(classes)).a_pass < _SMALL_PASS):
+        return _solve(rows, codes, classes, penalties, stop, starts)
+
+
+def _solve(
+    rows: Rows,
+    codes: list[Tensor],
+    classes: list[int],
+    penalties: list[float],
+    stop: Stop,
+    starts: Sequence[Solution] | None,
+) -> list[Solution]:
     size = label_sets_at_once(rows, len(codes), max(classes))
     found: list[Solution] = []
     for low in range(0, len(codes), size):

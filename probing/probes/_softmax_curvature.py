@@ -22,6 +22,7 @@ _SMALL_TRIANGLE = 64
 _LEVEL_ROWS = 8192
 _CHANGED = 1.5  # by what factor p(1-p) must have changed for a new factor to be worth its time
 _RANK = 128
+_SKETCHED_ROWS = 2048
 _FEWEST_COLUMNS = 16
 _OWN_MADE, _SHARED_MADE = 1.5, 3.5  # times that factors are made: shared ones at every renewal
 _DENSE_STEPS, _HOPED_STEPS, _FEARED_STEPS, _PATIENCE = 25, 40, 120, 20
@@ -126,14 +127,15 @@ class LowRank:
 
     @classmethod
     def of(cls, problems: Problems, W: Tensor, source: torch.Generator) -> LowRank:
-        """Find the directions by one step of randomised subspace iteration on at most max(8192, 2 D) rows."""
-        rows = _spread(problems.rows.pilot, max(_SHARED_ROWS, 2 * problems.width))
+        """Find the directions by one step of randomised subspace iteration on at most max(2048, D/2) rows."""
+        rows = _spread(problems.rows.pilot, max(_SKETCHED_ROWS, problems.width // 2))
         rank = min(_RANK, *rows.shape)
         draws = torch.randn(rows.shape[1], rank, generator=source, dtype=torch.float64, device="cpu").to(rows)
         basis = torch.linalg.qr((rows.T @ (rows @ draws)).to(W.dtype))[0]
         inside = (rows @ basis.to(rows.dtype)).to(W.dtype)
         top, turn = torch.linalg.eigh(inside.T @ inside / len(rows))
-        whole = float(torch.linalg.vector_norm(rows, dtype=W.dtype)) ** 2 / len(rows)
+        few = _spread(rows, 256)
+        whole = float(torch.linalg.vector_norm(few, dtype=W.dtype)) ** 2 / len(few)
         tail = max(whole - float(top.sum()), 0.0) / max(1, min(rows.shape) - rank)
         penalties = torch.tensor(problems.penalties, dtype=W.dtype)
         made = cls(basis @ turn, top.clamp_min(tail), tail, W.new_zeros(W.shape[:2]), penalties)

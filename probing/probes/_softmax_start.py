@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -52,6 +55,17 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
                 m.lerp_(g, 0.1)
                 s.mul_(0.999).addcmul_(g, g, value=0.001)
                 W.addcdiv_(m, (s / (1 - 0.999**step)).sqrt_().add_(1e-8), value=-rate / (1 - 0.9**step))
+
+
+@contextmanager
+def one_thread(is_small: bool) -> Iterator[None]:
+    """Within the block, compute on one thread if the problem is small."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if is_small else before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _LINE_STEPS = 12
