@@ -4,15 +4,18 @@
     python scripts/bench_probes.py linear   --states DIR --conllu DIR --model DIR [--pairs 1] [--sites 0,3,6] [--sets 6]
     python scripts/bench_probes.py prefixes --states DIR --conllu DIR --model DIR [--sites 3]
     python scripts/bench_probes.py mlp      --states DIR --conllu DIR --model DIR [--sites 3] [--seeds 3] [--hidden 64]
+    python scripts/bench_probes.py --shapes [table | all | 4000x4096x6x2,…] [--pairs 1] [--kept FILE] [--memory 8]
     python scripts/bench_probes.py memory   [--budget 16777216] [--times 20] [--width 384]
 
-`linear`: the sweep of UPOS and word-type control draws by `LinearProbe` against a loop of scikit-learn's
-`LogisticRegression`; figures to reach: 20 times as fast at an objective ratio of at most 1.0001. `prefixes`: fits after
-each of 11 growing prefixes against the plain fit on all rows; at most 3 times its cost. `mlp`: stacked networks
-against training one by one in torch; 4 times as fast, dev losses within the seeds' spread. `memory`: growth of the peak
-resident size by training on a store `--times` the budget; at most the budget. DIR of `--states` keeps word-mean states
-as .npy files, made on the first run from a treebank folder and a model folder. Times are wall seconds and, beside
-them, seconds of the processor, which a shared machine disturbs less (with `--threads 1`, hardly).
+`--shapes`: `fit_many` against a loop of `LogisticRegression` over shapes ROWSxFEATURESxSETSxCLASSES: the table's, or
+the whole grid's besides; none may be slower. `linear`: the sweep of UPOS and word-type control draws by `LinearProbe`
+against a loop of scikit-learn's `LogisticRegression`; figures to reach: 20 times as fast at an objective ratio of at
+most 1.0001. `prefixes`: fits after each of 11 growing prefixes against the plain fit on all rows; at most 3 times its
+cost. `mlp`: stacked networks against training one by one in torch; 4 times as fast, dev losses within the seeds'
+spread. `memory`: growth of the peak resident size by training on a store `--times` the budget; at most the budget.
+DIR of `--states` keeps word-mean states as .npy files, made on the first run from a treebank folder and a model
+folder. Times are wall seconds and, beside them, seconds of the processor, which a shared machine disturbs less (with
+`--threads 1`, hardly).
 """
 
 from __future__ import annotations
@@ -21,8 +24,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from _bench_mlp import stacked_against_alone
+from _bench_shapes import shapes, timed
 from _bench_states import SPLITS, label_sets, made_up_labels, made_up_store, objective, prepared, resident
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -43,13 +45,6 @@ from probing.states.store import Store
 
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 COUNTED = {"products": 0.0, "evaluations": 0}  # GFLOP of products, gradients of one label set
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, np.ndarray]:
-    """What `work` gives, and its seconds: wall, processor."""
-    wall, processor = time.perf_counter(), time.process_time()
-    found = work()
-    return found, np.array([time.perf_counter() - wall, time.process_time() - processor])
 
 
 def count_evaluations() -> None:
@@ -168,12 +163,15 @@ def child(options: argparse.Namespace) -> None:
     print(f"{seconds[0]:.1f} s; score {float((fit.predict(X.head(5000)).round() == y[:5000]).mean()):.3f}")
 
 
-BENCHMARKS = {"linear": linear, "prefixes": prefixes, "mlp": mlp, "memory": memory, "child": child}
+BENCHMARKS = {"linear": linear, "prefixes": prefixes, "mlp": mlp, "memory": memory, "child": child, "shapes": shapes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=BENCHMARKS, nargs="?", default="shapes")
+    parser.add_argument("--shapes", nargs="?", const="table", default="table")
+    parser.add_argument("--kept", type=Path, help="JSON lines of shapes that are done, which are not done again")
+    parser.add_argument("--memory", type=float, default=8.0, help="GiB; larger shapes are left out")
     parser.add_argument("--states", type=Path)
     parser.add_argument("--conllu", type=Path, default=Path())
     parser.add_argument("--model", default="")

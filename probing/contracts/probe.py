@@ -36,8 +36,11 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         accepts_pairs: whether `fit` takes `Pairs`; otherwise it is given them as one matrix.
         accepts_blocks: whether `fit` takes `RowBlocks`, states streamed from the store; otherwise it is given all
             states in memory.
+        accepts_device: whether it computes on the device that `on` names; otherwise it computes on the CPU.
 
     Attributes:
+        device: where `fit` computes. It is no option: results are equal up to rounding, so that neither the identity of
+            a fit nor a saved probe knows it.
         about: for a probe that `train` saved, its task, site, model, labels and so on; empty otherwise.
     """
 
@@ -56,6 +59,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
     row_forms: ClassVar[tuple[RowForm, ...]] = ()
     accepts_pairs: ClassVar[bool] = False
     accepts_blocks: ClassVar[bool] = False
+    accepts_device: ClassVar[bool] = False
+    device: str = "cpu"
     about: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
@@ -105,10 +110,18 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     def with_seed(self, seed: int) -> Self:
         """Return an unfitted clone whose `random_state` (if it has one) is `seed`."""
-        copy: Self = clone(self)
-        if "random_state" in copy.get_params():
-            copy.set_params(random_state=seed)
-        return copy
+        seeded: Self = clone(self)
+        if "random_state" in seeded.get_params():
+            seeded.set_params(random_state=seed)
+        return seeded.on(self.device)
+
+    def on(self, device: str) -> Self:
+        """Return this probe with its `fit` computing on a torch device, if it can: see `accepts_device`."""
+        if not self.accepts_device or device == self.device:
+            return self
+        moved = shallow(self)
+        moved.device = device
+        return moved
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:

@@ -308,6 +308,7 @@ class TrainOptions(Job):
     threshold: str | None = option(
         None, help="threshold chosen on dev, with its evidence on test: fpr=0.01[,label=CLASS][,by=COLUMN]"
     )
+    device: str = option("cpu", help="torch device that linear, mlp, ridge and mass_mean compute on")
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
 
     def train(

@@ -1,4 +1,6 @@
-"""Linear layers with weights packed for oneDNN, and a bound on the kernels that PyTorch keeps."""
+"""Linear layers with weights packed for oneDNN, a bound on the kernels that PyTorch keeps, and whether a device is
+there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,24 @@ import torch
 from torch import Tensor, nn
 
 __path__: list[str] = []  # so that modules it had in version 0.1 are looked for, and found by their new names
+from probing.errors import BadParameter
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that PyTorch cannot use here.
+
+    Raises:
+        BadParameter: no such device, or none of its kind in this machine.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadParameter(
+            f"no device {device!r}",
+            needed="a device torch can use",
+            found=str(error).splitlines()[0],
+            next_step="use device cpu",
+        ) from error
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
@@ -120,8 +121,8 @@ class StreamedMoments:
     scale: Matrix
 
     @classmethod
-    def of(cls, X: NDArray[Any] | RowBlocks, targets: Sequence[NDArray[Any]] = ()) -> Self:
-        """Read `(N, D)` rows once, block by block, beside M targets `(N,)`.
+    def of(cls, X: NDArray[Any] | RowBlocks, targets: Sequence[NDArray[Any]] = (), device: str = "cpu") -> Self:
+        """Read `(N, D)` rows once, block by block, beside M targets `(N,)`; products are summed on the device.
 
         Raises:
             ValueError: rows that are not finite.
@@ -131,14 +132,14 @@ class StreamedMoments:
         for m, y in enumerate(targets):
             Y[:, m] = y - np.mean(y, dtype=np.float64)
         centre, total, products = np.zeros(width), np.zeros(width), np.zeros((width, len(targets)))
-        cross = np.zeros((width, width), order="F")  # its upper half
+        sums = _Products(width, device)
         for low, block in _finite_blocks(X):
             centre = centre if low else block.mean(0)
             block -= centre
             total += block.sum(0)
-            cross = dsyrk(1.0, block.T, beta=1.0, c=cross, overwrite_c=True)  # half the work, and nothing copied
+            sums.add(block)
             products += block.T @ Y[low : low + len(block)]
-        mean, upper = centre + total / n, np.triu(cross)
+        mean, upper = centre + total / n, np.triu(sums.value)
         upper -= np.outer(total / n, total)
         centred = np.triu(upper) + np.triu(upper, 1).T
         products -= np.outer(total / n, Y.sum(0))
@@ -157,6 +158,43 @@ class StreamedMoments:
         return self.with_targets / (self.count * self.scale[:, None])
 
 
+class _Products:
+    """Sums XᵀX of blocks of rows: on the CPU the upper half alone, which is half the work, and nothing copied."""
+
+    def __init__(self, width: int, device: str) -> None:
+        self._sum: Any = np.zeros((width, width), order="F")
+        self._device = torch.device(device)
+        if self._device.type != "cpu":
+            self._sum = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def add(self, block: Matrix) -> None:
+        if self._device.type == "cpu":
+            self._sum = dsyrk(1.0, block.T, beta=1.0, c=self._sum, overwrite_c=True)
+            return
+        there = torch.from_numpy(block).to(self._device)
+        self._sum.addmm_(there.T, there)
+
+    @property
+    def value(self) -> Matrix:
+        """The sum `(D, D)`, its upper half."""
+        found: Matrix = self._sum if self._device.type == "cpu" else self._sum.cpu().numpy()
+        return found
+
+
+def solved(positive: Matrix, right: Matrix, device: str = "cpu") -> Matrix:
+    """Return the solution of a positive definite system `(D, D)` for right sides `(D, M)`, by Cholesky's method on the
+    device.
+
+    Raises:
+        numpy.linalg.LinAlgError, torch.linalg.LinAlgError: the matrix is not positive definite in float64.
+    """
+    if torch.device(device).type == "cpu":
+        return np.asarray(cho_solve(cho_factor(positive, lower=True), right))
+    there, sides = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (positive, right))
+    found: Matrix = torch.cholesky_solve(sides, torch.linalg.cholesky(there)).cpu().numpy()
+    return found
+
+
 def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
     """Yield the number of the first row and a float64 copy `(n, D)`, block by block."""
     for low, states in row_blocks(X):
@@ -168,6 +206,12 @@ def _finite_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, Matrix]]:
 
 _PACK = 2048
 _MANY, _SOME, _ROWS_A_FEATURE = 8192, 4096, 16
+_LARGE = 2**22  # elements: 16 MiB, more than caches hold
+
+
+def has_low_precision(n: int, width: int) -> bool:
+    """Return whether rows are so many or so wide that products in bfloat16 repay its copies, and cost less here."""
+    return (are_many(n, width) or n * width >= _LARGE) and low_precision_helps()
 
 
 def low_precision_helps() -> bool:
@@ -226,22 +270,18 @@ class HeldRows:
     Attributes:
         n, width: N and D.
         dtype: of all arithmetic.
+        device: of all arithmetic.
         budget: elements that logits, and as many again the factors, may take.
         has_low: whether `blocks(low=True)` gives bfloat16.
     """
 
     def __init__(self, X: Tensor, *, budget: int = 2**26) -> None:
         self._rows = X
+        self.device = X.device
         self.n, self.width = X.shape
         self.dtype, self.budget = X.dtype, budget
-        self.has_low = X.dtype == torch.float32 and are_many(self.n, self.width) and low_precision_helps()
-
-    def turned(self) -> tuple[Tensor, HeldRows]:
-        """Return, for fewer rows than features, an orthonormal basis `(D, N)` of their span, and their coordinates in
-        it.
-        """
-        basis, coordinates = torch.linalg.qr(self._rows.T)
-        return basis, HeldRows(coordinates.T.contiguous(), budget=self.budget)
+        on_cpu = X.device.type == "cpu"
+        self.has_low = on_cpu and X.dtype == torch.float32 and has_low_precision(self.n, self.width)
 
     @cached_property
     def _low(self) -> Tensor:
@@ -283,20 +323,23 @@ class StreamedRows:
     Args:
         source: the rows.
         mean, scale: `(D,)`, which float32 can hold.
+        device: where rows are given.
     """
 
-    def __init__(self, source: RowBlocks, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
+    def __init__(
+        self, source: RowBlocks, mean: NDArray[np.float64], scale: NDArray[np.float64], device: str = "cpu"
+    ) -> None:
         self._source = source
         self._mean, self._scale = mean, scale
         self.n, self.width = source.shape
-        self.dtype = torch.float32
+        self.dtype, self.device = torch.float32, torch.device(device)
         self.budget = source.budget // 20
-        self.has_low = are_many(self.n, self.width) and low_precision_helps()
+        self.has_low = self.device.type == "cpu" and has_low_precision(self.n, self.width)
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
         """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""
         for start, raw in self._source.blocks():
-            rows = torch.from_numpy(standardise_rounded(raw, self._mean, self._scale))
+            rows = torch.from_numpy(standardise_rounded(raw, self._mean, self._scale)).to(self.device)
             rows = rows.bfloat16() if low and self.has_low else rows
             for first in range(0, len(rows), size):
                 yield start + first, rows[first : first + size]

@@ -1,13 +1,13 @@
 """L2 softmax regression of many label sets on one X: the batched solver behind the linear probe.
 
 Objective of label set m: mean log loss + ½ λₘ ‖W‖², intercept free. Label sets are stacked as columns of one product.
-What makes it fast: a few epochs of Adam as a warm start; a block-diagonal Newton preconditioner (one Cholesky factor a
-class, from rows drawn in proportion to p(1-p), inverted once) inside L-BFGS; one pass over the rows a step, which finds
-logits, objective and gradient at the unit step block by block, and a line search on cached logits, which costs no
-product, for those label sets alone whose unit step does not serve; products in bfloat16 where the processor has them,
-of rows packed once, each label set's end being judged by its float32 gradient; and dropping each label set as it
-converges. Rows may be streamed: then logits are multiplied anew instead of held. Fewer rows than features are solved in
-the directions that the rows span.
+What makes it fast: L-BFGS around a preconditioner, which is either low-rank, found once for all label sets, or one
+Cholesky factor a class, whichever the cost model of `_softmax_curvature` says; a few epochs of Adam as a warm start
+where rows are many; one pass over the rows a step, which finds logits, objective and gradient at the unit step block by
+block, and a line search on cached logits, which costs no product, for those label sets alone whose unit step does not
+serve; products in bfloat16 where the processor has them, of rows packed once, each label set's end being judged by its
+float32 gradient; and dropping each label set as it converges. Rows may be streamed: then logits are multiplied anew
+instead of held.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §§7.2, 8.1; Böhning 1992, Ann. Inst. Statist. Math. 44.
@@ -17,22 +17,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from probing.probes._rows import HeldRows, Rows
+from probing.probes._rows import Rows
+from probing.probes._softmax_curvature import Costs, Curvature, curvature, label_sets_at_once, renewed
 from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import Factors, accepts_step, dot, line_search, search_direction, warm_start
+from probing.probes._softmax_start import accepts_step, dot, line_search, one_thread, search_direction, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8
-_REFRESH = 12
+_SMALL_PASS = 2**26  # multiplications that two threads do no sooner than one, as each waits for the other
 _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
-_SHARED_CERTAINTY = 0.1  # one factor for all classes promises less than it should
 
 
 @dataclass(frozen=True)
@@ -75,39 +75,28 @@ def solve(
             of that, and no gradient entry exceeds 10 times `tolerance`; after `max_iterations` iterations at most.
         starts: solutions to start from, of the same number of classes each.
     """
-    if isinstance(rows, HeldRows) and rows.n < rows.width:
-        return _in_row_space(rows, codes, classes, penalties, stop, starts)
-    width = rows.width + 1
-    each = max(classes) * max(2 * rows.n, min(width * width, rows.budget // max(classes)))
-    size = max(1, rows.budget // each) if each <= rows.budget else _streamed_size(rows, max(classes))
-    found: list[Solution] = []
-    for low in range(0, len(codes), size):
-        part = slice(low, low + size)
-        problems = Problems(rows, torch.stack(codes[part]), classes[part], penalties[part])
-        found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]))
-    return found
+    if rows.device.type != "cpu" and torch.get_default_device() != rows.device:
+        with rows.device:  # all that is made on the way is made there
+            return solve(rows, [one.to(rows.device) for one in codes], classes, penalties, stop, starts)
+    with one_thread(Costs.of(rows, len(codes), max(classes)).a_pass < _SMALL_PASS):
+        return _solve(rows, codes, classes, penalties, stop, starts)
 
 
-def _in_row_space(
-    rows: HeldRows,
+def _solve(
+    rows: Rows,
     codes: list[Tensor],
     classes: list[int],
     penalties: list[float],
     stop: Stop,
     starts: Sequence[Solution] | None,
 ) -> list[Solution]:
-    """Solve in the space of the rows, for fewer rows than features: optimal weights are combinations of rows, which
-    span N directions at most.
-    """
-    basis, turned = rows.turned()
-    inside = starts and [replace(start, weights=basis.T @ start.weights.to(basis.dtype)) for start in starts]
-    found = solve(turned, codes, classes, penalties, stop, inside)
-    return [replace(one, weights=basis.double() @ one.weights) for one in found]
-
-
-def _streamed_size(rows: Rows, k: int) -> int:
-    """Return the label sets at a time where logits cannot be held: as many as have their own factors, 1 at least."""
-    return max(1, rows.budget // (k * (rows.width + 1) ** 2))
+    size = label_sets_at_once(rows, len(codes), max(classes))
+    found: list[Solution] = []
+    for low in range(0, len(codes), size):
+        part = slice(low, low + size)
+        problems = Problems(rows, torch.stack(codes[part]), classes[part], penalties[part])
+        found += _minimise(problems, stop, None if starts is None else _stacked(problems, starts[part]))
+    return found
 
 
 def _stacked(problems: Problems, starts: Sequence[Solution]) -> Tensor:
@@ -127,7 +116,7 @@ class _State:
     Z: Logits
     loss: Tensor
     G: Tensor
-    factors: Factors
+    factors: Curvature
     pairs: list[tuple[Tensor, Tensor]]
     gained: Tensor
     refusals: int = 0
@@ -155,15 +144,14 @@ class _State:
 
 
 def _minimise(problems: Problems, stop: Stop, start: Tensor | None) -> list[Solution]:
-    source = torch.Generator().manual_seed(child_seed(0, "softmax"))
+    source = torch.Generator("cpu").manual_seed(child_seed(0, "softmax"))
     Z = problems.logits(warm_start(problems, source, start))
     loss, G = problems.gradient(Z)
-    factors = Factors.sample(problems, Z.weights, source)
+    factors = curvature(problems, Z.weights, source)
     now = _State(problems, list(range(len(problems))), Z, loss, G, factors, [], torch.full_like(loss, torch.inf))
     done: dict[int, Solution] = {}
     for iteration in range(stop.max_iterations + 1):
-        if iteration and iteration % _REFRESH == 0:
-            now.factors = Factors.sample(now.problems, now.Z.weights, source, now.factors)
+        now.factors = renewed(now.factors, iteration, now.problems, now.Z.weights, source)
         last = iteration == stop.max_iterations
         finished, direction, fall = _judged(now, stop, last=last)
         keep = _parted(now, done, finished | last, iteration, converged=finished)
@@ -215,8 +203,7 @@ def _leave_low(now: _State) -> None:
 
 def _is_done(now: _State, fall: Tensor, tolerance: float) -> Tensor:
     floor = _LOSS_FLOOR * math.log(now.problems.k)
-    certain = 1.0 if now.factors.inverses.shape[1] == now.problems.k else _SHARED_CERTAINTY
-    enough = certain * tolerance * now.loss.clamp_min(floor)
+    enough = now.factors.certainty * tolerance * now.loss.clamp_min(floor)
     still = now.G.abs().amax((1, 2)) <= 10 * tolerance
     # What the model still promises, and what the last step gave: neither alone can be trusted far from the optimum.
     return still & (-0.5 * fall <= enough) & ((now.gained <= 0.5 * enough) | (-0.5 * fall <= 1e-3 * enough))
@@ -243,7 +230,7 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
 
 
 def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: int, converged: bool) -> Solution:
-    own = W[m, : problems.classes[m]].T.double()
+    own = W[m, : problems.classes[m]].T.double().cpu()
     centred = own - own.mean(1, keepdim=True)
     saved = own[:-1].square().sum() - centred[:-1].square().sum()
     objective = float(loss[m] - 0.5 * problems.penalties[m] * saved)

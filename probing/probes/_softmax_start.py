@@ -1,149 +1,19 @@
-"""Gives the softmax solver its start, the curvature that it divides gradients by, and its steps."""
+"""Gives the softmax solver its start and its steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from probing.probes._rows import Operand, are_many
+from probing.probes._softmax_curvature import Curvature
 from probing.probes._softmax_parts import Logits, Problems
 
 _WARM_BLOCK = 2**16
 _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
-_SHARED_ROWS = 8192
-_SHRINK = 0.15
-_WIDE, _ROWS_A_COLUMN = 128, 16
-_SMALL_TRIANGLE = 64
-_LEVEL_ROWS = 8192
-_CHANGED = 1.5  # by what factor p(1-p) must have changed for a new factor to be worth its time
-
-
-@dataclass
-class Factors:
-    """Inverses of the Cholesky factors of the Hessian's class blocks; a product by both is always a descent.
-
-    Attributes:
-        inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 shared by all classes.
-        levels: `(M, F)` mean p(1-p) of each when it was made, in rows at even distances.
-        common: `(D+1, D+1)` lower triangle of the Gram matrix of all rows.
-    """
-
-    inverses: Tensor
-    levels: Tensor
-    common: Tensor
-
-    @classmethod
-    def sample(cls, problems: Problems, W: Tensor, source: torch.Generator, old: Factors | None = None) -> Factors:
-        """Estimate XᵀDiag(p(1-p))X/N + λI from rows drawn in proportion to p(1-p), all rows if there are few.
-
-        Where rows are drawn, the estimate is shrunk towards the Gram matrix of all rows, scaled: 1,024 rows alone
-        say little of hundreds of directions. Of old factors those are kept, and overwritten elsewhere, whose mean
-        p(1-p) is still nearly what it was.
-        """
-        many, width, k = len(problems), problems.width, problems.k
-        few = width >= _WIDE and problems.n < _ROWS_A_COLUMN * width  # a factor a class would cost more than it saves
-        shared = few or many * k * width * width > problems.rows.budget
-        factors = 1 if shared else k
-        rows = problems.rows.pilot
-        few_rows = rows[:: -(-len(rows) // _LEVEL_ROWS)]
-        now = old or cls(
-            W.new_zeros(many, factors, width, width),
-            W.new_full((many, factors), -1.0),
-            _common(rows, width, W.dtype),
-        )
-        for m in range(many):
-            one = problems.take(torch.tensor([m]))
-            level = _importance(one, W[m : m + 1], few_rows, shared=shared).mean(1)
-            changed = torch.maximum(level, now.levels[m]) > _CHANGED * torch.minimum(level, now.levels[m])
-            if not (shared or bool(changed.any())):
-                continue
-            importance = _importance(one, W[m : m + 1], rows, shared=shared)
-            for f in torch.nonzero(changed | shared).flatten().tolist():
-                block = _block(rows, importance[f], now.common, source)
-                block.diagonal().add_(problems.penalties[m] + 1e-5 * float(block.diagonal().mean()) + 1e-9)
-                invert(torch.linalg.cholesky(block), now.inverses[m, f])
-                now.levels[m, f] = level[f]
-        return now
-
-    def take(self, keep: Tensor) -> Factors:
-        """Return the factors of the chosen label sets."""
-        return Factors(self.inverses[keep], self.levels[keep], self.common)
-
-    def solve(self, *parts: Tensor) -> list[Tensor]:
-        """Apply the preconditioner to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
-        many, k, width = parts[0].shape
-        shared = self.inverses.shape[1] == 1
-        right = torch.cat(parts, 1) if shared else torch.stack(parts, 2).view(many * k, len(parts), width)
-        inverses = self.inverses.view(-1, width, width)
-        solved = right @ inverses.mT @ inverses
-        if shared:
-            return [part.contiguous() for part in torch.split(solved, k, 1)]
-        return [part.reshape(many, k, width) for part in solved.unbind(1)]
-
-
-def _importance(problems: Problems, W: Tensor, rows: Tensor, *, shared: bool) -> Tensor:
-    """Return p(1-p) of one label set, `(F, n)`, the classes' mean if they share a factor."""
-    p = torch.softmax(problems.product(W, Operand(rows))[0], 0)
-    importance = p.mul_(1 - p)
-    return importance.mean(0, keepdim=True) if shared else importance
-
-
-def _block(rows: Tensor, importance: Tensor, common: Tensor, source: torch.Generator) -> Tensor:
-    """Return the lower triangle of one class block."""
-    count = max(1024, 2 * len(common))
-    block = weighted_gram(rows, importance, count, source)
-    if len(rows) > 2 * count:
-        block.mul_(1 - _SHRINK).add_(common, alpha=_SHRINK * float(importance.mean()))
-    return block
-
-
-def invert(lower: Tensor, to: Tensor) -> None:
-    """Write the inverse of a lower triangle `(D, D)`, by halves, as products; above the diagonal `to` is left alone."""
-    n = len(lower)
-    if n <= _SMALL_TRIANGLE:
-        to.copy_(torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype), upper=False))
-        return
-    h = n // 2
-    invert(lower[:h, :h], to[:h, :h])
-    invert(lower[h:, h:], to[h:, h:])
-    to[h:, :h] = (to[h:, h:] @ lower[h:, :h]).neg_() @ to[:h, :h]
-
-
-def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Return the Gram matrix, over N, of rows at even distances with the column of ones, `(D+1, D+1)`."""
-    count = min(len(rows), max(_SHARED_ROWS, 4 * width))
-    picked = with_ones(rows[torch.arange(count) * len(rows) // count].to(dtype))
-    return gram(picked).div_(count)
-
-
-def gram(rows: Tensor) -> Tensor:
-    """Return the lower triangle of `XᵀX` for X `(n, D)`, by strips, which saves a third of the products."""
-    width = rows.shape[1]
-    found = rows.new_zeros(width, width)
-    for low in range(0, width, max(64, -(-width // 3))):
-        high = min(width, low + max(64, -(-width // 3)))
-        found[low:high, :high] = rows[:, low:high].T @ rows[:, :high]
-    return found
-
-
-def with_ones(rows: Tensor) -> Tensor:
-    """Return the rows with a last column of ones, `(n, D+1)`."""
-    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-
-
-def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Return the lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows drawn systematically by weight."""
-    n = len(rows)
-    if n <= 2 * count:
-        all_rows = with_ones(rows.to(weights.dtype))
-        return gram(all_rows * (weights / n).sqrt().unsqueeze(1))
-    cumulated = weights.cumsum(0, dtype=torch.float64)
-    total = cumulated[-1]
-    points = (torch.rand(1, generator=source, dtype=torch.float64) + torch.arange(count)) * (total / count)
-    picked = with_ones(rows.index_select(0, torch.searchsorted(cumulated, points).clamp_max_(n - 1)).to(weights.dtype))
-    return gram(picked).mul_(float(total) / (n * count))
 
 
 def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
@@ -173,7 +43,9 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
     step = 0
     for _ in range(_WARM_EPOCHS):
         for start, rows in problems.rows.blocks(_WARM_BLOCK, low=problems.low):
-            for picked in torch.split(torch.randperm(len(rows), generator=source), _WARM_BATCH):
+            for picked in torch.split(
+                torch.randperm(len(rows), generator=source, device="cpu").to(rows.device), _WARM_BATCH
+            ):
                 x, y = rows.index_select(0, picked), problems.codes.index_select(1, start + picked).unsqueeze(1)
                 p = torch.softmax(problems.product(W, Operand(x)), 1).scatter_add_(1, y, minus_one.expand(y.shape))
                 residual = p.view(len(flat), -1) / len(x)
@@ -185,8 +57,19 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
                 W.addcdiv_(m, (s / (1 - 0.999**step)).sqrt_().add_(1e-8), value=-rate / (1 - 0.9**step))
 
 
+@contextmanager
+def one_thread(is_small: bool) -> Iterator[None]:
+    """Within the block, compute on one thread if the problem is small."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if is_small else before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 _LINE_STEPS = 12
-_SLOPE_LEFT = 0.5
+_SLOPE_LEFT = 0.9
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -194,7 +77,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
-def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
+def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -> Tensor:
     """Return the direction `(M, K, D+1)` by the two-loop recursion around the preconditioner, problem by problem."""
     q = G.clone()
     kept = []
@@ -214,7 +97,7 @@ def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Fac
     return r.neg_()
 
 
-def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Factors) -> Tensor:
+def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -> Tensor:
     """Apply the preconditioner to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
     if not pairs:
         return factors.solve(q)[0]

@@ -28,7 +28,7 @@ _EVALUATED = 1024
 
 @dataclass
 class Networks:
-    """Parameters of M networks, and the moments that Adam keeps of each.
+    """Parameters of M networks on one device, and the moments that Adam keeps of each.
 
     Attributes:
         parameters: weights `(M, out, in)` and bias `(M, out)` of each layer in turn.
@@ -47,14 +47,24 @@ class Networks:
 
     @classmethod
     def start(
-        cls, width: int, hidden: Sequence[int], outputs: Sequence[int], seed: int, *, low: bool, partial: bool = False
+        cls,
+        width: int,
+        hidden: Sequence[int],
+        outputs: Sequence[int],
+        seed: int,
+        *,
+        low: bool,
+        partial: bool = False,
+        device: torch.device | None = None,
     ) -> Networks:
-        """Draw weights and biases uniformly from ±1/√(fan in), for each network as if it were trained alone."""
+        """Draw weights and biases uniformly from ±1/√(fan in), for each network as if it were trained alone; draws are
+        the same for every device.
+        """
         parameters = []
         for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
             last = layer == len(hidden)
             drawn = [_drawn(fan_in, own if last else fan_out, fan_out, seed, layer) for own in outputs]
-            parameters += [torch.stack(part) for part in zip(*drawn, strict=True)]
+            parameters += [torch.stack(part).to(device) for part in zip(*drawn, strict=True)]
         zeros = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
         return cls(parameters, zeros[0], zeros[1], low, partial=partial)
 
@@ -73,7 +83,7 @@ class Networks:
         scored.
         """
         real = targets.dtype.is_floating_point
-        total = torch.zeros(len(targets), dtype=torch.float64)
+        total = torch.zeros(len(targets), dtype=torch.float64, device=X.device)
         for rows, wanted in zip(torch.split(X, _EVALUATED), torch.split(targets, _EVALUATED, dim=1), strict=True):
             output = self._output(self._hidden(rows, (), exact=True))
             if real:
@@ -95,7 +105,8 @@ class Networks:
         own = [p[network] for p in self.parameters]
         own[-2:] = [part[:outputs] for part in own[-2:]]
         return [
-            (part.T if part.dim() == 2 else part).clone(memory_format=torch.contiguous_format).numpy() for part in own
+            (part.T if part.dim() == 2 else part).clone(memory_format=torch.contiguous_format).cpu().numpy()
+            for part in own
         ]
 
     def _hidden(self, X: Tensor, masks: Sequence[Tensor], *, exact: bool = False) -> list[Tensor]:
@@ -135,7 +146,7 @@ class Networks:
         for group in groups:
             kinds = (self.parameters, gradients, self.means, self.squares)
             parameters, slopes, means, squares = ([array[group] for array in kind] for kind in kinds)
-            steps = [torch.tensor(float(self.steps)) for _ in gradients]
+            steps = [torch.tensor(float(self.steps), device=slope.device) for slope in slopes]
             adamw(
                 parameters,
                 slopes,
@@ -280,7 +291,8 @@ def _trained(
     """Train one stack, until each of its networks has stopped or the epochs are over."""
     hidden = [recipe.hidden] * recipe.layers
     partial = bool((data.targets < 0).any()) and not data.targets.is_floating_point()
-    networks = Networks.start(data.rows.shape[1], hidden, outputs, seed, low=recipe.low, partial=partial)
+    width, device = data.rows.shape[1], data.rows.device
+    networks = Networks.start(width, hidden, outputs, seed, low=recipe.low, partial=partial, device=device)
     targets, dev_targets = data.targets[chosen].T.contiguous(), data.dev_targets[chosen]
     fits = [FittedNetwork() for _ in chosen]
     active = list(range(len(chosen)))
@@ -288,6 +300,7 @@ def _trained(
     draws = _Draws(len(data.rows), seed, recipe)
     for _ in range(recipe.max_epochs):
         for picked, masks in draws.epoch():
+            picked, masks = picked.to(data.rows.device), [mask.to(data.rows.device) for mask in masks]
             rows = data.rows.index_select(0, picked)
             networks.step(rows, targets.index_select(0, picked).T, rates, recipe.weight_decay, masks)
         for place, loss in enumerate(networks.losses(data.dev_rows, dev_targets)):

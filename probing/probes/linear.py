@@ -29,20 +29,22 @@ class _Standard:
     scale: NDArray[np.float64]
 
     @classmethod
-    def of(cls, X: NDArray[Any] | RowBlocks) -> _Standard:
-        """Standardise an array, or row blocks, which are held if they fit their budget, else streamed."""
+    def of(cls, X: NDArray[Any] | RowBlocks, device: str) -> _Standard:
+        """Standardise an array, or row blocks, which are held if they fit their budget, else streamed; rows are given
+        on the device.
+        """
         mean, scale = moments(X)
         is_streamed = isinstance(X, RowBlocks) and not X.fits
         is_small = not is_streamed and X.shape[0] * X.shape[1] <= _FEW_ELEMENTS
         budget = {"budget": X.budget // 16} if isinstance(X, RowBlocks) else {}
         if is_small or X.dtype != np.float32:
             rows = torch.from_numpy(standardise(np.asarray(X), mean, scale))
-            return cls(HeldRows(rows.double() if is_small else rows, **budget), mean, scale)
+            return cls(HeldRows((rows.double() if is_small else rows).to(device), **budget), mean, scale)
         mean, scale = rounded(mean), np.maximum(rounded(scale), np.finfo(np.float32).tiny)
         if isinstance(X, RowBlocks) and is_streamed:
-            return cls(StreamedRows(X, mean, scale), mean, scale)
+            return cls(StreamedRows(X, mean, scale, device), mean, scale)
         rows = torch.from_numpy(standardise_rounded(np.asarray(X), mean, scale))
-        return cls(HeldRows(rows, **budget), mean, scale)
+        return cls(HeldRows(rows.to(device), **budget), mean, scale)
 
 
 class LinearProbe(ClassifierProbe):
@@ -75,6 +77,7 @@ class LinearProbe(ClassifierProbe):
     """
 
     accepts_blocks = True
+    accepts_device = True
     _arrays = ("classes", "coef", "intercept", "mean", "scale")
 
     coef_: NDArray[np.float64]
@@ -130,7 +133,7 @@ class LinearProbe(ClassifierProbe):
     ) -> None:
         """Fit all label sets in one batched solve, each from the optimum of `starts` on fewer rows, if given."""
         self._check_options()
-        standard, probes = _Standard.of(X), [probe for (probe,) in fits]
+        standard, probes = _Standard.of(X, self.device), [probe for (probe,) in fits]
         rows, numbers = standard.rows, [torch.from_numpy(y) for y in targets]
         classes = [len(probe.classes_) for probe in probes]
         weight = [self.l2 / rows.n] * len(classes)
@@ -143,6 +146,7 @@ class LinearProbe(ClassifierProbe):
             starts and [_start(old, new, standard) for old, new in zip(starts, probes, strict=True)],
         )
         if self.rank is not None:
+            rows = rows if rows.device.type == "cpu" else _Standard.of(X, "cpu").rows  # small steps: no gain elsewhere
             solutions = solve_low_rank(rows, numbers, solutions, weight, self.rank)
         for probe, solution in zip(probes, solutions, strict=True):
             probe.mean_, probe.scale_ = standard.mean, standard.scale

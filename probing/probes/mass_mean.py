@@ -7,13 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax
 
 from probing.errors import BadParameter, unknown_name
 from probing.probes._descent import calibrate, calibrate_temperature
 from probing.probes._estimator import ClassifierProbe, Dev
-from probing.probes._rows import StreamedMoments, moments, standardise
+from probing.probes._rows import StreamedMoments, moments, solved, standardise
 
 Matrix = NDArray[np.float64]
 _BLOCK = 8192
@@ -60,6 +59,7 @@ class MassMeanProbe(ClassifierProbe):
         Ledoit & Wolf 2004, J. Multivariate Anal. 88.
     """
 
+    accepts_device = True
     _arrays = ("classes", "direction", "intercept", "mean")
     _scalars = ("temperature", "shrinkage")
 
@@ -91,7 +91,7 @@ class MassMeanProbe(ClassifierProbe):
         mean, scale = moments(X)
         rows = standardise(X, mean, scale)
         varies = np.einsum("nd,nd->d", rows, rows) > 0.5 * len(rows)  # 1 a row, but for constant coordinates
-        gram = StreamedMoments.of(rows).centred / len(rows) if self.whitened else None
+        gram = StreamedMoments.of(rows, device=self.device).centred / len(rows) if self.whitened else None
         for probe, y in zip((probe for (probe,) in fits), targets, strict=True):
             means = _class_means(rows, y, len(probe.classes_))
             towards, probe.shrinkage_ = (means - means.mean(0)) * varies, 0.0
@@ -101,8 +101,8 @@ class MassMeanProbe(ClassifierProbe):
                 in_metric = centres * scale[:, None] ** 2
             else:
                 covariance, probe.shrinkage_ = _within(rows, y, means, gram, self.shrinkage)
-                probe.direction_ = _solved(covariance, towards.T) / scale[:, None]
-                in_metric = _solved(covariance, centres)
+                probe.direction_ = _solved(covariance, towards.T, self.device) / scale[:, None]
+                in_metric = _solved(covariance, centres, self.device)
             probe.mean_ = mean
             scores = _scores(rows, probe.direction_ * scale[:, None])
             halves = -0.5 * np.einsum("dk,dk->k", centres, in_metric)
@@ -160,13 +160,13 @@ def _ledoit_wolf(covariance: Matrix, fourth: float, n: int, size: float) -> floa
     return 1.0 if noise >= distance else noise / distance
 
 
-def _solved(covariance: Matrix, right: Matrix) -> Matrix:
+def _solved(covariance: Matrix, right: Matrix, device: str) -> Matrix:
     """Return `covariance⁻¹ right` after adding 1e-9 of the mean variance to the diagonal, so that a singular matrix
     can be solved.
     """
     size = float(np.trace(covariance)) / len(covariance)
     covariance = covariance + max(size, 1e-12) * 1e-9 * np.eye(len(covariance))
-    return np.asarray(cho_solve(cho_factor(covariance, lower=True), right))
+    return solved(covariance, right, device)
 
 
 MEMBER = MassMeanProbe

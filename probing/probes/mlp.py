@@ -24,6 +24,7 @@ class _MLP(FittedState):
     """Base of the classifier and the regressor."""
 
     stochastic: ClassVar[bool] = True
+    accepts_device = True
 
     mean_: NDArray[np.float64]
     scale_: NDArray[np.float64]
@@ -126,12 +127,9 @@ class _MLP(FittedState):
             X, Y = X[train_rows], Y[:, train_rows]
         mean, scale = moments(X)
         rows, dev_states = (torch.from_numpy(standardise(part, mean, scale)) for part in (X, dev[0]))
-        data = Data(
-            rows.bfloat16() if recipe.low else rows,
-            torch.from_numpy(Y),
-            dev_states,
-            torch.from_numpy(np.stack(dev[1])),
-        )
+        low_rows = rows.bfloat16() if recipe.low else rows
+        parts = (low_rows, torch.from_numpy(Y), dev_states, torch.from_numpy(np.stack(dev[1])))
+        data = Data(*(part.to(self.device) for part in parts))
         return train(data, outputs, seeds, recipe), mean, scale
 
 

@@ -12,7 +12,9 @@ from scipy.linalg import eigh
 from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import Dev, RegressorProbe
-from probing.probes._rows import StreamedMoments, standardise
+from probing.probes._rows import StreamedMoments, solved, standardise
+
+_CERTAIN = 1e-10  # a penalty of this share of the trace leaves Cholesky's method six digits in float64
 
 
 class RidgeProbe(RegressorProbe):
@@ -21,13 +23,14 @@ class RidgeProbe(RegressorProbe):
 
     It equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. Rows are read once, block by block.
     Their correlation matrix is factored once, in float64, for all targets of `fit_many`; directions with numerically
-    zero variance are left out, so l2=0 gives the minimum-norm solution.
+    zero variance are left out where l2 is 0 or nearly so; thus l2=0 gives the minimum-norm solution.
 
     Args:
         l2: penalty, 0 or more.
     """
 
     accepts_blocks = True
+    accepts_device = True
     _arrays = ("coef", "mean", "scale")
     _scalars = ("intercept",)
 
@@ -54,7 +57,7 @@ class RidgeProbe(RegressorProbe):
         dev: Dev,
     ) -> None:
         """Fit every target by one factorisation."""
-        found = StreamedMoments.of(X, targets)
+        found = StreamedMoments.of(X, targets, self.device)
         for (probe,), coef, y in zip(fits, self._weights(found), targets, strict=True):
             probe.coef_, probe.mean_, probe.scale_ = coef, found.mean, found.scale
             probe.intercept_ = float(y.mean())
@@ -63,9 +66,14 @@ class RidgeProbe(RegressorProbe):
         """Return the weights `(D,)` of every target."""
         if not self.l2 >= 0:
             raise BadParameter("l2 must be 0 or more", needed="a number of at least 0", found=repr(self.l2))
+        penalty = self.l2 / found.count
+        if penalty > _CERTAIN * found.centred.shape[0]:
+            penalised = found.correlations.copy()
+            penalised.flat[:: len(penalised) + 1] += penalty
+            return list(solved(penalised, found.products, self.device).T)
         values, vectors = eigh(found.correlations)
         kept = values > max(values[-1], 0.0) * len(values) * 1e-12
-        inverse = np.where(kept, 1.0 / np.where(kept, values + self.l2 / found.count, 1.0), 0.0)
+        inverse = np.where(kept, 1.0 / np.where(kept, values + penalty, 1.0), 0.0)
         weights = vectors @ (inverse[:, None] * (vectors.T @ found.products))
         return list(weights.T)
 

@@ -50,6 +50,7 @@ def train(
     workers: int | None = None,
     threads: int | None = None,
     max_memory_mib: int | None = None,
+    device: str = "cpu",
     array_size: int = 1,
     array_index: int = 0,
     threshold: str | None = None,
@@ -96,6 +97,9 @@ def train(
         max_memory_mib: MiB that the states of a site may take. If they would take more, `linear` and `ridge` stream
             them from the store, with the same results up to rounding; other probes and analyses still load them all.
             None: no limit.
+        device: torch device that `linear`, `mlp`, `ridge` and `mass_mean` compute on; other probes, and all scoring,
+            use the CPU. Results are equal up to rounding, so that it is not part of a fit's identity: a run that was
+            begun on one device can be finished on another.
         array_size, array_index: number of processes that share the work (on any machines that see `to`), and number of
             this one, which takes every `array_size`-th unit from number `array_index` on. The process that finds all
             units done writes the results.
@@ -134,6 +138,7 @@ def train(
         rows=rows,
         max_memory_mib=max_memory_mib,
         threshold=None if threshold is None else AskedThreshold.parse(threshold),
+        device=device,
     )
     if plan.threshold is not None:
         check_threshold(plan, plan.threshold)

@@ -18,6 +18,7 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out
 from probing.measures._rows import gives_probabilities
+from probing.models.cpu_speed import check_device
 from probing.models.site import select_sites
 from probing.provenance import digest, model_called, weights_digest
 from probing.recipes import build_task, full_recipe, normalised, spec_of
@@ -221,6 +222,7 @@ def make_plan(
     resample_by: str,
     rows: str | None,
     max_memory_mib: int | None = None,
+    device: str = "cpu",
     trained: Collection[str] = (),
     threshold: AskedThreshold | None = None,
 ) -> Plan:
@@ -234,6 +236,7 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
+    check_device(device)
     if max_memory_mib is not None and max_memory_mib < LEAST_MEMORY:
         raise BadParameter(
             "too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(max_memory_mib)
@@ -260,6 +263,7 @@ def make_plan(
         of_chats="chat" in store.identity["extraction"],
     )
     named_probes = built_probes(built_task.probes or None if probes is None else probes, labels)
+    named_probes = {name: probe.on(device) for name, probe in named_probes.items()}
     chosen_controls = named_controls(built_task.controls or None if controls is None else controls, labels)
     needed = needed_keys(labels, chosen_controls, named_probes.values())
     if len(complete := with_keys(labels, needed)) < len(labels):

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from probing.errors import BadParameter
 from probing.models.cpu_speed import can_pack
-from probing.probes import _rows, _softmax_parts, _softmax_start
+from probing.probes import _rows, _softmax_curvature, _softmax_parts
 from probing.probes._rows import moments, rounded, standardise, standardise_rounded
 from probing.probes._softmax import Stop, solve, solve_low_rank
 from probing.probes.linear import LinearProbe
@@ -109,9 +109,9 @@ def test_nan_states_and_bad_options_are_refused():
 def test_importance_sampling_estimates_the_weighted_gram():
     source = torch.Generator().manual_seed(0)
     rows, weights = torch.randn(50_000, 5, generator=source), torch.rand(50_000, generator=source) ** 4
-    ones = _softmax_start.with_ones(rows)
+    ones = _softmax_curvature.with_ones(rows)
     exact = (ones * weights.unsqueeze(1)).T @ ones / 50_000
-    sampled = _softmax_start.weighted_gram(rows, weights, 8000, source)
+    sampled = _softmax_curvature.weighted_gram(rows, weights, 8000, source)
     torch.testing.assert_close(sampled, exact, atol=0.02, rtol=0.06)
 
 
@@ -292,3 +292,54 @@ def test_a_rank_that_limits_nothing_reaches_the_optimum_under_the_sum_of_singula
         W, b = (U * np.maximum(S - step * lam, 0)) @ Vh, b - step * residual.mean(0)
     best = objective(Z, y, W, b, 0.0, False) + lam * np.linalg.svd(W, compute_uv=False).sum()
     assert best * (1 - 1e-6) <= probe.objective_ <= best * (1 + 1e-3)
+
+
+def flat_tail(n, d, sets, classes, seed):
+    """Rows of few strong directions and noise, and label sets, the first linear, the others random."""
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(n, 8))
+    X = factors * np.linspace(8, 0.5, 8) @ rng.normal(size=(8, d)) / d**0.5 + 0.3 * rng.normal(size=(n, d))
+    X[:, rng.integers(d)] *= 60
+    linear = np.argmax(factors @ rng.normal(size=(8, classes)) + rng.gumbel(size=(n, classes)), axis=1)
+    return X.astype(np.float32), [linear, *(rng.integers(0, classes, n) for _ in range(sets - 1))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_shape_ends_above_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    n, d = (int(np.exp(rng.uniform(np.log(60), np.log(900)))) for _ in range(2))
+    classes, sets = int(rng.choice([2, 5])), int(rng.integers(1, 4))
+    X, targets = flat_tail(n, d, sets, classes, seed)
+    Z = standardise(X, *moments(X)).astype(np.float64)
+    for (probe,), y in zip(LinearProbe().fit_many(X, targets, [0]), targets, strict=True):
+        theirs = LogisticRegression(max_iter=1000).fit(Z, y)
+        W, b = theirs.coef_.T, theirs.intercept_
+        if classes == 2:
+            W, b = np.hstack([-W / 2, W / 2]), np.array([-b[0] / 2, b[0] / 2])
+        least = objective(Z, y, W, b, 1.0, classes == 2)
+        assert objective(Z, y, probe.coef_, probe.intercept_, 1.0, classes == 2) <= least * (1 + 1e-4)
+        assert probe.converged_
+
+
+PATHS = {
+    "dense from the start": {"_HOPED_STEPS": np.inf},
+    "dense after a while": {"_HOPED_STEPS": 0, "_FEARED_STEPS": np.inf, "_PATIENCE": 4},
+    "low rank to the end": {"_HOPED_STEPS": 0, "_FEARED_STEPS": 0},
+    "a lower rank than there are directions": {"_HOPED_STEPS": 0, "_FEARED_STEPS": 0, "_RANK": 4},
+}
+
+
+@pytest.mark.parametrize("n, d, classes", [(150, 400, 2), (700, 200, 3)])
+def test_every_way_of_the_cost_model_ends_at_one_optimum_and_repeats(monkeypatch, n, d, classes):
+    X, targets = flat_tail(n, d, 2, classes, 1)
+    ends = []
+    for settings in PATHS.values():
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setattr(_softmax_curvature, name, value)
+            (first,), (second,) = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])
+            again = LinearProbe(tolerance=1e-6).fit_many(X, targets, [0])[0][0]
+        np.testing.assert_array_equal(first.coef_, again.coef_)
+        assert first.converged_ and second.converged_
+        ends.append([first.objective_, second.objective_])
+    np.testing.assert_allclose(ends, np.broadcast_to(np.min(ends, axis=0), (len(PATHS), 2)), rtol=2e-5)

@@ -349,3 +349,19 @@ def test_a_measure_that_is_not_defined_is_named() -> None:
     with pytest.raises(ProbingError, match="units of work failed") as caught:
         run(store, measures=["accuracy", Undefined()])
     assert "the measure Undefined is not defined here" in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "no_such_kind"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_done(device: str, tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="no device"):
+        run(tag_store(), device=device, to=tmp_path / "out")
+    assert not (tmp_path / "out" / "units").exists()
+
+
+def test_a_run_that_was_begun_on_one_device_is_finished_on_another(tmp_path: Path) -> None:
+    probes = ["linear", "mlp:hidden=4,max_epochs=2"]
+    begun = run(tag_store(), probes=probes[:1], to=tmp_path)
+    ended = run(tag_store(), probes=probes, device="cpu:0", to=tmp_path)
+    (before,) = (result for result in begun if result.probe == "linear")
+    (after,) = (result for result in ended if result.probe == "linear")
+    assert (before.site, before.measures) == (after.site, after.measures)

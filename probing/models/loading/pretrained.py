@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedModel, unknown_name
+from probing.models.cpu_speed import check_device
 from probing.models.loading.sizes import check_file, check_sizes
 from probing.models.loading.weight_files import (
     check_files,
@@ -103,7 +104,7 @@ def load(
         raise unknown_name("dtype", dtype, DTYPES, error=BadParameter)
     if kind not in KINDS:
         raise unknown_name("model kind", kind, KINDS, error=BadParameter)
-    _check_device(device)
+    check_device(device)
     _check_local(name)
     refuse_remote_code(name)
     check_files(name)
@@ -266,18 +267,6 @@ def _typed(name: str, message: str | None = None) -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # of tokenizers, which is written in Rust
             raise
         raise _load_error(name, error, message) from error
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadParameter(
-            f"no device {device!r}",
-            needed="a device torch can use",
-            found=str(error).splitlines()[0],
-            next_step="use device cpu",
-        ) from error
 
 
 def _check_local(name: str) -> None:
