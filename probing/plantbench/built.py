@@ -1,4 +1,4 @@
-"""Built: a planted model of tier 1 or 2, ready to be certified; and its truth as JSON."""
+"""Built: a model of tier 1 or 2 with the claims to be certified; its truth as JSON; and the cases of tier 1."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Built:
         tier, number, name, twin: those of the case; number 0 if it is not a single case of the list.
         seed: seed of the generator.
         family: architecture of the weights, such as `gpt2`.
-        configuration: everything else that it depends on, as JSON values.
-        claim: claims to be certified.
+        configuration: everything else that the model depends on, as JSON values.
+        claim: the model, with the claims about it that are to be certified.
     """
 
     tier: int
@@ -228,7 +228,7 @@ PAIRS, PROBE_ROWS = 512, 4096
 
 
 def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "") -> Iterator[tuple[Case, Truth]]:
-    """Yield both twins of every case, one after the other, with the cells of property B.
+    """Yield each twin of every case of tier 1, with the cells of property B only.
 
     Args:
         seed: seed of the generator.
@@ -236,7 +236,7 @@ def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "")
         family: `gpt2` or `llama`; "": the seed's parity decides.
 
     Raises:
-        PlantFailed: certification of a case contradicts the intention.
+        PlantFailed: the certified label of a cell contradicts the intended one.
     """
     for number in numbers:
         for twin in CASES[number].twins:
@@ -253,13 +253,14 @@ def build(
     pairs: int = PAIRS,
     probe_rows: int = PROBE_ROWS,
 ) -> tuple[Case, Truth]:
-    """Build one case and return it with its certified truth; if `rows` is 0, it has as many rows as it needs.
+    """Build one case of tier 1 and return it with its certified truth.
 
-    The effects of a compiled model hardly vary between prompts, so fewer pairs are enough.
+    If `rows` is 0, the case has the number of rows in its `Spec`. Effects in a compiled model hardly vary between
+    prompts, so `pairs` is smaller here than for trained models.
 
     Raises:
         BadParameter: there is no such case, twin or family.
-        PlantFailed: certification contradicts the intention.
+        PlantFailed: the certified label of a cell contradicts the intended one.
     """
     chosen = family or FAMILIES[seed % len(FAMILIES)]
     built = compiled(plant(number, twin, family=chosen, seed=seed))

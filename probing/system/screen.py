@@ -1,4 +1,4 @@
-"""The terminal: text that others wrote is shown with nothing in it that a terminal obeys; tables, and progress bars."""
+"""Output to the terminal: text with its control characters escaped, tables, and progress bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Example and Corpus: text, words, label columns, splits, groups; depths in trees. Knows nothing of models."""
+"""Example and Corpus: text, words, label columns, splits, groups, depths in trees; independent of any model."""
 
 from __future__ import annotations
 
