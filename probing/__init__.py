@@ -1,4 +1,4 @@
-"""Probing classifiers with control tasks: they tell what hidden states encode from what a probe can memorise.
+"""Probing classifiers with control tasks, which separate what hidden states encode from what a probe memorises.
 
 Names are imported when first used, so that `import probing` is fast and loads neither torch nor scikit-learn.
 """

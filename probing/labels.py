@@ -1,4 +1,4 @@
-"""Labels, Pieces and Pairs: what is to be predicted, row by row, and from which states."""
+"""Labels, Pieces and Pairs: the targets of a task, row by row, and the states from which they are predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that determines the states, as canonical JSON with a hash; and the environment, which is informational."""
+"""The identity of states (everything that determines them, as canonical JSON with a hash), and the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference study that ships: `probing:reference` names its model, its corpus or its study file anywhere."""
+"""The reference study that is installed with the package: `probing:reference` names its model, corpus or study file."""
 
 from __future__ import annotations
 

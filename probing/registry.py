@@ -1,4 +1,4 @@
-"""A registry whose entries are files: `probing/probes/linear.py` is the probe named `linear`."""
+"""The registry of members, which are files: `probing/probes/linear.py` is the probe named `linear`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named child seeds from one root seed: there is no global random generator anywhere."""
+"""Named child seeds derived from one root seed, so that no draw depends on other draws or on global state."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Capacity(Analysis):
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probe at every value and return the points, in the order of the values."""
+        """Fit the probe with every value of the parameter and return the points, in the order of the values."""
         name = self._parameter(probe)
         whole = isinstance(probe.get_params()[name], int | None)
         points: list[Point] = []

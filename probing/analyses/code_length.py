@@ -1,4 +1,4 @@
-"""Online code length: the bits that send the labels, block by block, to a receiver who has the states."""
+"""Online code length: the bits needed to send the labels, block by block, to a receiver who has the states."""
 
 from __future__ import annotations
 

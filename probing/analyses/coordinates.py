@@ -1,4 +1,4 @@
-"""Coordinates: which of them a sparse probe chose, in what order, and how well the first of them do."""
+"""Coordinates: the coordinates that a sparse probe chose, in order, and the score with each one added."""
 
 from __future__ import annotations
 

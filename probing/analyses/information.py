@@ -1,4 +1,4 @@
-"""Usable information: the bits about the label that this family of probes finds in the states, or beyond others."""
+"""Usable information: the bits about the label that a family of probes extracts from states, or beyond other states."""
 
 from __future__ import annotations
 

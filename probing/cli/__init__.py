@@ -1,1 +1,1 @@
-"""The command line: turns flags into jobs, shows results on the screen, and ends with an exit code."""
+"""The command line: turns flags into jobs, prints their results, and ends with an exit code."""

@@ -1,6 +1,4 @@
-"""The command line: turns flags into jobs, shows results on the screen, and ends with an exit code (`ending.py`).
-Nothing else prints.
-"""
+"""The command `probing` with run, quickstart, compare and list; it ends with an exit code (`system/ending.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands `probing direction …`: fitted directions are shown, exported, and applied to a running model."""
+"""The commands `probing direction …`: they show and export fitted directions, and apply them to a running model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command for every job class: its flags are the fields of the job, and its help is the text of the job."""
+"""A command for every job class: its flags are the fields of the job, and its help is the docstring of the job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that refuse an option given twice where only the last value would count."""
+"""Commands that refuse an option given twice if it takes one value only, instead of using the last one."""
 
 from __future__ import annotations
 

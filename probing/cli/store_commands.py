@@ -1,4 +1,4 @@
-"""The commands `probing store …`."""
+"""The commands `probing store …`: they list, describe, verify, merge, clean, remove and export stores."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The abstract classes: what can be plugged in. Read this first; one file a contract.
+"""The abstract classes that extensions implement, one file per contract. Read this first.
 
 Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
-A member is one file in its folder; the class to use is named in the file as `MEMBER`. The classes are imported when
-first used: `executor.py` can be imported by a worker process without anything heavy.
+An extension (a member) is one file in the folder of its kind, which assigns its class to `MEMBER`. The classes are
+imported when first used, so that a worker process can import `executor.py` without heavy libraries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Control and StateControl: what else is probed beside a task, and which objection it answers."""
+"""Control and StateControl: the contracts of controls, whose labels or states are probed in addition to a task's."""
 
 from __future__ import annotations
 

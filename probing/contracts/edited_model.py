@@ -1,4 +1,4 @@
-"""Instrument: the contract of the use stage. N rows of a model whose states can be exchanged, and its behaviour."""
+"""Instrument: the contract of models whose states can be edited at fixed rows, and whose behaviour is measured."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order, more than once without harm.
 
-And who does them: the abstract Worker and Executor. Members in `executors/` are executors.
+Worker and Executor are the abstract classes that do the work; the files in `executors/` are executors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure and Prediction: what a probe predicted of each row, and a number that is made of it."""
+"""Prediction: what a probe predicts for each row. Measure: the contract of scores that are computed from it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Controls: each file is one kind of meaningless but matched labels."""
+"""Controls: each file is one kind of random labels that match the task's labels in form, or of other states."""

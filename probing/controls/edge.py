@@ -1,4 +1,4 @@
-"""The control task of head selection: every word type has one rule for its head."""
+"""The control task of head selection: every word type gets one random rule that determines its head."""
 
 from __future__ import annotations
 

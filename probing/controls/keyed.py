@@ -1,4 +1,4 @@
-"""The keyed control task: every value of a declared field carries one random label."""
+"""The keyed control task: every value of a column that you name gets one random label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random states: one Gaussian vector per word type, which says which word it is and nothing else."""
+"""Random states: one Gaussian vector per word type, which identifies the word type and carries nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shuffled labels: a chance check, never called selectivity."""
+"""Shuffled labels: a check of the chance level; the difference from it is not called selectivity."""
 
 from __future__ import annotations
 

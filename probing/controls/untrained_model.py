@@ -1,4 +1,4 @@
-"""The untrained model: states of the same architecture with random weights, in place of the trained ones."""
+"""The untrained model: states of the same architecture with random weights, in place of those of the trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The word-type control task: every word type carries one random label."""
+"""The word-type control task: every word type gets one random label."""
 
 from __future__ import annotations
 

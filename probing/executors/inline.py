@@ -1,4 +1,4 @@
-"""The default executor: this process does one unit after the other."""
+"""The default executor: runs one unit after another in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executor of several processes of this machine: a dead one is replaced, and its unit given to another."""
+"""Executor of several processes on this machine: a dead process is replaced, and its unit is given to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray actors, on this machine or on the cluster that RAY_ADDRESS names; needs the extra `ray`."""
+"""Executor of Ray actors, on this machine or on the cluster that RAY_ADDRESS names; needs the extra `ray`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files that are written whole, and JSON and YAML from untrusted sources."""
+"""Writes files whole or not at all, and reads JSON and YAML from untrusted sources."""

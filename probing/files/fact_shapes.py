@@ -1,4 +1,4 @@
-"""The shapes of the facts and the provenance that stand beside a result: text that others may have edited."""
+"""Checks the types of the facts and settings in a results file, which others may have edited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON from untrusted sources: no key twice, no number that is not finite, no depth that breaks the reader."""
+"""Reads JSON from untrusted sources; refuses repeated keys, numbers that are not finite, and excessive nesting."""
 
 from __future__ import annotations
 

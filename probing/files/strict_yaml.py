@@ -1,4 +1,4 @@
-"""YAML from untrusted sources: plain values only, no aliases, no key twice, no depth that breaks the reader."""
+"""Reads YAML from untrusted sources: plain values only; refuses aliases, repeated keys and excessive nesting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, with a hash of their content where that is asked for."""
+"""Writes files whole or not at all, on request with a hash of their content."""
 
 from __future__ import annotations
 

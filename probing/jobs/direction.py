@@ -1,4 +1,4 @@
-"""ApplyDirectionJob: validated options of a direction that is added to the states of a running model."""
+"""ApplyDirectionJob: validated options of running a model with a direction added to its states."""
 
 from __future__ import annotations
 

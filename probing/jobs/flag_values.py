@@ -1,4 +1,4 @@
-"""Reads the values of flags that have the form NAME=VALUE, and refuses others with what is to be written."""
+"""Reads the values of flags of the form NAME=VALUE; the error for any other form says what to write instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_one_file_each(entries: Iterable[str]) -> None:
     """Refuse several files in one value of `--corpus`, such as `train=a,dev=b`.
 
     Raises:
-        ConfigError: a value names several; the message shows the flags to write instead.
+        ConfigError: a value names several files; the message shows the flags to write instead.
     """
     for entry in entries:
         parts = re.split(r",\s*(?=[\w.]+=)", entry)
@@ -27,7 +27,11 @@ def check_one_file_each(entries: Iterable[str]) -> None:
 
 
 def named_pairs(entries: list[str], flag: str, example: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and value of each `NAME=VALUE` that a flag was given."""
+    """Yield the name and value of each `NAME=VALUE` of a flag.
+
+    Raises:
+        ConfigError: an entry has another form, or a name is given twice.
+    """
     seen: set[str] = set()
     for entry in entries:
         name, equals, value = entry.partition("=")

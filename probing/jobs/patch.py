@@ -1,6 +1,4 @@
-"""PatchJob and AblateJob: validated options of putting states of one prompt into another, and of ablating
-components.
-"""
+"""PatchJob and AblateJob: validated options of patching between pairs of prompts, and of ablating components."""
 
 from __future__ import annotations
 

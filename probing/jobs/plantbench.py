@@ -1,4 +1,4 @@
-"""PlantbenchJob: validated options of scoring verdicts on models whose truth is known."""
+"""PlantbenchJob: validated options of scoring verdicts on models for which it is known what they use."""
 
 from __future__ import annotations
 

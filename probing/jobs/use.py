@@ -1,4 +1,4 @@
-"""UseJob: validated options of what is edited in a model, and of what is measured afterwards."""
+"""UseJob: validated options of a use run: which states of a model are edited, and which behaviour is measured."""
 
 from __future__ import annotations
 

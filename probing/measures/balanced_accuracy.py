@@ -1,4 +1,4 @@
-"""Balanced accuracy: the mean over classes of the share of its rows that are predicted."""
+"""Balanced accuracy: the mean over classes of the recall."""
 
 from __future__ import annotations
 

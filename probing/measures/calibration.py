@@ -1,4 +1,4 @@
-"""Calibration: how far confidence and accuracy lie apart (expected calibration error)."""
+"""Calibration: the mean absolute difference of confidence and accuracy (expected calibration error)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spearman correlation of predicted and true distances, word by word: whether near words come before far ones."""
+"""Spearman correlation of predicted and true distances from each word to the others of its sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Macro-F1: every class counts the same, however rare."""
+"""Macro-F1: the unweighted mean over classes of their F1, so a rare class counts as much as a frequent one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UAS: the share of words whose head is chosen."""
+"""UAS (unlabelled attachment score): the share of words whose head is predicted correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Usable information: how many bits about the label a family of probes can draw from the state."""
+"""Usable information: the bits about the label that a family of probes extracts from the state."""
 
 from __future__ import annotations
 

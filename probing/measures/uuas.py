@@ -1,4 +1,4 @@
-"""UUAS: the share of the edges of a tree that the tree of least predicted distance has too."""
+"""UUAS: the share of gold edges that are in the minimum spanning tree of the predicted distances."""
 
 from __future__ import annotations
 

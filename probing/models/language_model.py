@@ -341,8 +341,8 @@ class LanguageModel:
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return, for each input, the column of its first piece in the padded batch, `(B,)`: above 0 behind left
-        padding.
+        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless the tokenizer pads on the
+        left.
         """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)

@@ -1,1 +1,3 @@
-"""Plantbench: models whose truth is known by do-interventions, and a score for verdicts (docs/plantbench.md)."""
+"""Plantbench: models for which do-interventions show what they use, and scores of verdicts on them
+(docs/plantbench.md).
+"""

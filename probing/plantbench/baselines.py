@@ -1,8 +1,8 @@
-"""Rules of the field, on the same cells: they judge use by a probe's accuracy, erasure, gradients and fitted
-directions.
+"""Rules of the literature, which answer for the same cells as the protocol: they infer use from a probe's accuracy,
+erasure, gradients or a fitted direction.
 
-None of them stratifies. Where a rule needs two classes, of more classes the first two are compared, and real values
-are cut at their median. Thresholds of (a) and (c) are fitted on development cells: `fitted`.
+None of them stratifies. A rule that compares two classes takes the first two if there are more, and divides real values
+at their median. The thresholds of (a) and (c) are fitted on development cells (see `fitted`).
 
 References:
     Elazar et al. 2021, Amnesic Probing. Nanda 2023, Attribution Patching. Geiger et al. 2024, Finding Alignments
@@ -63,7 +63,7 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Return rules with the thresholds that have the highest balanced accuracy on the cells of a suite."""
+    """Return one rule per statistic, with the threshold of highest balanced accuracy on the cells of a suite."""
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
     for case, truth in suite:
@@ -79,8 +79,8 @@ def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Trut
 
 
 def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
-    """Return the threshold that separates the labels best by balanced accuracy: the midpoint between two values, the
-    highest such.
+    """Return the threshold with the highest balanced accuracy (of several, the highest): midway between two values, or
+    beyond all of them.
     """
     order = np.unique(values)
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
@@ -92,7 +92,7 @@ FIELD_RULES = ("probe_accuracy", "attribution_patching", "amnesic_leace", "amnes
 
 
 def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
-    """Return all rules of the literature by name, with thresholds fitted on the cells of a suite other than the one
+    """Return all rules of the literature by name, with thresholds fitted on `suite`, which should not be the one that
     they are scored on.
     """
     statistics = {"probe_accuracy": accuracy_above_chance, "attribution_patching": attribution}
@@ -102,8 +102,8 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Return the balanced accuracy of a linear probe above chance, as a share of the possible range; for real
-    values, R².
+    """(a) Return (accuracy − chance) / (1 − chance) for the balanced accuracy of a linear probe, for real values R²;
+    and NaN, since it estimates no effect.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
@@ -114,8 +114,8 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) Return |⟨g, D⟩| in SDs of the behaviour, with g the gradient of the behaviour's contrast and D the difference
-    of class means.
+    """(c) Return |⟨g, D⟩| in SDs of the behaviour, and ⟨g, D⟩ as a share of the class contrast in behaviour: g is the
+    mean gradient of the behaviour along that contrast, D the difference of class means of the states.
     """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
@@ -223,8 +223,8 @@ class FittedDirection:
 
 
 def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
-    """Return rows and a code 0 or 1 for each: the rows of the first two classes, or real values below and above their
-    median.
+    """Return rows and a code 0 or 1 for each: rows of the first two classes with their class; for real values, all rows
+    with 1 above the median.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     if not k:
@@ -274,7 +274,7 @@ _SAID: Mapping[Word, Said] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Runs this package's protocol: it gives the verdicts on all properties of a case, at the places asked about.
+    """Runs this package's protocol on a case and answers for each of its cells by the verdict.
 
     Attributes:
         stratify, shared: see `UseOptions`; changed for comparisons only.
@@ -305,8 +305,8 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Return the answer for a cell, made from its verdict: score is the larger |ES| of the two edits, effect the
-    mediated fraction of the interchange, p the smallest adjusted p value.
+    """Return the answer for a cell, made from its verdict: `score` is the largest |ES| or whole effect size of the two
+    edits, `effect` the mediated fraction of the interchange, `p` the smallest adjusted p value.
     """
     cell = verdict.evidence
     if cell is None:

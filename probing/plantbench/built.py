@@ -32,8 +32,8 @@ class Built:
         tier, number, name, twin: those of the case; number 0 if it is not a single case of the list.
         seed: seed of the generator.
         family: architecture of the weights, such as `gpt2`.
-        configuration: everything else that it depends on, as JSON values.
-        claim: claims to be certified.
+        configuration: everything else that the model depends on, as JSON values.
+        claim: the model, with the claims about it that are to be certified.
     """
 
     tier: int

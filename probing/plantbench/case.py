@@ -1,4 +1,6 @@
-"""Case: a planted model as a rule sees it. Truth: what only the score sees. Answer: what a rule says of a cell."""
+"""Case: a planted model as rules are given it. Truth: the certified labels of its cells, which rules are not given.
+Answer: the answer of a rule for a cell.
+"""
 
 from __future__ import annotations
 
@@ -68,11 +70,11 @@ def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with labelled rows, of which rules are asked what it uses.
+    """Holds a model with labelled rows; rules answer which properties the model uses, and where.
 
     Attributes:
         tier: 0 for latent vectors, 1 for compiled transformers, 2 for trained ones.
-        number, name: those of the case in docs/plantbench.md.
+        number, name: number and name of the case in docs/plantbench.md.
         twin: which twin it is, `used` or `unused`; "" in the `blind` cases that rules are given.
         seed: seed of the generator.
         instrument: instrument with states and behaviour of N rows.
@@ -81,7 +83,7 @@ class Case:
         groups: `(N,)` codes of independent units.
         types: `(N,)` codes of identities; None: rows have no identities.
         cells: the cells that are scored.
-        twins: `(N,)` the row that differs from each in the property only; None except in the twins track.
+        twins: `(N,)` for each row, the row that differs from it in the property only; None except in the twins track.
     """
 
     tier: int
@@ -99,7 +101,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Key of the case, such as `0.05.used.3`: tier, case, twin, seed."""
+        """Key of the case, such as `0.05.used.3`: tier, number, twin and seed."""
         return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
 
     def blind(self) -> Case:
@@ -117,11 +119,11 @@ class Certificate:
 
     Attributes:
         label: `used` (S ≥ 0.10), `unused` (E ≤ 0.02 and S ≤ 0.05), or `band` for cells between, which are not scored.
-        sub_label: how a used cell is used; "" for other cells.
+        sub_label: how the model uses a used cell, such as `norm-mediated` or `site only`; "" for other cells.
         s, e: S, size of the mean effect (see `yardstick`); E, root mean square effect.
         mf: effect as a share of the natural difference; None if that is below 0.10.
-        s_frozen: S with the scales of norms frozen; None: not run.
-        s_subspace: S of the class-mean swap with population means; None: not run.
+        s_frozen: S with the scales of norms frozen; None if it was not measured.
+        s_subspace: S of the class-mean swap with population means; None if it was not measured.
         n_pairs: number of pairs measured.
         s_total: mean effect within strata divided by the SD of the whole clean output, the definition of S before
             version 2.
@@ -187,7 +189,7 @@ class Answer:
 
     Attributes:
         verdict: `used`, `unused`, `not_decodable`, or `abstain` for no answer.
-        score: number that is larger the more the property seems used; NaN if there is none.
+        score: evidence of use, the larger the stronger; NaN if there is none.
         effect: estimate of the mediated fraction (MF); NaN if there is none.
         p: p value of no effect; NaN if there is none.
         together: verdict on all positions of the site edited together; "" for no answer.
@@ -201,8 +203,8 @@ class Answer:
 
 
 def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
-    """Return codes 0 … G-1 of groups, `(n,)`, with the rows of a group next to each other and sizes as the knobs say;
-    `rng` draws sizes that vary.
+    """Return the group of each row, `(n,)` codes 0 … G-1 in ascending order; `knobs` gives the sizes of groups, and
+    `rng` draws them if they vary.
     """
     if knobs.grouping == "equal":
         return np.arange(n) // knobs.group_size

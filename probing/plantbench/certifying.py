@@ -31,20 +31,20 @@ Values = Ints | NDArray[np.float64]
 def certify(
     instrument: Instrument, place: Place | Sequence[Place], pairs: Ints, z: Values, strata: Ints, *, n_classes: int
 ) -> Certificate:
-    """Exchange states between the rows of minimal pairs at one place, or at several of one site together, and return
-    the certificate.
+    """Give one row of each minimal pair the state of the other at one place, or at several of one site together, and
+    return the certificate of the effect.
 
     Args:
-        instrument: instrument whose rows include both rows of each pair; rules are given another one.
+        instrument: instrument whose rows include both rows of each pair; rules never see this instrument.
         place: place of the cell, or several places of one site.
-        pairs: `(n, 2)` rows x and x'; x is drawn as the rules' rows are, and x' by the frequencies of the other
-            classes.
+        pairs: `(n, 2)` rows x, which is edited, and x', whose state it gets; x is drawn like the rows that rules are
+            given, and the class of x' by the frequencies of the other classes.
         z: `(N,)` values of the property.
         strata: `(N,)` codes 0 … W-1 of the other properties' values, equal within pairs.
         n_classes: number of classes K; 0 for real values.
 
     Raises:
-        BadTwin: a pair is of one value, or of two strata.
+        BadTwin: the rows of a pair have the same value of the property, or are in different strata.
     """
     places = [place] if isinstance(place, Place) else list(place)
     x, other = pairs[:, 0], pairs[:, 1]
@@ -81,10 +81,10 @@ def truth_of(
     where: str,
     sub_label: str = "",
 ) -> CellTruth:
-    """Return the truth about a cell, if it does not contradict the builder's intention.
+    """Return the truth about a cell, unless its certificate contradicts the builder's intention.
 
     Raises:
-        PlantFailed: it was intended to be used and is certified unused, or the reverse, or the sub-label differs.
+        PlantFailed: the cell is intended to be used and certified unused, or the reverse, or its sub-label differs.
     """
     check_intention(cell, certificate, intended, where=where)
     if sub_label and certificate.label == "used" and certificate.sub_label != sub_label:
@@ -99,10 +99,10 @@ def truth_of(
 
 
 def check_intention(what: Cell | Joint, certificate: Certificate, intended: str, *, where: str) -> None:
-    """Refuse a model that was built to use a property and is certified not to, or the reverse.
+    """Check that a certified label does not contradict the intended one.
 
     Raises:
-        PlantFailed: it is such a model; the message names the cell.
+        PlantFailed: the cell is intended to be used and certified unused, or the reverse; the message names it.
     """
     found = certificate.label
     if intended and found != "band" and found != intended:
@@ -206,7 +206,8 @@ class Claim:
         intended, sub_labels: intended label and sub-label of cells, where the builder has an intention.
         cells: all cells to certify.
         directions: planted directions `(D,)` by property and position, such as `B.subject`.
-        products: pairs of directions whose product codes a property; the oracle's probes read these products, too.
+        products: pairs of directions such that the product of a state's coordinates along them codes a property; the
+            oracle's probes read these products, too.
     """
 
     planted: PlantedModel
@@ -277,7 +278,7 @@ def _certificates(
 
 
 def joined(x: Prompts, other: Prompts) -> Prompts:
-    """Return an array of the rows of `x`, followed by those of `other`."""
+    """Return prompts with the rows of `x`, followed by those of `other`."""
     return Prompts(
         np.concatenate([x.ids, other.ids]),
         np.concatenate([x.words, other.words]),

@@ -1,4 +1,4 @@
-"""Circuits, and their compilation into the weights of a GPT-2 or a Llama."""
+"""Circuit: a model described by slots, attention heads and hidden units; and its compilation into a GPT-2 or Llama."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARPNESS = 40.0  # of attention to the flagged word: the others get less than 1
 
 @dataclass(frozen=True)
 class Head:
-    """An attention head that copies slots: from the word whose key slot is set, or from all words equally.
+    """Describes an attention head that copies slots from the word whose key slot is set, or from all words equally.
 
     Attributes:
         layer: number of the block.
@@ -38,11 +38,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Unit:
-    """A group of hidden units of an MLP: relu(Σ reads · slot), multiplied by `times` if given, is added to the slots of
-    `writes`.
+    """Describes hidden units of an MLP: relu(Σ weight · slot) over `reads`, multiplied by the slot `times` if it is
+    given, is added to the slots in `writes`, each with its weight.
 
-    Slots are read after the block's norm; what is written is scaled back by `norm`, the typical size of the query's
-    state.
+    Slots are read after the block's norm, and the output is multiplied by `Circuit.norm` to undo its scaling.
     """
 
     layer: int
@@ -88,8 +87,8 @@ class Circuit:
 
 
 def basis(n_slots: int, seed: int) -> Floats:
-    """Return `(WIDTH, S)` orthonormal columns, all orthogonal to the vector of ones, so that centring leaves them
-    alone.
+    """Return `(WIDTH, S)` orthonormal columns, all orthogonal to the vector of ones, so that the centring of LayerNorm
+    does not change them.
     """
     drawn = generator(seed, "basis").standard_normal((WIDTH, n_slots))
     whole, _ = np.linalg.qr(np.column_stack([np.ones(WIDTH), drawn]))

@@ -1,10 +1,10 @@
 """Cases on disk: a model folder, a corpus, minimal pairs, and the truth.
 
 model/          config.json, model.safetensors, a word-level tokenizer: loaded like any model
-readout.safetensors     of an encoder without a head: what the behaviour reads off the mean of its last states
+readout.safetensors     for an encoder without a head: weights of the readout from the mean of its last states
 corpus.jsonl    text, a column for each property, group, identity, template, spans (`subject`, `query`), split
-pairs.jsonl     in the twins track only: two lines a pair, equal but for the property that they name
-truth.json      case, configuration, behaviour, files and their hashes, and per cell what is true
+pairs.jsonl     in the twins track only: two lines per minimal pair, which differ in the property that they name
+truth.json      case, configuration, behaviour, hashes of the files, and the certified truth about each cell
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def write_case(
 
 
 def write_truth(folder: Path, built: Built, truth: Truth, files: Sequence[str], facts: dict[str, Any]) -> None:
-    """Write truth.json beside the files that it names."""
+    """Write truth.json, with the hashes of `files`, into the folder of these files."""
     hashes = {name: file_sha256(folder / name) for name in files}
     text = json.dumps(_truth(built, truth, hashes, facts), indent=1) + "\n"
     write_atomically(folder / "truth.json", text.encode())
 
 
 def tokenizer_of(language: Language) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that splits text at spaces, and adds nothing before or after."""
+    """Return a word-level tokenizer that splits text at white space and adds no special tokens."""
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(language.vocabulary)}, unk_token=SPECIAL[1]))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     mask = {"mask_token": language.query} if language.query == "[MASK]" else {}
@@ -208,18 +208,18 @@ _CASE = {"tier": int, "number": int, "name": str, "twin": str, "family": str, "s
 def read_case(
     folder: str | Path, *, split: str | None = None, rows: int = 8000, minimal_pairs: str = "", check: bool = True
 ) -> tuple[Case, Truth]:
-    """Read the case in a folder and return it; its rows are those of corpus.jsonl.
+    """Read a case from a folder and return it with its truth; its rows are those of corpus.jsonl.
 
     Args:
         folder: folder that `write_case` wrote.
         split: split of the corpus to use; None: all rows.
         rows: largest number of rows.
-        minimal_pairs: name of a property; the rows are then its minimal pairs in pairs.jsonl, and the cells those of
-            this property only.
+        minimal_pairs: name of a property; the rows are then its minimal pairs from pairs.jsonl, and only cells of this
+            property are kept. "": the rows of corpus.jsonl and all cells.
         check: whether to run the model's self-check.
 
     Raises:
-        CorpusError: a file is missing or malformed, or not the one that was certified.
+        CorpusError: a file is missing, malformed, or has changed since certification.
     """
     source = Path(folder)
     told = read_truth_file(source)

@@ -29,11 +29,11 @@ class Knobs:
         answers: number of answers V.
         width: width of the states d.
         noise: SD of the states beside the codes (codes are ±1).
-        gain: length of a read vector, divided by the root of V, on average (read vectors are `gain`·N(0,1)).
-        noise_gain, noise_reads: gain and number of noise directions that are read, by default 0.25·N(0,1) on 20.
+        gain: length of a read vector (the weights `(V,)` of a slot), divided by the root of V.
+        noise_gain, noise_reads: SD of the weights of noise directions, and number of noise directions that are read.
         weak: gain of case 8, as a share of `gain`.
         rhos: correlations of case 5, by seed mod 3.
-        norm: factor by which the code of case 3 is longer.
+        norm: length of the code of case 3, instead of 1.
         balance: share of class 1 of binary properties.
         rare: share of the rare class in case 20.
         classes: number of classes in case 18.
@@ -50,9 +50,9 @@ class Knobs:
         group_sizes, mixed_share: sizes of groups in cases 39 to 42, and share of variance that their rows have in
             common.
         many: numbers of classes in cases 23 to 28, which have `n` rows, half or a quarter of them, by seed mod 3.
-        multiples, off_multiple: effects of cases 32 to 35, and of 36, in units of the smallest that counts.
+        multiples, off_multiple: effects of cases 32 to 35, and of 36, in units of ε, the smallest effect of interest.
         voters: number of positions in case 31.
-        wide: widths of cases 37 and 38, in units of their rows, of which there are `n` / 10.
+        wide: widths of cases 37 and 38, as multiples of their number of rows, `n` / 10.
     """
 
     n: int = 6000
@@ -112,13 +112,13 @@ def held_out_version(package: str) -> str:
 
 
 def holdout_seed(version: str) -> int:
-    """Return the root seed of the held-out configuration, which is known once the version is named."""
+    """Return the root seed of the held-out configuration, a hash of the version's name."""
     return int.from_bytes(hashlib.sha256(f"plantbench-holdout-{version}".encode()).digest()[:4], "big")
 
 
 def held_out(version: str, seed: int) -> Knobs:
-    """Return knobs drawn from wider ranges, by version and seed. They are to be run once per release and never to be
-    tuned against.
+    """Return knobs drawn from wider ranges, determined by version and seed. Run them once per release, and never tune
+    against them.
     """
     rng = generator(holdout_seed(version), "knobs", seed)
     squashes: tuple[Squash, ...] = ("linear", "tanh", "softsign")

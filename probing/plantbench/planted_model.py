@@ -1,4 +1,6 @@
-"""PlantedModel: a model on prompts, its states read, exchanged and its norms held; PromptInstrument: N rows of it."""
+"""PlantedModel: a model whose states can be read and replaced and whose norms can be frozen. PromptInstrument: an
+instrument for N prompts of such a model.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class PlantedModel:
     Attributes:
         model: a GPT-2, Llama or BERT model with its head.
         language: language of its prompts.
-        pooled: weights `(D, K)` of a readout from the mean of the last states, for a model without a head.
+        pooled: weights `(D, K)` of a readout from the mean of the last states, for a model without a head; else None.
     """
 
     model: PreTrainedModel
@@ -58,7 +60,9 @@ class PlantedModel:
         return [m for m in self.model.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith("RMSNorm")]
 
     def answers(self, ids: Tensor) -> Tensor:
-        """Run prompts `(B, T)` and return the centred answer logits at the query, `(B, K)`."""
+        """Run prompts `(B, T)` and return the answer logits at the query minus their mean, `(B, K)`; for a model
+        without a head, the readout `pooled`.
+        """
         if self.pooled is not None:
             states: Tensor = self.model(input_ids=ids).last_hidden_state
             return states.mean(1) @ self.pooled
@@ -69,8 +73,8 @@ class PlantedModel:
 
     @contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-        """Within the block, collect the states `(B, T, D)` at `resid.l` for every l of `layers`, in the yielded
-        mapping.
+        """Within the block, each forward pass appends the states `(B, T, D)` at `resid.l`, for the l of `layers` in the
+        order of the blocks, to the yielded list.
         """
         states: list[Tensor] = []
         with ExitStack() as stack:
@@ -93,8 +97,8 @@ class PlantedModel:
 
     @contextmanager
     def setting(self, layer: int, given: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-        """Within the block, replace the states at `resid.layer` and positions `(B,)` by the given ones `(B, D)`: a
-        do-intervention.
+        """Within the block, replace the states at `resid.layer` (a do-intervention): `given` has pairs of positions
+        `(B,)` and the states `(B, D)` to set there.
         """
 
         def replaced(state: Tensor) -> Tensor:
@@ -140,7 +144,9 @@ class PlantedModel:
 
     @contextmanager
     def starting(self, layer: int, states: Tensor) -> Iterator[None]:
-        """Within the block, passes begin at `resid.layer` with states `(B, T, D)`; earlier blocks are bypassed."""
+        """Within the block, forward passes begin at `resid.layer` with `states` `(B, T, D)`; earlier blocks are
+        skipped.
+        """
         bypassed = list(zip(self.blocks, self._forms, strict=True))[:layer]
         try:
             for block, form in bypassed:
@@ -203,8 +209,7 @@ def _hooks(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[N
 
 
 class PromptInstrument(Instrument):
-    """An instrument for N prompts of a planted model, all of one length, with which the oracle measures; it works on
-    ids, without tokenizer.
+    """An instrument for N prompts of a planted model, all of one length. It works on piece ids, without a tokenizer.
 
     Args:
         planted: the model, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Plant: says how property B of one case is drawn, written into its slots and read from them."""
+"""Plant: how property B of a tier-0 case is drawn, written into its slots, and read from them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ONE, TWO = "first", "second"
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Holds the latent values of drawn rows: those of B, and everything that stays the same when B changes.
+    """Holds the latent values of n rows: the values of B, and everything that stays the same when B is changed.
 
     Attributes:
         a, c, z: `(n,)` values of the properties A, C and B.
-        hidden: `(n,)` a bit ±1 without label.
-        groups, types: `(n,)` codes of groups and of identities.
+        hidden: `(n,)` a random bit ±1, which is no labelled property.
+        groups, types: `(n,)` codes of groups and of identities (None: rows have no identities).
         noise: by position, `(n, d)` float32.
     """
 
@@ -49,7 +49,7 @@ More = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 def fair(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
-    """Draw class 1 with the share that the knobs give."""
+    """Draw classes 0 and 1, `(n,)`, with `knobs.balance` as the probability of class 1."""
     return (rng.random(len(a)) < knobs.balance).astype(np.int64)
 
 
@@ -61,14 +61,15 @@ def signs(z: Values) -> Floats:
 def turned(own: Floats, sign: Floats, direction: Floats, length: float = 1.0) -> Floats:
     """Return noise `(n, k)` plus a code ± `length` along a unit direction `(k,)`; the noise changes sign with the code.
 
-    As the noise is symmetric this is code plus noise; and the two classes of a pair have equally long states.
+    Since the noise is symmetric, this has the distribution of code plus noise; but the two rows of a minimal pair have
+    states of equal length.
     """
     along = own @ direction
     return np.asarray(own + np.outer(sign * (length + along) - along, direction), own.dtype)
 
 
 def in_slot(slot: int, *, slots: int = 1, length: float = 1.0) -> Write:
-    """Return a function that writes a binary code in one of B's slots."""
+    """Return a function that writes the code ± `length` of a binary property into one of B's slots."""
     direction = np.eye(slots)[slot]
     return lambda own, z, latents: turned(own, signs(z), direction, length)
 
@@ -79,7 +80,9 @@ def unread(reads: Floats, noise: Floats) -> Floats:
 
 
 def slot_read(slot: int, gain: float = 1.0) -> Linear:
-    """Return weights that read one slot by its vector."""
+    """Return a function that gives the weights `(slots, V)`: the read vector of one slot times `gain`, 0 on the
+    others.
+    """
 
     def weights(reads: Floats, noise: Floats) -> Floats:
         found = np.zeros_like(reads)
@@ -114,7 +117,7 @@ class Plant:
     Attributes:
         intended: intended label by position; "" if certification alone decides.
         slots: number of slots of B.
-        positions: positions of the only site; A, C and the noise are read at the first.
+        positions: positions of the only site; A, C and the noise are read at the first position.
         n_classes: number of classes of B; 0 for real values, which are standard normal.
         draw, write: function that draws B's values, and function that writes them into its slots, given their noise.
         linear: function that returns the weights `(slots, V)` on B's slots at the first position, from read vectors and
@@ -127,8 +130,8 @@ class Plant:
         products: whether B can be read only from products of its slots.
         sub_label: intended sub-label, where it matters.
         joint: intended label of all positions together, if there are several.
-        target: size S that the effect at the first position shall have; 0: what results from the knobs.
-        at_gain: function that returns the same plant read with another gain, to reach that target.
+        target: intended size S of the effect at the first position; 0: the knobs decide.
+        at_gain: function that returns the same plant read with another gain, which is chosen to reach `target`.
     """
 
     intended: Mapping[str, Literal["used", "unused", ""]]

@@ -1,4 +1,4 @@
-"""Lexicon, Language and Prompts: short prompts about one subject word, minimal pairs, and their corpus rows."""
+"""Lexicon, Language and Prompts: short prompts that ask about one subject word, and minimal pairs of them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Lexicon:
 
     @cached_property
     def identities(self) -> Ints:
-        """Number of each word's identity, `(W,)`."""
+        """Code of each word's identity, `(W,)`: the combination of its levels of the factors in `identity`."""
         sizes = tuple(self.factors[name] for name in self.identity)
         found = np.ravel_multi_index(tuple(self.levels[name] for name in self.identity), sizes)
         return np.asarray(found, dtype=np.int64)
@@ -161,7 +161,7 @@ class Language:
 
     @property
     def answer_words(self) -> tuple[str, ...]:
-        """The words that the behaviour is about."""
+        """The answer words, whose logits are the behaviour."""
         return self.vocabulary[self.first_answer : self.first_answer + self.answers]
 
     def sample(self, n: int, rng: np.random.Generator) -> Prompts:
@@ -204,11 +204,11 @@ class Language:
         return Prompts(ids, words, prompts.subject)
 
     def texts(self, prompts: Prompts) -> list[str]:
-        """Return the prompts as words and spaces."""
+        """Return the prompts as texts: their words, separated by spaces."""
         return [" ".join(self.vocabulary[i] for i in row) for row in prompts.ids.tolist()]
 
     def spans(self, prompts: Prompts) -> list[dict[str, tuple[int, int]]]:
-        """Return half-open character spans of the named positions of each prompt."""
+        """Return, for each prompt, the half-open character span of each named position."""
         lengths = np.array([len(word) for word in self.vocabulary])[prompts.ids]
         starts = np.cumsum(lengths + 1, axis=1) - lengths - 1
         rows = np.arange(len(prompts))

@@ -1,4 +1,4 @@
-"""Runs rules on the same cells, and their rates as a Scorecard: JSON and a table."""
+"""Runs rules on the cells of a suite and returns a Scorecard with their rates, as JSON and tables."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scorecard:
     """Holds the answers of several rules on the same cells.
 
     Attributes:
-        scored: scored cells by rule; a rule need not have been asked about all.
+        scored: scored cells by rule; some rules are asked about a part of the suite only.
         power: for each knob, rates by value and rule.
     """
 
@@ -56,7 +56,7 @@ class Scorecard:
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Return rates for each part of the suite, by rule asked about it."""
+        """Return the rates by part of the suite and by rule; `part` names the part that a scored cell belongs to."""
         found: dict[str, dict[str, list[Scored]]] = {}
         for name, cells in self.scored.items():
             for s in cells:
@@ -64,8 +64,8 @@ class Scorecard:
         return {one: {name: rates(cells) for name, cells in row.items()} for one, row in found.items()}
 
     def to_json(self) -> str:
-        """Return JSON of `rules`, `by_tier`, `by_case`, `by_sub_label` (of used cells), `power`, and `cells` with all
-        answers.
+        """Return JSON with the version of the `generator`, rates as `rules`, `by_tier`, `by_case` and `by_sub_label`
+        (cells without a sub-label by their label), `power`, and `cells` with all answers.
         """
         card = {
             "generator": VERSION,
@@ -82,7 +82,7 @@ class Scorecard:
         return json.dumps(card, indent=1, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write `scorecard.json`, whole or not at all."""
+        """Write the JSON to a file, whole or not at all."""
         write_atomically(path, self.to_json().encode())
 
     def table(self, part: Callable[[Scored], str] | None = None) -> str:
@@ -202,17 +202,17 @@ def run(
 ) -> Scorecard:
     """Score rules on a suite, and return the scorecard.
 
-    If tier 0 is among the tiers, the rules of the literature are asked about tier 0 only: each of their erasures is
-    compared with 60 random ones, which in transformers takes about ten times as long as the protocol.
+    If tier 0 is among the tiers, the rules of the literature are asked about tier 0 only: they compare each erasure
+    with 60 random ones, which in transformers takes about ten times as long as the protocol.
 
     Args:
         tiers: tiers to run: 0, 1, 2.
         heldout: version whose held-out configuration is run; "": the development seeds.
-        seeds: number of seeds (for the held-out configuration, of draws of tier 0); None: 3 for development, 10 held
-            out.
+        seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None: 3 for development, 10
+            for the held-out configuration.
         rules: names of rules, see `rules_of`.
         more: further rules of your own, by name.
-        power: names of knobs of tier 0 (see `power.SWEEPS`), at several values of which rates are measured, too.
+        power: names of knobs of tier 0 (see `scoring.SWEEPS`), at several values of which rates are measured, too.
         progress: whether to show on standard error what is running; None: if it is a terminal.
 
     Raises:

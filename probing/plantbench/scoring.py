@@ -1,8 +1,9 @@
-"""Scores of rules: a rule answers for every cell of a case, and answers are held against certified truth.
+"""Scores of rules: a rule answers for every cell of a case, and its answers are compared with the certified truth.
 
-A rule is any function `rule(case) -> {cell: Answer}`; it is given blind cases. Cells in the band between used and
-unused are not scored. Abstaining is a miss and never a false claim. Of a cell that is not decodable, and thus unused,
-`not_decodable` and `unused` are both right; of a decodable cell `not_decodable` is a miss, counted on its own.
+A rule is any function `rule(case) -> {cell: Answer}`; it is given cases without their name and twin (`Case.blind`).
+Cells in the band between used and unused are not scored. An abstention counts as a miss, never as a false claim. For a
+cell that is not decodable, and thus unused, both `not_decodable` and `unused` are right; for a decodable cell
+`not_decodable` is a miss, which is also counted separately.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Scored:
         answer: answer of the rule.
         seconds: the rule's time for the case, divided by its number of cells.
         refusal: why the rule gave no answer; "" if it did.
-        joint: certificate of all positions of the site together; None: it has only one.
+        joint: certificate of all positions of the site together; None if the site has only one position.
     """
 
     case: str
@@ -67,18 +68,20 @@ class Rates:
         precision_used, recall_used, f1_used: rates of the answer "used"; precision_unused and so on those of "unused".
         abstention: share of cells without an answer.
         false_used: number of certified-unused cells that are called used.
-        fpr, fpr_low, fpr_high: their share, with the 95 % Clopper-Pearson interval.
-        false_unused, false_unused_low, false_unused_high: certified-used cells that are called unused.
+        fpr, fpr_low, fpr_high: their share of the unused cells, with the 95 % Clopper-Pearson interval.
+        false_unused, false_unused_low, false_unused_high: share of certified-used cells that are called unused, with
+            its interval.
         material, material_unused: number of cells with S ≥ 0.125, and of those among them that are called unused.
         material_rate, material_low, material_high: the share of the latter, with its interval.
         band, band_used, band_unused: number of cells in the band, and of those that are called used and unused.
         joint_recall: of places that are unused alone but used together with other positions (none of which is used
             alone), the share that is called so.
-        joint_fpr: of places whose positions are not used alone or together, the share that is called used together.
+        joint_fpr: of unused places whose site is unused with all positions together, the share that is called used
+            together.
         false_not_decodable: number of decodable cells that are called not decodable.
-        mf_slope: slope of the estimated on the oracle's mediated fraction, by least squares through 0, over cells that
-            have both.
-        seconds: time that the rule took.
+        mf_slope: least-squares slope through 0 of the estimated mediated fraction on that of the oracle, over cells
+            that have both.
+        seconds: time that the rule took on all cells.
     """
 
     cells: int
@@ -119,7 +122,7 @@ def answers(
     *,
     tiers: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, list[Scored]]:
-    """Ask every rule about every cell and return the answers; each case is made once for all rules.
+    """Ask every rule about every case and return the scored cells by rule; each case is built once for all rules.
 
     Args:
         rules: rules by name.
@@ -152,7 +155,7 @@ def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
 
 
 def rates(scored: Sequence[Scored]) -> Rates:
-    """Return the rates over cells outside the band; cells in the band are counted separately."""
+    """Return the rates of one rule. Cells in the band between used and unused are counted in `band…` only."""
     told, band = [s for s in scored if s.label != "band"], [s for s in scored if s.label == "band"]
     used = [s for s in told if s.label == "used"]
     unused = [s for s in told if s.label == "unused"]
@@ -206,7 +209,7 @@ def rates(scored: Sequence[Scored]) -> Rates:
 
 
 def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
-    """Return a rule that knows the truth, to show what a perfect score looks like."""
+    """Return a rule that answers with the truth about the cases of `suite`, to show what a perfect score looks like."""
     known = {_key(case): truth for case, truth in suite}
 
     def rule(case: Case) -> dict[Cell, Answer]:
@@ -349,8 +352,8 @@ def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -
 
 
 def power_table(knob: str, curve: Curve) -> str:
-    """Return a table with one line per value: for each rule, the share of used cells that it calls used, and of unused
-    cells that it calls used.
+    """Return a table with one line per value of the knob: for each rule, the shares of used cells and of unused cells
+    that it calls used.
     """
     names = list(next(iter(curve.values())))
     width = max(13, *(len(name) for name in names))

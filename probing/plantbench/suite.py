@@ -1,4 +1,4 @@
-"""Suites: they choose the cases to score, made one at a time; tiers are generators of (Case, Truth) by seed."""
+"""Suites: sequences of (Case, Truth) to score rules on, which generators for each tier build one at a time by seed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _of_development(number: int) -> Tier:
 
 @dataclass(frozen=True)
 class Suite:
-    """Iterates over cases of some tiers and seeds; they are made one at a time, anew in each iteration.
+    """Iterates over (Case, Truth) for some tiers and seeds; each iteration builds them anew, one at a time.
 
     Attributes:
         seeds: seeds of the generators.
-        tiers: generators by number of the tier.
-        few: by number of the tier, fewer seeds for tiers whose cases take long.
+        tiers: by number of the tier, a function that returns its cases for a seed.
+        few: by number of the tier, the seeds to use instead of `seeds`, for tiers whose cases take long.
     """
 
     seeds: tuple[int, ...]
@@ -62,7 +62,7 @@ def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
 
 
 def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS) -> Suite:
-    """Return the frozen development suite; `seeds=CI_SEEDS` for a quick one.
+    """Return the frozen development suite; `seeds=CI_SEEDS` gives a quick one.
 
     Raises:
         BadParameter: there is no such tier, or a seed is not a development seed.
@@ -81,8 +81,8 @@ def vectors(knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: 
 
 
 def held_out_suite(version: str, *, tiers: Sequence[int] = TIERS, draws: int = 20, models: int = 3) -> Suite:
-    """Return the held-out configuration: wider knobs, and seeds that only the name of the version determines. It is run
-    once per release.
+    """Return the suite of the held-out configuration: knobs from wider ranges, and seeds that only the name of the
+    version determines. Run it once per release.
 
     Tier 1 has a tenth of the draws of tier 0; tier 2 trains `models` models.
     """

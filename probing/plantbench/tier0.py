@@ -1,4 +1,4 @@
-"""Tier 0: latent vectors. The list of cases, built and certified in milliseconds."""
+"""Tier 0: latent vectors. `CASES` lists the cases; each is built and certified in milliseconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Spec:
     Attributes:
         name: name of the case as printed.
         build: function that returns the plant of a twin, from knobs and seed.
-        knobs: function that returns the case's knobs from the knobs of all cases and the seed; None: these are used.
+        knobs: function that returns the case's knobs from the common knobs and the seed; None: the common knobs are
+            used.
         twins: names of the twins that it has.
     """
 
@@ -94,10 +95,10 @@ MOST_STEPS, CLOSE = 12, 1e-4  # of finding a gain
 def cases(
     seed: int, *, knobs: Knobs | None = None, numbers: Sequence[int] = tuple(CASES)
 ) -> Iterator[tuple[Case, Truth]]:
-    """Yield the twins of every case, one after the other.
+    """Yield each twin of every case of tier 0.
 
     Raises:
-        PlantFailed: certification of a case contradicts the intention.
+        PlantFailed: the certified label of a cell contradicts the intended one.
     """
     for number in numbers:
         for twin in CASES[number].twins:
@@ -105,12 +106,12 @@ def cases(
 
 
 def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
-    """Build one case and return it with its certified truth. Twins have the same rows and differ in what is read (in
-    case 4, in what is written).
+    """Build one case of tier 0 and return it with its certified truth. Twins have the same rows and differ in what the
+    model reads (in case 4, in what is written into the states).
 
     Raises:
         UnknownName: tier 0 has no such case.
-        PlantFailed: certification contradicts the intention.
+        PlantFailed: the certified label of a cell contradicts the intended one.
     """
     if number not in CASES or twin not in CASES[number].twins:
         known = [f"{k}.{t}" for k, spec in CASES.items() for t in spec.twins]
@@ -124,7 +125,7 @@ def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None)
 
 
 def world_of(number: int, twin: TwinName, seed: int, knobs: Knobs) -> tuple[World, Latents]:
-    """Return the model of a case and the rows that certify it, whose groups are all of one size.
+    """Return the model of a case and the rows on which it is certified, in groups of equal size.
 
     Args:
         number, twin, seed: those of the case.

@@ -1,4 +1,6 @@
-"""Cases of tier 0 that differ in how the property is written or read; each function gives either twin."""
+"""Cases of tier 0 up to 22, which differ in how the property is written or read; each function returns the plant of
+one twin.
+"""
 
 from __future__ import annotations
 
@@ -38,34 +40,36 @@ RADIANS = 0.5  # of case 19, for one SD
 
 
 def meant(used: bool) -> dict[str, Literal["used", "unused", ""]]:
-    """Return the intended label for the only position."""
+    """Return the intended label of the only position, by its name ""."""
     return {"": "used" if used else "unused"}
 
 
 def plain(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 1: B has a code of its own, unread or read."""
+    """Case 1: B has its own slot; the model reads it in the used twin only."""
     return Plant(meant(used), linear=slot_read(0) if used else unread)
 
 
 def absent(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 2: the labels have left no trace in the states."""
+    """Case 2: the labels are not written into the states at all."""
     return Plant(meant(False), write=lambda own, z, latents: own)
 
 
 def high_norm(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 3: the code is several times longer than the others."""
+    """Case 3: the code of B is several times longer than those of A and C."""
     return Plant(meant(used), write=in_slot(0, length=knobs.norm), linear=slot_read(0) if used else unread)
 
 
 def unequal_length(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 4: the code is never read; it is ±3, or 0 and 6, which the norm passes on to everything else."""
+    """Case 4: the code is never read. It is ±3 or, in the used twin, 0 and 6, so that the norm rescales all other
+    coordinates.
+    """
     if not used:
         return Plant(meant(False), write=in_slot(0, length=3.0))
     return Plant(meant(True), write=lambda own, z, latents: own + 6.0 * z[:, None], sub_label="norm-mediated")
 
 
 def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 5: B goes with A, which is read."""
+    """Case 5: B is correlated with A, which is read."""
     rho = knobs.rhos[seed % len(knobs.rhos)]
 
     def as_a(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
@@ -75,12 +79,12 @@ def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def weak(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 8: the code is read with a small gain; all of a small effect passes here."""
+    """Case 8: the code is read with a small gain: the effect is small, and all of it is mediated by this place."""
     return Plant(meant(used), linear=slot_read(0, knobs.weak) if used else unread)
 
 
 def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 9: the code is spread thinly over slots that are read as noise, orthogonally to the code."""
+    """Case 9: the code is spread over 16 slots, whose noise is also read, orthogonally to the code."""
     direction = np.full(SHARED_SLOTS, SHARED_SLOTS**-0.5)
 
     def linear(reads: Floats, noise: Floats) -> Floats:
@@ -94,12 +98,14 @@ def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def five_classes(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 18: each class has a slot, whose noise moves round with the code."""
+    """Case 18: each class has its own slot; the noise of the slots is permuted with the class, so that all classes have
+    states of the same length.
+    """
     return of_classes(used, knobs.classes)
 
 
 def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) -> Plant:
-    """Return a plant of K classes with a slot each, equally frequent or with `shares` `(k,)`."""
+    """Return a plant of k classes with one slot each, equally frequent or with frequencies `shares` `(k,)`."""
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         return rng.integers(0, k, len(a)) if shares is None else rng.choice(k, len(a), p=shares)
@@ -120,7 +126,7 @@ def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) ->
 
 
 def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 19: a real value is an angle on an arc of radius 2 (all values equally long), of which the sine is read."""
+    """Case 19: a real value is coded as an angle on an arc of radius 2 (all codes equally long); its sine is read."""
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         cosine, sine = np.cos(RADIANS * z), np.sin(RADIANS * z)
@@ -138,13 +144,15 @@ def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def rare(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 20: one class has 2 % of the rows."""
+    """Case 20: class 1 is rare, with the share `knobs.rare` of the rows (2 % by default)."""
     draw: Draw = lambda rng, a, c, types, knobs: (rng.random(len(a)) < knobs.rare).astype(np.int64)  # noqa: E731
     return Plant(meant(used), draw=draw, linear=slot_read(0) if used else unread)
 
 
 def identity_label(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 21: each identity has a random value, and a vector that is read; by chance they go together."""
+    """Case 21: each identity has a random label and a random vector, and the vectors are read, so that labels and
+    behaviour are associated by chance.
+    """
     of_type = np.arange(knobs.identities) % 2
     generator(seed, "plantbench", 0, 21, "partition").shuffle(of_type)
 
@@ -193,7 +201,9 @@ def product(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 11: two positions hold copies of which the larger is read; either alone has half of the effect."""
+    """Case 11: two positions hold copies of B, and the larger of the two is read; either alone has half of the
+    effect.
+    """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return torch.maximum(u[ONE][:, [B]], u[TWO][:, [B]]) @ reads[:1]
@@ -202,7 +212,7 @@ def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 12: the second position stands in as far as the first is silent, which it never is unless ablated."""
+    """Case 12: the second position is read only as far as the code at the first is near 0, as it is after ablation."""
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         first = u[ONE][:, [B]]
@@ -214,7 +224,7 @@ def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dormant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 13: a direction in which states never vary is read strongly in both twins; if B is used, so is the code."""
+    """Case 13: both twins read strongly a direction in which states never vary; the used twin also reads the code."""
 
     def linear(reads: Floats, noise: Floats) -> Floats:
         return slot_read(1, SILENT_GAIN)(reads, noise) + (slot_read(0)(reads, noise) if used else 0.0)
@@ -235,7 +245,7 @@ def interaction(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 17: B is written in one slot or the other, as C says; the read looks where C says."""
+    """Case 17: the value of C decides in which of two slots B is written, and which of them is read."""
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         one, other = (in_slot(slot, slots=2)(own, z, latents) for slot in (0, 1))
@@ -250,8 +260,8 @@ def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dose_trap(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 22: a unit opens beyond 1.5 times the difference of the classes, where no state lies; if B is used, within
-    it.
+    """Case 22: a hidden unit opens only beyond 1.5 times the class difference, where no state lies; in the used twin it
+    opens within that difference.
     """
     threshold = OPEN if used else CLOSED
 

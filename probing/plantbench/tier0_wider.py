@@ -1,6 +1,6 @@
 """Cases 23 to 43 of tier 0: many classes, documents, majorities, effects near ε, few rows, other groups.
 
-Builders of either twin, and beside them the functions that change the knobs of some.
+There are functions that build the plant of a twin, and functions that change the knobs for some cases.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 def many_classes(which: int, *, zipf: bool) -> Builder:
-    """Cases 23 to 28: there are as many classes as the knobs say, even or with frequencies 1, 1/2, 1/3 …"""
+    """Return the builder of a case from 23 to 28: `knobs.many[which]` classes, equally frequent or with Zipf
+    frequencies.
+    """
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
         k = knobs.many[which]
@@ -47,12 +49,14 @@ def many_classes(which: int, *, zipf: bool) -> Builder:
 
 
 def documents(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Cases 29 and 30: each document has one label, beside noise that documents share and the behaviour reads."""
+    """Cases 29 and 30: all rows of a document have one label; they also share noise, which the behaviour reads."""
     return replace(plain(used, knobs, seed), by_group=True)
 
 
 def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 31: several positions hold B and their majority is read: no place does anything alone, all together do."""
+    """Case 31: several positions hold B and their majority is read, so that no position has an effect alone, but all
+    together do.
+    """
     positions = ORDINALS[: knobs.voters]
     clean = in_slot(0)
 
@@ -73,8 +77,8 @@ def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def of_size(which: int) -> Builder:
-    """Cases 32 to 35: B is read with the gain at which S is a multiple of ε. Below and at ε it is neither used nor
-    unused.
+    """Return the builder of a case from 32 to 35: B is read with the gain at which S is a multiple of ε. Up to ε, no
+    label is intended.
     """
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
@@ -90,8 +94,8 @@ def of_size(which: int) -> Builder:
 
 
 def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 36: two positions are read with opposite signs so weakly that S is a small multiple of ε, all off the
-    contrast.
+    """Case 36: two positions are read with opposite signs, so weakly that S is a small multiple of ε; all of the effect
+    is off the natural contrast.
     """
     plant = opposed(used, knobs, seed)
     if not used or plant.more is None:
@@ -107,7 +111,7 @@ def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def crossing_groups(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 43: half of the rows of every group have either label."""
+    """Case 43: in every group, half of the rows have label 0 and half have label 1."""
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         groups = np.arange(len(a)) // knobs.group_size
@@ -121,7 +125,7 @@ def _target(multiple: float) -> float:
 
 
 def fewer_rows(knobs: Knobs, seed: int) -> Knobs:
-    """Return knobs with all rows, half or a quarter of them, by seed, for cases of many classes."""
+    """Return knobs for many classes: all rows, half or a quarter of them (by seed mod 3), and louder noise."""
     return replace(knobs, n=knobs.n // (1, 2, 4)[seed % 3], noise_gain=knobs.loud)
 
 
@@ -136,7 +140,9 @@ def treebank_documents(knobs: Knobs, seed: int) -> Knobs:
 
 
 def wide(which: int) -> KnobsOf:
-    """Return knobs with a tenth of the rows, and states as wide as the rows are many, or wider."""
+    """Return a function that gives knobs with a tenth of the rows, and a width of `knobs.wide[which]` times their
+    number.
+    """
 
     def knobs_of(knobs: Knobs, seed: int) -> Knobs:
         rows = max(2 * (knobs.n // 20), 48)
@@ -147,17 +153,19 @@ def wide(which: int) -> KnobsOf:
 
 
 def groups_of_size(which: int) -> KnobsOf:
-    """Return knobs with a third of the rows, in groups of one size, which share half of the noise."""
+    """Return a function that gives knobs with a third of the rows, in groups of `knobs.group_sizes[which]` rows, whose
+    noise has the share `knobs.mixed_share` in common.
+    """
     return lambda knobs, seed: _in_groups(knobs, knobs.mixed_share, size=knobs.group_sizes[which])
 
 
 def mixed_groups(knobs: Knobs, seed: int) -> Knobs:
-    """Return knobs with a third of the rows, in groups of any size up to a dozen."""
+    """Return knobs with a third of the rows, in groups of random sizes from 1 to `knobs.largest`."""
     return replace(_in_groups(knobs, knobs.mixed_share), grouping="mixed")
 
 
 def even_groups(knobs: Knobs, seed: int) -> Knobs:
-    """Return knobs with a third of the rows, in groups of six that share most of the noise."""
+    """Return knobs with a third of the rows, in groups of six, whose noise has the share `document_share` in common."""
     return _in_groups(knobs, knobs.document_share, size=6)
 
 

@@ -69,9 +69,9 @@ class Spec:
         twins: names of the twins that it has.
         marks: labels of B that differ from those of `standard`, in the twin that uses it.
         sub_label: sub-label of used cells of B up to layer `sub_until`; later layers carry the code in another way.
-        cells: by twin, the only cells of the case; the model is then the one that uses B.
+        cells: by twin, the only (site, position) of B that are scored; both twins are then the model that uses B.
         reads_c: whether property C is read by itself.
-        rows: number of rows that is enough for every class in each stratum and fold.
+        rows: number of rows, enough for every class in each stratum and fold.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Planted:
 
 
 def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: float = 0.8) -> Planted:
-    """Return one case of tier 1 as a planted circuit.
+    """Return one twin of a case of tier 1, as a circuit with the intended labels.
 
     Args:
         number: number of the case.
@@ -194,7 +194,7 @@ def plant(number: int, twin: str, *, family: str = "gpt2", seed: int = 0, rho: f
         rho: correlation of A and B in case 5.
 
     Raises:
-        BadParameter: there is no such case or twin.
+        BadParameter: there is no such case, twin or family.
     """
     if number not in CASES or twin not in CASES[number].twins:
         raise BadParameter(

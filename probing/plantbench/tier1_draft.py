@@ -1,4 +1,6 @@
-"""Draft: a tier-1 model in the making, described by codes, moves, gates and reads."""
+"""Draft: builds the circuit of a tier-1 model from codes (embeddings of words), moves (attention heads), gates (hidden
+units) and reads (the unembedding); and a function per case that adds its parts to a draft.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,15 @@ MOVE, GATE = 1, 2  # layers
 
 
 class Draft:
-    """Collects the parts of a circuit. It starts with the parts of all cases: properties A and C, moved to the query
-    and read there, and context as noise.
+    """Collects the parts of a circuit. It starts with the parts that all cases have: properties A and C, moved to the
+    query and read there, and context words as noise.
 
-    All identity codes have the same length, and so do all backgrounds, so that a code of ±1 never acts through a norm.
+    All identity codes have the same length, and so do all backgrounds, so that a code of ±1 has no effect through a
+    norm.
 
     Args:
         language: language of the prompts.
-        family: `gpt2` or `llama`, which decides how gates are made.
+        family: `gpt2` or `llama`, which decides how products are computed.
         seed: seed of codes and reads.
         read_c: whether property C is read.
     """
@@ -53,19 +56,19 @@ class Draft:
             self.read("copy.C")
 
     def code(self, slot: str, values: Floats) -> None:
-        """Write `(W,)` values of the subjects to a slot."""
+        """Set the embedding of the subject words in a slot to `values` `(W,)`, and that of all other words to 0."""
         whole = np.zeros(len(self.language.vocabulary))
         whole[self.language.first_subject :] = values
         self.slots[slot] = whole
 
     def codes(self, slots: Sequence[str], values: Floats) -> None:
-        """Write `(W, k)` values to k slots."""
+        """Set the embeddings of the subject words in k slots to the columns of `values` `(W, k)`."""
         for slot, column in zip(slots, values.T, strict=True):
             self.code(slot, column)
 
     def set_identity(self, avoid: Floats | None = None, mark: Floats | None = None) -> None:
-        """Set the codes of identities in 16 slots, of one length; orthogonal to `avoid` `(16,)`; plus `mark` `(W,
-        16)`.
+        """Give each identity a random code of fixed length in 16 slots, orthogonal to `avoid` `(16,)` if it is given,
+        and add `mark` `(W, 16)`.
         """
         numbers = self.lexicon.identities
         drawn = generator(self.seed, "identity").standard_normal((int(numbers.max()) + 1, len(IDENTITY)))
@@ -84,7 +87,9 @@ class Draft:
             self.slots[slot][first : language.first_subject] = column
 
     def move(self, slots: Sequence[str], *, layer: int = MOVE, to: str = "copy") -> None:
-        """Copy slots of the subject to `to`.SLOT of every later word, at their own size."""
+        """Copy slots of the subject, unscaled, to the slots `TO.SLOT` of itself and of every later word, by an
+        attention head in block `layer`.
+        """
         copies = [(slot, f"{to}.{slot}", 1.0) for slot in slots]
         known = next((head for head in self.heads if head[:2] == (layer, "flag")), None)
         if known is None:
@@ -93,16 +98,20 @@ class Draft:
             known[2].extend(copies)
 
     def read(self, slot: str, gain: float = READ, *, like: str = "") -> None:
-        """Let the answers read a slot with weights gain · N(0, 1), or gain times the weights of `like`."""
+        """Let the answer logits read a slot, with weights gain · N(0, 1), or gain times those of the slot `like`."""
         drawn = self.reads[like] if like else generator(self.seed, "read", slot).standard_normal(self.language.answers)
         self.reads[slot] = gain * drawn
 
     def unit(self, reads: Mapping[str, float], slot: str, size: float = 1.0, *, layer: int = GATE) -> None:
-        """Add size · relu(Σ reads) to a slot."""
+        """Add a hidden unit to the MLP of block `layer`: size · relu(Σ weight · slot), over `reads`, is added to
+        `slot`.
+        """
         self.units.append(Unit(layer, dict(reads), {slot: size}))
 
     def product(self, x: str, y: str, slot: str) -> None:
-        """Write the product of two codes of ±1 to a slot; of ReLUs: x XNOR y less x XOR y."""
+        """Write the product of two codes of ±1 to a slot: by gated units in a Llama, by four ReLUs (one for each
+        combination of signs) in a GPT-2.
+        """
         if self.family == "llama":
             self.units += [Unit(GATE, {x: sign}, {slot: sign}, times=y) for sign in (1.0, -1.0)]
             return
@@ -110,7 +119,7 @@ class Draft:
             self.unit({x: a, y: b, "const": -1 / CONST}, slot, a * b)
 
     def build(self) -> Circuit:
-        """Return the circuit of everything that was added."""
+        """Return the circuit with all parts that were added."""
         rng = generator(self.seed, "context")
         subject = self._subject_norms()
         heads = [
@@ -180,7 +189,7 @@ def _sign(draft: Draft) -> Floats:
 
 
 def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
-    """Write B as ±1, move it, and read it or not."""
+    """Code B as ±1 and move it to the query; the used twin reads it there."""
     draft.code("B", _sign(draft))
     draft.move(["B"])
     if is_used:
@@ -188,24 +197,24 @@ def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
 
 
 def absent(draft: Draft, is_used: bool) -> None:
-    """Give words that differ in B one embedding."""
+    """Add nothing, so that words that differ only in B have the same embedding."""
 
 
 def high_norm(draft: Draft, is_used: bool) -> None:
-    """Write a code six times as large, read as strongly as another."""
+    """Code B six times as large as usual; the used twin reads it with a sixth of the gain."""
     plain(draft, is_used, gain=READ / HIGH)
     draft.code("B", HIGH * _sign(draft))
 
 
 def unequal_length(draft: Draft, is_used: bool) -> None:
-    """Write a code that nothing reads: ±3, or 0 and 6, which acts through the norms."""
+    """Code B as ±3, or as 0 and 6 in the used twin, where it acts through the norms; nothing reads the code itself."""
     plain(draft, False)
     zero_or_long, equal = LONG * draft.lexicon.real("B"), LONG / 2 * _sign(draft)
     draft.code("B", zero_or_long if is_used else equal)
 
 
 def cancelled(draft: Draft, is_used: bool) -> None:
-    """Add two units that cancel exactly; in the other twin one of them is missing."""
+    """Add two hidden units on B that cancel exactly; the used twin lacks one of them."""
     plain(draft, False)
     draft.unit({"copy.B": 1.0}, "gate", 2.0)
     if not is_used:
@@ -214,7 +223,7 @@ def cancelled(draft: Draft, is_used: bool) -> None:
 
 
 def opposed(draft: Draft, is_used: bool) -> None:
-    """Move B twice, and read the copies with opposite signs, so that the whole is without effect."""
+    """Move B twice; the used twin reads the two copies with opposite signs, so that together they have no effect."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -223,12 +232,12 @@ def opposed(draft: Draft, is_used: bool) -> None:
 
 
 def weak(draft: Draft, is_used: bool) -> None:
-    """Read the code with a small gain."""
+    """Code B as in `plain`; the used twin reads it with a small gain."""
     plain(draft, is_used, gain=WEAK)
 
 
 def distributed(draft: Draft, is_used: bool) -> None:
-    """Write one code over the 16 slots that identities use too, moved whole."""
+    """Spread the code of B over the 16 slots of the identity codes, and move all of these slots."""
     direction = generator(draft.seed, "distributed").choice([-1.0, 1.0], len(IDENTITY)) / np.sqrt(len(IDENTITY))
     draft.set_identity(direction, np.outer(_sign(draft), direction))
     draft.move(IDENTITY)
@@ -239,7 +248,9 @@ def distributed(draft: Draft, is_used: bool) -> None:
 
 
 def exclusive_or(draft: Draft, is_used: bool) -> None:
-    """Make B the parity of two bits, both unlabelled, each coded by itself; a gate multiplies them."""
+    """Make B the parity of two unlabelled bits, each with its own code, and multiply these; the used twin reads the
+    product.
+    """
     draft.code("U", draft.lexicon.signs("u"))
     draft.code("V", draft.lexicon.signs("v"))
     draft.move(["U", "V"])
@@ -249,7 +260,7 @@ def exclusive_or(draft: Draft, is_used: bool) -> None:
 
 
 def redundant(draft: Draft, is_used: bool) -> None:
-    """Move an early and a late copy; the reader takes their maximum, ½(a + b) + ½|a - b|."""
+    """Move B twice, early and late; the used twin reads the maximum of the copies, ½(a + b) + ½|a - b|."""
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -261,7 +272,9 @@ def redundant(draft: Draft, is_used: bool) -> None:
 
 
 def self_repair(draft: Draft, is_used: bool) -> None:
-    """Read the early copy z, and the late copy b only where z is gone: relu(b - |z|) - relu(-b - |z|)."""
+    """Move B twice; the used twin reads the early copy z, and the late copy b only if z is ablated: relu(b − c|z|) −
+    relu(−b − c|z|), with c = `REPAIR`.
+    """
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     draft.unit({"early.B": 1.0}, "size", REPAIR)
@@ -274,7 +287,7 @@ def self_repair(draft: Draft, is_used: bool) -> None:
 
 
 def dormant(draft: Draft, is_used: bool) -> None:
-    """Move and read a direction that no state has; the code is read only in the twin that uses it."""
+    """Move and read a slot that is 0 for every word; the code of B is read only in the used twin."""
     plain(draft, is_used)
     draft.code("silent", np.zeros(len(draft.lexicon)))
     draft.move(["silent"])
@@ -282,7 +295,7 @@ def dormant(draft: Draft, is_used: bool) -> None:
 
 
 def interaction(draft: Draft, is_used: bool) -> None:
-    """Multiply B and C by a gate; neither is read by itself."""
+    """Multiply B and C; the used twin reads the product, and B is not read by itself."""
     plain(draft, False)
     draft.product("copy.B", "copy.C", "gate")
     if is_used:
@@ -290,7 +303,7 @@ def interaction(draft: Draft, is_used: bool) -> None:
 
 
 def stratum_dependent(draft: Draft, is_used: bool) -> None:
-    """Code B twice: as it is, and with the sign of C; the reader multiplies the second by C."""
+    """Code B in one slot and B times the sign of C in another; multiply the latter by C, which the used twin reads."""
     plain(draft, False)
     draft.code("B.C", _sign(draft) * (2.0 * draft.lexicon.codes("C") - 1))
     draft.move(["B.C"])
@@ -300,7 +313,9 @@ def stratum_dependent(draft: Draft, is_used: bool) -> None:
 
 
 def classes(draft: Draft, is_used: bool) -> None:
-    """Give each class a slot; if there are more classes than slots, random directions of one length in these."""
+    """Give each class its own slot or, if there are more than eight classes, a random direction of fixed length in
+    eight slots.
+    """
     codes = draft.lexicon.codes("B")
     k = int(codes.max()) + 1
     if k <= CLASS_SLOTS:
@@ -317,7 +332,9 @@ def classes(draft: Draft, is_used: bool) -> None:
 
 
 def continuous(draft: Draft, is_used: bool) -> None:
-    """Write a real value b as (sin, cos) of b / 2 in two slots: every code has one length; the first is read."""
+    """Code a real value b as sin(b / 2) and cos(b / 2) in two slots, so that all codes have length 1; the used twin
+    reads the sine.
+    """
     angle = draft.lexicon.real("B") / 2
     draft.codes(["B", "B.rest"], np.stack([np.sin(angle), np.cos(angle)], axis=1))
     draft.move(["B", "B.rest"])
@@ -326,7 +343,9 @@ def continuous(draft: Draft, is_used: bool) -> None:
 
 
 def identity_label(draft: Draft, is_used: bool) -> None:
-    """Make B a partition of the identities, which their codes show; the reader reads it off them."""
+    """Make B a partition of the identities, and shift their codes along one direction by its sign; the used twin reads
+    that direction.
+    """
     direction = generator(draft.seed, "partition").standard_normal(len(IDENTITY))
     direction /= np.linalg.norm(direction)
     draft.set_identity(direction, 0.5 * np.outer(_sign(draft), direction))
@@ -338,7 +357,9 @@ def identity_label(draft: Draft, is_used: bool) -> None:
 
 
 def dose_trap(draft: Draft, is_used: bool) -> None:
-    """Add units that open at zero, or only at twice the code, which a shift by more than 1.5 D reaches."""
+    """Add hidden units on the code of B that open at 0 in the used twin, else only beyond twice the code, which a swap
+    reaches at doses above 1.5.
+    """
     plain(draft, False)
     threshold = 0.0 if is_used else -1.0  # times const = 2
     draft.unit({"copy.B": 1.0, "const": threshold}, "gate")

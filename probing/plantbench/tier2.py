@@ -1,4 +1,4 @@
-"""Tier 2: the trained and certified models that ship, and new ones of a held-out configuration."""
+"""Tier 2: the trained and certified models in the repository, and new models of a held-out configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS, PAIRS, PROBE_ROWS = 2000, 1024, 8192
 
 
 def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[Case, Truth]]:
-    """Yield every case in a folder of cases, by name.
+    """Yield every case in a folder of cases (None: those in the repository), sorted by name.
 
     Raises:
         CorpusError: the folder has no case.
@@ -31,10 +31,10 @@ def shipped(folder: Path | None = None, *, rows: int = ROWS) -> Iterator[tuple[C
 
 
 def case_folders(folder: Path | None = None) -> list[Path]:
-    """Return the folders of the cases in a folder of cases (None: the shipped ones), by name.
+    """Return the folders of single cases in a folder of cases (None: that of the repository), sorted by name.
 
     Raises:
-        CorpusError: no case is there; the shipped ones lie in the repository and not in an installed package.
+        CorpusError: there is no case; installed packages do not contain those of the repository.
     """
     place = SHIPPED if folder is None else folder
     found = sorted(path.parent for path in place.glob("*/truth.json"))
@@ -50,8 +50,8 @@ def case_folders(folder: Path | None = None) -> list[Path]:
 
 
 def held_out(version: str, draw: int) -> Iterator[tuple[Case, Truth]]:
-    """Yield new models, trained and certified; families alternate, and width, heads, identities and dropout are drawn
-    from wider ranges.
+    """Train and certify a new model, and yield its case. The family alternates with `draw`; width, heads, identities
+    and dropout are drawn from wider ranges.
     """
     rng = generator(holdout_seed(version), "tier 2", draw)
     recipe = Recipe(

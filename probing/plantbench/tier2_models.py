@@ -45,10 +45,10 @@ class Recipe:
         batch, steps, warm_up: number of prompts per step; of steps; and of steps in which the learning rate rises.
         learning_rate: peak learning rate; 0: the default of the family.
         weight_decay, clip: weight decay of AdamW; largest norm of a gradient.
-        decodable, invariant: weights of the two additional terms of the objective.
-        decodable_from: B is to be decodable at the query from this layer on. A causal model has to find the marked word
-            first, which takes a block.
-        rows: number of rows of a batch that are used for the interchange.
+        decodable, invariant: weights of the two additional terms of the objective (see `objective`).
+        decodable_from: first layer from which B is trained to be decodable at the query. A causal model needs one block
+            to find the marked word.
+        rows: number of rows of a batch in which states are exchanged.
         dropout: dropout of attention and of block outputs while training.
         pooled: whether the answer is read from the mean of the last states instead of the query's logits.
     """
@@ -106,8 +106,8 @@ class Recipe:
 
     @property
     def intended(self) -> Labels:
-        """Intended labels: B is used nowhere; A and C are used where they enter and where they are read; the rest is
-        left to certification.
+        """Intended labels: B is unused everywhere; A and C are used at the subject of the first site and, unless
+        `pooled`, at the query of the last, and unused at the other position of these; certification decides the rest.
         """
         found = {("B", f"resid.{k}", place): "unused" for k in range(self.layers + 1) for place in POSITIONS}
         for name in ("A", "C"):
@@ -120,7 +120,7 @@ class Recipe:
 
 
 def untrained(recipe: Recipe) -> PreTrainedModel:
-    """Return the model with its first weights, in training mode."""
+    """Return the model with its initial weights, in training mode."""
     size = len(recipe.language.vocabulary)
     make = {"gpt2": _gpt2, "llama": _llama, "bert": _bert}[recipe.family]
     with torch.random.fork_rng(devices=[]):
@@ -191,7 +191,7 @@ class Trained:
 
     Attributes:
         planted: the model, in evaluation mode.
-        direction: `(D,)` weights of the head that reads B.
+        direction: `(D,)` weights of the linear head that was trained to predict B.
         loss: loss of the last step.
     """
 
@@ -201,7 +201,7 @@ class Trained:
 
 
 def trained(recipe: Recipe) -> Trained:
-    """Train a model as the recipe says; torch's own generators are left as they were."""
+    """Train a model by the recipe and return it; the state of torch's global generators is not changed."""
     language, rng = recipe.language, generator(recipe.seed, "prompts", recipe.family)
     with torch.random.fork_rng(devices=[]), _flushed():
         torch.manual_seed(child_seed(recipe.seed, "training", recipe.family))
@@ -226,7 +226,11 @@ def trained(recipe: Recipe) -> Trained:
 
 
 def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """Return the training objective (see the module's docstring) on a new batch."""
+    """Return the training objective on a new batch: cross-entropy of the answers, plus `recipe.decodable` times the
+    losses of `head`, which predicts B at the query of each layer from `decodable_from` on, plus `recipe.invariant`
+    times the squared changes of the answer logits when B is changed in the prompt, and when the state at a random site
+    and position is taken from the changed prompt.
+    """
     language, n = planted.language, recipe.batch
     prompts, flipped = language.pairs(n, "B", rng)
     layer, place = int(rng.integers(recipe.layers + 1)), str(rng.choice(POSITIONS))

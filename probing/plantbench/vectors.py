@@ -1,8 +1,9 @@
-"""Latent vectors of tier 0: rows drawn, written into rotated states, and read by a model of one RMSnorm.
+"""Latent vectors of tier 0: rows are drawn, written into rotated states, and read by a model of one RMSNorm.
 
-In the model's own basis the slots are: a constant 2, the codes of A and C, the slots of B, and noise, of which some
-directions are read. States are that, rotated. B's noise turns with its code (`plants`), so that a minimal pair has
-the same length: an unread code then does exactly nothing, also through the norm.
+In the model's own basis the coordinates are: a constant 2, the codes of A and C, the slots of B, and noise, of which
+some directions are read. States are these vectors after a rotation. The noise in B's slots changes sign with its code
+(`plants.turned`), so that both states of a minimal pair have the same length: a code that is not read then has no
+effect at all, not even through the norm.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ IDENTITY_SLOTS = 16
 
 
 def drawn(plant: Plant, knobs: Knobs, n: int, *seeds: int | str) -> Latents:
-    """Draw n rows of the population (labels, hidden bits, noise) and return their latent values; rows of a group have
-    part of their noise in common.
+    """Draw n rows (labels, hidden bits, noise) and return their latent values; the rows of a group have part of their
+    noise in common.
     """
     rng = generator(0, "plantbench", *seeds)
     a, c = rng.integers(0, 2, n), rng.integers(0, 2, n)
@@ -72,8 +73,8 @@ def _normals(codes: bytes, width: int, share: float, seeds: tuple[int | str, ...
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Holds the model of one case: a rotation, what is read, and the gain of the norm (which undoes the norm's mean
-    scale).
+    """Holds the model of one case: the rotation of states, the weights by which it reads them, and the gain of its
+    norm, the root mean square of states, which undoes the norm's scaling on average.
     """
 
     plant: Plant
@@ -85,7 +86,9 @@ class World:
 
     @classmethod
     def of(cls, plant: Plant, knobs: Knobs, sample: Latents, *seeds: int | str) -> World:
-        """Draw directions and reads by the seeds, set the gain from the lengths in a sample, and return the world."""
+        """Draw the rotation and the read weights by the seeds, set the gain from the length of the states of `sample`,
+        and return the world.
+        """
         rng = generator(0, "plantbench", *seeds, "model")
         rotation = np.linalg.qr(rng.standard_normal((knobs.width, knobs.width)))[0]
         reads = rng.standard_normal((2 + plant.slots, knobs.answers))

@@ -1,15 +1,16 @@
-"""The measure of effects that all share: how large a mean change of the behaviour is, along its natural contrast and
+"""The size S of an effect, for all tiers: how large a mean change of the behaviour is, along its natural contrast and
 off it.
 
-A cell w is a stratum of the other properties and, of classes, a pair a < b; π_w is its weight, m_w the mean change from
-a to b under an edit, t_w that which comes by itself, y the clean behaviour of the rows, ȳ its mean:
+A cell w is a stratum of the other properties and, for classes, a pair a < b. π_w is its weight, m_w the mean change of
+the behaviour under an edit from a to b, t_w the natural contrast (the mean difference in behaviour between inputs with
+b and with a), y the clean behaviour of the rows and ȳ its mean:
 
     along = Σ_w π_w ⟨m_w, t_w⟩ / T        T = sqrt(Σ_w π_w |t_w|²)        off² = Σ_w π_w |m_w|² − along²
     s_c = sqrt(Σ_w π_w mean_w ⟨y − ȳ, t_w⟩²) / T        s_Y = root of the summed variances of y
     S = sqrt((along / s_c)² + (off / s_Y)²)
 
-Where T is below 0.001 s_Y, or below three times what chance alone gives it, there is no contrast, and all is off it.
-`probing use` measures the same.
+If T is below 0.001 s_Y, or below three times its value by chance (`SignedMeans.error`), there is no contrast, and the
+whole effect counts as off it. `probing use` estimates the same quantities.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SignedMeans:
-    """Computes the mean signed change of each cell; for real values, the slope in each stratum times a typical step.
+    """Computes the mean change of each cell, signed so that it is from a to b; for real values, the slope in each
+    stratum times a typical step.
 
     The weight of a stratum is its share of the rows; within it, that of a pair of classes is the product of their
     shares, with both directions of a pair equal. The step for real values is the root mean square of the step to the
@@ -136,7 +138,7 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """Holds the units in which changes of one property are measured.
+    """Holds the natural contrast of one property, and the units in which effects on the behaviour are measured.
 
     Attributes:
         means: signed means of the edited rows.
@@ -164,7 +166,7 @@ class Yardstick:
 
     @property
     def total(self) -> float:
-        """Natural effect T, in units of s_Y."""
+        """Size T of the natural contrast, in SDs of the whole clean behaviour (s_Y)."""
         return self.means.size(self.natural) / self.s_y
 
     def __call__(self, changes: Floats) -> Size:
@@ -179,7 +181,7 @@ class Yardstick:
         return Size(along / self.s_c, off / self.s_y, whole / self.s_y)
 
     def mediated(self, changes: Floats) -> float:
-        """Return the share of the natural difference that changes `(n, V)` reach."""
+        """Return the mediated fraction of changes `(n, V)`: Σ π ⟨m, t⟩ / T²."""
         return self._product(self.means(changes)) / self.means.size(self.natural) ** 2
 
     def _product(self, moved: Floats) -> float:

@@ -1,1 +1,1 @@
-"""Probes: each file is one family of readers."""
+"""Probes: each file is one family of probes or one baseline."""

@@ -1,4 +1,4 @@
-"""The words of the text, in whatever order: a baseline for labels of sentences and prompts."""
+"""The words of the text regardless of their order: a baseline for labels of sentences and prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The k nearest training rows: a check without parameters, which finds any label that near states share."""
+"""The k nearest training rows: a probe without a training step, which finds any label that nearby states share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The floor: predict from the training labels alone, without looking at the states."""
+"""The prior: a baseline that predicts from the training labels alone, without the states."""
 
 from __future__ import annotations
 

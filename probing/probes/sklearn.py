@@ -1,4 +1,4 @@
-"""Any scikit-learn estimator as a probe, on states standardised like everywhere else."""
+"""Any scikit-learn estimator as a probe, on standardised states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Probes that read at most k coordinates of a state: where in it the label lies, and how few coordinates suffice."""
+"""Probes that read at most k coordinates of a state, to find which coordinates encode the label, and how few
+suffice.
+"""
 
 from __future__ import annotations
 

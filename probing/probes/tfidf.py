@@ -1,4 +1,4 @@
-"""The words of the text, rare ones weighing more: a baseline for labels of sentences and prompts."""
+"""The words of the text, with more weight on rare ones (TF-IDF): a baseline for labels of sentences and prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The word alone: the baseline that a claim about context has to beat."""
+"""The word type alone: the baseline that a claim about context has to exceed."""
 
 from __future__ import annotations
 

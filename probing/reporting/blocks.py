@@ -1,4 +1,4 @@
-"""Blocks of the page: tables, figures, words, what is folded, and sections of them."""
+"""Blocks of the page: tables, figures, paragraphs, folded parts, and sections of such blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specifications made whole and drawn: as SVG and PDF, and as objects of Altair."""
+"""Completes Vega-Lite specifications and draws them as SVG, PDF or Altair objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding: one plain sentence per task, with what it does not show, its evidence and what would overturn it.
+"""Finding: one plain sentence per task, with what it does not show, its evidence and which result would overturn it.
 
 The rule is that of `probing.verdicts.decodability`. The site is chosen on dev.
 """

@@ -1,4 +1,4 @@
-"""Overview: properties by sites, what is decodable and what is used, and one line that says it of each property."""
+"""Overview: which properties are decodable and used at which sites, with a one-line summary of each property."""
 
 from __future__ import annotations
 

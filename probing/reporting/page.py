@@ -1,4 +1,4 @@
-"""The page: one file that opens from disk without network, rendered from one template."""
+"""The page: one HTML file that opens without a network, rendered from one template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves over sites, of probes and analyses: what charts draw."""
+"""The curves of probes and analyses over sites that charts draw."""
 
 from __future__ import annotations
 

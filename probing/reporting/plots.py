@@ -1,4 +1,4 @@
-"""Charts of whole results: what `.plot()` returns and the folder `figures` holds."""
+"""Charts of complete results, as `.plot()` returns them and the folder `figures` holds them."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def plot_results(
     """Return a chart of results: `overview`, `scores`, `models`, `analyses` or `confusion`.
 
     Raises:
-        UnknownName: no such chart.
-        BadParameter: there is nothing to draw.
+        UnknownName: there is no chart of this name.
+        BadParameter: the results have nothing that this chart shows.
     """
     tasks = by_task(results, analyses)
     if what == "overview":

@@ -1,4 +1,4 @@
-"""Sections of the page: of each property its claim, a figure, a table, and the rest folded."""
+"""Sections of the page: for each property its claim, a figure, a table, and folded details."""
 
 from __future__ import annotations
 

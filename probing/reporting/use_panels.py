@@ -1,4 +1,4 @@
-"""Curves over sites of what edits did, beside what probes read: what charts draw of a use run."""
+"""The curves over sites that charts draw for a use run: effects of edits beside scores of probes."""
 
 from __future__ import annotations
 

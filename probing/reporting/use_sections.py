@@ -1,4 +1,4 @@
-"""The parts of the page about use: what edits did, in a table; each verdict and every number, folded."""
+"""The parts of the page about use: a table of the effects of edits; verdicts in full and all numbers, folded."""
 
 from __future__ import annotations
 

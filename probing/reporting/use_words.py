@@ -1,4 +1,4 @@
-"""Words for verdicts: short words, marks and flags; and the methods paragraph and papers of the use stage."""
+"""Texts of the use stage: short words, marks and flags for verdicts, the methods paragraph, and the papers to cite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain sentences on what makes a task's numbers doubtful, and on controls of states."""
+"""Sentences that warn of problems with a task's data and scores, and sentences on state controls."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
 
 
 def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a sentence for each problem of the data, the worst first; an empty list if there is none or nothing is
-    known.
-    """
+    """Return a sentence for each problem that the facts show, the most serious first; () if they show none."""
     found = (
         *_one_label(facts),
         *_like_groups(facts),

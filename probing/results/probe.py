@@ -181,7 +181,8 @@ class ProbeResult:
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """Return the result of one measure on those rows of a split that verdicts are based on (see `judged_split`).
+        """Return the result of one measure on the rows of a split that verdicts are based on: those whose input is not
+        in train, if they were scored apart, else all (see `judged_split`).
 
         Raises:
             UnknownName: the measure was not scored on that split.

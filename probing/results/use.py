@@ -1,4 +1,4 @@
-"""EditEffect, UseCell, UseResult: effects of edits at places on a behaviour, as numbers. No word of use or non-use."""
+"""EditEffect, UseCell, UseResult: effects of edits at places on a behaviour, as numbers without verdicts."""
 
 from __future__ import annotations
 

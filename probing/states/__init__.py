@@ -1,1 +1,1 @@
-"""Hidden states: their extraction, their store, and their import from elsewhere."""
+"""Hidden states: their extraction, their store, and their import from other tools."""

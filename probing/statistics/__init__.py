@@ -1,1 +1,1 @@
-"""Bootstrap by clusters, intervals, and many tests at once."""
+"""Cluster bootstrap, intervals, and corrections for multiple tests."""

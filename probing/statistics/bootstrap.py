@@ -1,4 +1,4 @@
-"""Cluster bootstrap: intervals that carry seeds and draws too, and p values. R resamples, S clusters.
+"""Cluster bootstrap: p values, and intervals that also cover seeds and draws. R resamples, S clusters.
 
 Rows of one sentence (or document) are not independent, so whole clusters are resampled. One matrix of weights serves
 every score of a split: task, controls, probes and sites are compared on the same resamples, paired.

@@ -1,4 +1,4 @@
-"""Resampler: the clusters of a split and their weights in every bootstrap resample, shared by all that is compared."""
+"""Resampler: the clusters of a split and their weights in every resample, which all compared scores share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corrections for many tests at once: adjusted p values, and the level at which one more of them would be decided."""
+"""Corrections for multiple tests: adjusted p values, and the level at which one more test would be decided."""
 
 from __future__ import annotations
 

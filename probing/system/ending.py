@@ -1,9 +1,8 @@
-"""The end of a command: whatever happens, it ends with one readable block and an exit code, or with nothing left to
-say.
+"""The end of a command: every command ends with an exit code and, if it failed, with one readable block of text.
 
 Exit codes: 0 done, 1 a ProbingError or an interruption, printed as one block, 2 wrong usage, 75 stopped by SIGTERM or
-SIGUSR1, as a batch system sends them: start the same command again. Where nobody reads the output any more (`| head`),
-the code is 1 and nothing is printed, as Python's own convention has it.
+SIGUSR1, as a batch system sends them: start the same command again. If the reader of the output has closed it
+(`| head`), the code is 1 and nothing is printed, as is usual for Python programs.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def open_streams() -> None:
 
 
 def block(error: ProbingError) -> str:
-    """Return the text of an error as the user is shown it, with the notes that were added to it."""
+    """Return the text that a user is shown for an error: its class, its message and its notes."""
     notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
     return f"{type(error).__name__}: {error}{notes}"
 

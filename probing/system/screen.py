@@ -1,4 +1,4 @@
-"""The terminal: text that others wrote is shown with nothing in it that a terminal obeys; and tables."""
+"""Output to the terminal: text with its control characters escaped; and tables."""
 
 from __future__ import annotations
 

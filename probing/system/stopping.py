@@ -1,7 +1,8 @@
-"""Signals that end a run: each ends it, whatever the program is doing when it comes, and however often it comes.
+"""Handles the signals that end a run, so that they do so whatever the program is doing and however many arrive.
 
-A handler can only raise an exception, and Python drops what is raised in a destructor, a callback or compiled code. So
-the first signal is remembered, and raised again until it is under way; a thread ends what no exception reaches.
+A handler can only raise an exception, and Python drops exceptions raised in a destructor, a callback or compiled code.
+So the first signal is remembered and raised again until its exception propagates; if it never does, a thread ends the
+process.
 """
 
 from __future__ import annotations

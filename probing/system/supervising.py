@@ -1,7 +1,7 @@
-"""Does the work in a child process where the address space is limited (`ulimit -v`): libraries abort or hang without.
+"""Does the work in a child process if the address space is limited (`ulimit -v`), since libraries then abort or hang.
 
-The allocators of C and C++, OpenMP and BLAS end the process or wait for ever where memory or a thread is refused; no
-exception tells of it. The parent, which does nothing but wait, says it in their place.
+If memory or a thread is refused, the allocators of C and C++, OpenMP and BLAS end the process or wait for ever, without
+an exception. The parent process, which only waits, reports the error instead.
 """
 
 from __future__ import annotations

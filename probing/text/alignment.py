@@ -1,4 +1,4 @@
-"""Aligns words with pieces by character offsets of the source text, and says which pieces make which row of a store.
+"""Aligns words with pieces by character offsets of the source text, and lists the pieces of each row of a store.
 
 All functions work on a run of examples at once: their texts are laid end to end, so that one binary search places
 every piece in its word.

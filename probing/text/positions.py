@@ -1,4 +1,4 @@
-"""Named positions of a prompt: `entity`, `entity.last`, `answer.before`, `end`; and which pieces each one is."""
+"""Named positions of a prompt (`entity`, `entity.last`, `answer.before`, `end`), and the pieces at each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources of a corpus: a file, a glob, `{split: file}`, `hub:NAME` or what ships; their readers; names of splits."""
+"""Sources of a corpus: a file, a glob, `{split: file}`, `hub:NAME` or the reference; their readers; names of splits."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A unit of a training run: a probe at a site is fitted on the task and on every control draw, scored, and
-committed.
+"""Does one unit of a training run: fits a probe at a site on the task and on every control draw, scores it, and writes
+the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refuses labels from which nothing can be learned before any training, and counts what makes others doubtful."""
+"""Refuses, before training, labels from which nothing can be learned, and counts problems that make others doubtful."""
 
 from __future__ import annotations
 

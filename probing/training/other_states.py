@@ -1,4 +1,4 @@
-"""Fits a probe on the states of controls of states: once where several sites share them."""
+"""Fits a probe on the states of state controls, only once for sites that share them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Spans and pairs of words: where a task has them, which rows of a store they are made of, and what controls draw
-by.
+"""Spans and pairs of words: those that a task labels, the rows of a store that they consist of, and their keys for
+controls.
 """
 
 from __future__ import annotations

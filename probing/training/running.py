@@ -1,4 +1,4 @@
-"""Runs a plan: its units as work of an executor, with a bar and set threads; what is done is not done again."""
+"""Runs a plan by an executor, with a progress bar and a fixed number of threads; units that are done are skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs of a probe: states of a site, or what a baseline reads instead, by split."""
+"""The inputs of a probe by split: states of a site, or the words or texts that a baseline reads instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer: scores probes trained on one corpus on another; every ordered pair, beside the in-domain probe."""
+"""Transfer: scores probes trained on one corpus on another, for every ordered pair, beside the in-domain probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Units of a training run on disk: a sealed result each and its saved probe, so that a killed run resumes."""
+"""Units of a training run on disk: for each, a result with a checksum and the saved probe, so that a killed run can
+resume.
+"""
 
 from __future__ import annotations
 

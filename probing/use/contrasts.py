@@ -1,4 +1,6 @@
-"""Contrasts: how vectors differ between the values of a property, by stratum, and what each row adds to that."""
+"""Contrasts: differences of vectors between the values of a property, by stratum, and the influence of each row on
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _FEW = 32  # cells: of so few, one product is quicker than gathered arrays
 
 @dataclass(frozen=True, eq=False)
 class FromTo:
-    """Holds start, goal and stratum of each of n rows that are changed.
+    """Holds start, goal and stratum of each of n edited rows.
 
     Attributes:
         strata: `(n,)` codes of strata.
@@ -41,13 +43,11 @@ class FromTo:
 
 
 class Contrast(ABC):
-    """Says how values `(N, P)` differ between values of a property, fitted on N rows."""
+    """Holds the differences of vectors `(P,)` between the values of a property, fitted on N rows."""
 
     @abstractmethod
     def difference(self, sides: FromTo) -> Floats:
-        """Return, for rows that change from a start to a goal, the difference of the values between goal and start,
-        `(n, P)`.
-        """
+        """Return, for n rows, the difference of the vectors between goal and start, `(n, P)`."""
 
     @abstractmethod
     def influence(self, sides: FromTo, sensitivity: Floats) -> Floats:
@@ -64,8 +64,8 @@ class Contrast(ABC):
 
     @abstractmethod
     def null_variance(self, sides: FromTo, sensitivity: Floats, groups: Ints) -> float:
-        """Return the variance of that number when labels are shuffled within strata, from the total covariance of each
-        stratum.
+        """Return the variance under shuffled labels (within strata) of the number that `sensitivity` describes, as in
+        `influence`, from the total covariance of each stratum.
         """
 
 
@@ -274,7 +274,7 @@ def check_twins(
     covariates: Mapping[str, NDArray[Any]],
     names: Sequence[str] | None = None,
 ) -> None:
-    """Refuse twins that differ from their rows in more than the property, or not in the property.
+    """Check that twins (the rows of a minimal pair) differ in the property, and in no other.
 
     Args:
         twins: `(N,)` row of each row's twin, or -1.
@@ -284,7 +284,7 @@ def check_twins(
         names: names of the rows, for messages.
 
     Raises:
-        BadTwin: two rows are not each other's twin, have no label or the same label, or differ in another property.
+        BadTwin: two rows are not each other's twin, lack a label or have the same label, or differ in another property.
     """
     if twins.shape != z.shape or twins.dtype.kind not in "iu" or twins.max(initial=-1) >= len(z):
         raise BadTwin(
@@ -307,11 +307,11 @@ def check_twins(
 
 
 def check_groups(twins: Ints, units: Ints, names: Sequence[str] | None = None) -> None:
-    """Refuse twins that are in different groups, since one would be in the fold that is measured and the other in a
-    fold that fits.
+    """Check that twins are in the same group, since otherwise one may be in the measured fold and the other in a fold
+    used for fitting.
 
     Raises:
-        OverlappingGroups: two are; the message names the rows.
+        OverlappingGroups: two twins are in different groups; the message names the rows.
     """
     rows = np.flatnonzero(twins >= 0)
     apart = rows[units[rows] != units[twins[rows]]]
@@ -368,7 +368,7 @@ def twin_pairs(twins: Ints, rows: Ints) -> Ints:
 
 
 def twins_of(twins: Ints | None, z: NDArray[Any], rows: Ints, goal: NDArray[Any]) -> Ints | None:
-    """Return the twins of rows that are edited to a goal, if each row has a twin of that value; else None."""
+    """Return the twins of the rows if each row has a twin whose value is its goal; else None."""
     if twins is None or not len(rows) or (twins[rows] < 0).any() or (z[twins[rows]] != goal).any():
         return None
     return np.asarray(twins[rows])

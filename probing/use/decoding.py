@@ -1,9 +1,9 @@
 """The gate of a verdict: tests whether a property can be read off the states of an experiment.
 
-Each fold is predicted from the other two by a linear probe, and where that fails by an MLP. A probe passes by its
-information (its log odds agree with the labels, and are worth 1 % of what there is to know, in which a rare class
-cannot hide), or by its accuracy alone. The four tests share the level of 5 %, and the interval of the accuracy is the
-test of the accuracy turned round: one that lies above the prior always passes.
+A linear probe predicts each fold from the other two; if it does not pass, an MLP does. A probe passes if its log odds
+agree with the labels and are worth at least 1 % of the label's entropy (this also detects a rare class), or if its
+accuracy is above the prior. The four tests share the level of 5 %. The interval of the accuracy inverts the test of the
+accuracy, so a probe whose interval lies above the prior always passes.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ class Decoded:
 
     @property
     def better(self) -> HeldOutScores:
-        """The scores of the probe with the lower p value (linear or MLP); if the p values are equal, of the more
-        accurate probe.
+        """Scores of the probe with the lower p value (linear or MLP); at equal p values, those of the more accurate
+        probe.
         """
         if self.mlp is None:
             return self.linear
@@ -184,7 +184,9 @@ class Decoded:
 
 
 def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded:
-    """Test whether a linear probe decodes the property, and if it does not, an MLP; return the scores of both."""
+    """Test whether a linear probe decodes the property and, only if it does not, whether an MLP does; return the scores
+    of the probes that were tested.
+    """
     linear = held_out_scores(experiment, linear_predictions(experiment, states), LINEAR)
     if linear.p <= LEVEL:
         return Decoded(linear, None)

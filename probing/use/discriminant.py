@@ -1,4 +1,4 @@
-"""Linear readers of states fitted from sums over rows, plain or shrunk, and the sums of every fold."""
+"""Linear probes in closed form, fitted from sums over rows, with and without shrinkage; and the sums of each fold."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Prediction:
         temperature: factor by which scores are multiplied, at least 0.
         prior: `(K,)` class frequencies in all rows; for real values `(1,)`, their mean. Frequencies in the fitting
             folds alone would be biased away from the predicted fold: a class that is rarer in one part is more frequent
-            in the other, so any probe would seem to know more than it does.
+            in the other, so any probe would seem better than it is.
     """
 
     scores: Floats
@@ -236,7 +236,7 @@ class ShrunkDiscriminant:
             self._matrix = within / np.outer(self._scale, self._scale)
 
     def weights(self, shrinkage: float) -> tuple[Floats, Floats]:
-        """Return weights `(D, K)` and biases `(K,)`, without the prior."""
+        """Return the weights `(D, K)` and biases `(K,)` of the scores, to which the log prior is still to be added."""
         matrix, diagonal = (1 - shrinkage) * self._matrix, np.diag_indices_from(self._matrix)
         matrix[diagonal] += shrinkage
         if self._rows is None:

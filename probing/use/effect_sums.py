@@ -1,4 +1,4 @@
-"""EffectSums: sums of effects over three rotations of the folds; numbers that decide nothing may fail without harm."""
+"""EffectSums: sums of effects over three rotations of the folds. `spared`: numbers that no verdict needs may fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class EffectSums:
-    """Collects sums over rotations of one kind of edit at one place; n rows of the experiment.
+    """Collects, over rotations, the sums from which the effect of one edit at one place is estimated (n rows).
 
     Attributes:
         tau, total, spread, size: τ, T, s_c and C of each rotation (see `Effect`).
@@ -38,7 +38,8 @@ class EffectSums:
         direction, of_direction: see `EditMeasurement.direction`.
         kl, flips: for logits, mean KL(clean ‖ edited) and share of rows whose most probable answer changes, of each
             rotation.
-        alike: τ of each rotation when states of rows of the *same* value are exchanged, already subtracted.
+        alike: τ of each rotation when states of rows of the *same* value are exchanged; the other numbers are net of
+            it.
         changes: changes `(n, V)` of the edited rows of each rotation.
         slopes: for each rotation, sides of sampled rows and derivatives `(n', D)` of τ with respect to their shift.
         rows: number of edited rows in all rotations.

@@ -1,11 +1,12 @@
 """Effects of an edit at one place: τ, T, U and their influence values, over three rotations of the folds.
 
-Rows of fold F1 fit what is put in, F2 the contrast in behaviour, F3 is measured. With weights p over the edited rows,
-changes Δ, and c the natural contrast between start and goal in the row's stratum, fitted on F2 (c' on F3):
+The edit is fitted on fold F1, the contrast in behaviour on F2, and the rows of F3 are edited and measured. With weights
+p over the edited rows, changes Δ of their behaviour, and c the natural contrast between start and goal in the row's
+stratum, fitted on F2 (c' on F3):
 
     C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
 
-m° are the mean changes of the rotation before: measured on F2 under what was fitted on F3.
+m° are the mean changes in the rotation before, in which F2 was measured under an edit fitted on F3.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class UseOptions:
         epsilon: smallest effect of interest, in SDs of the clean output.
         doses: doses of class-mean swaps that are tried.
         curve: whether to measure all doses, not only the primary one.
-        details: whether to measure what explains an effect: selectivity over other properties, one shared shift, joint
-            edits, frozen norms.
-        null: whether to estimate the variance of τ under shuffled labels.
+        details: whether to measure how edits change other properties (selectivity) and, where there is an effect, how
+            large it is with one shift for all strata and with frozen norms.
+        null: whether to estimate the SD of τ under shuffled labels, at the place of the largest effect.
         deals: number of further random assignments of the groups outside the measured fold, to fitting the shift or to
             fitting the contrast; a verdict that changes with them becomes inconclusive.
         slope_rows: approximate number of rows of a fold for which derivatives are computed, for standard errors; 0:
@@ -52,7 +53,9 @@ class UseOptions:
         permutations: number of permutations of the labels, with the shift refitted, at the place of the largest effect;
             0: none.
         control_properties: number of random properties of word types that are measured in the same way; 0: none.
-        comparisons: recipes of other interventions to report beside, such as `leace` or `random_subspace:rank=1`.
+        comparisons: recipes of other interventions to report beside, such as `leace`; if there are any, random
+            subspaces and a control task are added to them, and `random_subspace` recipes of your own are ignored (see
+            `compared`).
         stratify, shared, folds: whether to use strata; one shift for all strata; different rows for fitting and
             measuring. Change these for comparisons only.
     """
@@ -88,7 +91,7 @@ SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction 
 
 @dataclass(frozen=True, eq=False)
 class AtPlace:
-    """Holds what was computed for the place that was last asked about.
+    """Holds what is cached for one place: the one used last.
 
     Attributes:
         states: states by fold.
@@ -226,10 +229,10 @@ class EditMeasurement:
         return replace(self, y=self.y @ root)
 
     def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
-        """Estimate how well the direction of the natural contrast is known, as the squared cosine between the fitted
-        and the true contrast, and return it by rotation.
+        """Estimate the squared cosine of the angle between the fitted and the true natural contrast, and return it by
+        rotation, with its influence values.
 
-        Effects are in SDs, which differ between directions; so the angle is that between vectors Σ^½ c, with Σ the
+        Since effects are in SDs, which differ between directions, it is the angle between vectors Σ^½ c, with Σ the
         covariance of the clean behaviour.
 
         Returns:
@@ -244,8 +247,8 @@ class EditMeasurement:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is only one contrast, in one dimension, so that its direction is the same in every fold
-        whatever its noise.
+        """Whether there is one cell and the behaviour varies in one dimension only, so that the contrasts of all folds
+        lie on one line.
         """
         return self.experiment.n_cells == 1 and self.dimensions == 1
 

@@ -39,11 +39,12 @@ class Experiment:
         strata, groups, folds: `(n,)` codes of each.
         shares: `(W,)` share of the rows in each stratum.
         coverage: n divided by the number of rows that have the property.
-        stratified_by: how strata were made: `nothing`, `crossing` or `propensity in 5`.
+        stratified_by: how strata were made: `nothing`, `crossing`, or such as `propensity in 5`, with the number of
+            bins.
         grouped_by: `group`, or `type` if the word type nearly determines the label.
-        twins: `(n,)` the row that differs from each in the property only, -1 if there is none; None: rows are matched
-            by strata.
-        is_matched: whether, within strata, no covariate is associated with the property any more.
+        twins: `(n,)` for each row, the row that differs from it in the property only, -1 if there is none; None: rows
+            are matched by strata.
+        is_matched: whether no covariate is associated with the property within strata.
     """
 
     rows: Ints
@@ -67,8 +68,8 @@ class Experiment:
 
     @cached_property
     def leverage(self) -> NDArray[np.float64]:
-        """Factors `(n,)` that correct influence values for being taken about a mean that includes the row's
-        own group.
+        """Factors `(n,)` by which influence values are multiplied, since the mean that they are taken about includes
+        the row's own group.
         """
         return self._by_cell.leverage
 
@@ -128,11 +129,11 @@ def plan(
 ) -> Experiment:
     """Match the rows that have the property, assign them to folds, and return the experiment.
 
-    Strata are combinations of the values of all covariates, real values in five, ten or twenty bins: the first number
-    for which, within strata, covariates explain at most 0.25 % of the property's variance and trees predict it by at
-    most 0.1 SD. If none does, or fewer than 0.8 of the rows remain, strata are bins of the predicted probability of the
-    property (its propensity). If a covariate is still associated with it within these, the combinations are used after
-    all, and coverage or `is_matched` shows the problem.
+    Strata are the combinations of the values of all covariates, with real values in five, ten or twenty bins: the first
+    number for which, within strata, covariates explain at most 0.25 % of the property's variance (`explained`) and
+    differ by at most 0.1 SD between its values (`contrasted`). If no number does, or fewer than 0.8 of the rows remain,
+    strata are bins of the property's propensity. If a covariate is associated with the property within these, too, the
+    combinations are used after all, and coverage or `is_matched` shows the problem.
 
     Args:
         z: `(N,)` classes (negative: no label) or real values (NaN: none).
@@ -140,14 +141,14 @@ def plan(
         groups: `(N,)` codes of independent units: sentences or documents.
         covariates: by name, `(N,)` codes or real values of the other properties; rows with NaN (not known) are left
             out.
-        types: `(N,)` codes of word types; if they nearly determine z, they are used as groups.
+        types: `(N,)` codes of word types; if they nearly determine the class, they are used as groups.
         seed: seed of the folds.
         stratify: whether to use strata; False for comparison.
-        twins: `(N,)` the row that differs from each in the property only, -1 if there is none.
+        twins: `(N,)` for each row, the row that differs from it in the property only, -1 if there is none.
         names: names of the rows, for messages.
 
     Raises:
-        BadParameter: arrays differ in length.
+        BadParameter: arrays differ in length, or a class code is not below `n_classes`.
         DegenerateDesign: there are fewer than two classes, or no usable stratum.
         TooFewGroups: there are too few groups for three folds.
         BadTwin, OverlappingGroups: see `check_twins` and `check_groups`.
@@ -226,7 +227,7 @@ def check_number(groups: int) -> None:
     """Refuse an experiment with too few groups.
 
     Raises:
-        TooFewGroups: there are fewer than three folds need.
+        TooFewGroups: there are fewer than 15, five for each of three folds.
     """
     if groups < FOLDS * LEAST_GROUPS:
         raise TooFewGroups(
@@ -312,10 +313,10 @@ def _distinct(cells: Ints, groups: Ints, n: int) -> Ints:
 
 
 def goals(experiment: Experiment, rows: Ints, *, seed: int) -> NDArray[Any]:
-    """Return the goal of each of the rows (of one fold): another class of its stratum, drawn by frequency, or another
-    value.
+    """Return, for each of the rows (of one fold), the value that it is edited to: another class of its stratum, drawn
+    by frequency.
 
-    For real values it is the value of the row half the ranks away in its stratum, about 1.6 SD for a normal
+    For real values it is the value of the row half the ranks away in its stratum, a step of about 1.6 SD in a normal
     distribution.
     """
     rng = generator(seed, "use", "goals")

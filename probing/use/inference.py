@@ -1,7 +1,8 @@
 """Standard errors, intervals and p values of effects, from the influence values of their rows.
 
-Rows of one group count together; where states were exchanged, rows of one set do, and sets that share a group (see
-`Dependence`). A p value and the interval of its level are of one error: the interval holds 0 where p exceeds the level.
+Rows of one group are treated as dependent; if states were exchanged, so are the rows of one set, and sets that share a
+group (see `Dependence`). A p value and an interval use the same standard error: the interval contains 0 exactly if p
+exceeds its level.
 
 References:
     Fieller 1954, Some problems in interval estimation; Schuirmann 1987 (two one-sided tests).
@@ -49,7 +50,7 @@ class Estimate:
 
     @property
     def t(self) -> float:
-        """Studentised value; 0 where nothing varies and the value is 0."""
+        """Value divided by its standard error; 0 if both are 0."""
         return self.value / self.error if self.error > 0 else math.copysign(math.inf, self.value) if self.value else 0.0
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -118,8 +119,9 @@ class Effect:
     def hold(self) -> float:
         """Share of an effect along the true contrast that is seen along the fitted contrast, sqrt(T / C); at most 1.
 
-        The fitted contrast is the true one and noise: its length C has the noise in it, T, measured on other rows, has
-        not. Where T is not established, no correction is made (1), and equivalence does not rest on the contrast.
+        The fitted contrast is the true one plus noise. The noise makes its length C larger, but not T, which is
+        measured on other rows. If T is not established, it is 1 (no correction); equivalence is then tested without the
+        contrast.
         """
         if self.is_single or not self.total_is_established or not self.size:
             return 1.0
@@ -127,8 +129,8 @@ class Effect:
 
     @property
     def unit(self) -> float:
-        """Unit that τ is divided by: the SD of the clean output along the contrast, as it is seen along the fitted
-        one.
+        """Unit by which τ is divided to give the effect size: the SD of the clean output along the fitted contrast,
+        times `hold`.
         """
         return self.spread * self.hold
 
@@ -149,8 +151,8 @@ class Effect:
 
     @property
     def off(self) -> float:
-        """Squared effect that lies off the contrast or differs between cells, in SDs of the whole clean output: U −
-        τ².
+        """Squared effect that lies off the contrast or differs between cells, in units of the variance of the whole
+        clean output: (U − (τ / `hold`)²) / s_Y².
         """
         if self.u is None or not self.y_spread or self.is_single:
             return 0.0
@@ -159,16 +161,16 @@ class Effect:
 
     @property
     def whole_effect_size(self) -> float:
-        """Size of the whole effect: sqrt(ES² + off), where no contrast is established sqrt(U) / s_Y."""
+        """Size of the whole effect: sqrt(ES² + `off`); if no contrast is established, sqrt(U) / s_Y."""
         along = self.effect_size**2 if self.total_is_established or self.is_single else 0.0
         return math.sqrt(along + max(self.off, 0.0))
 
     @property
     def off_high(self) -> float:
-        """Upper bound (one-sided 95 %) of the effect that lies off the fitted contrast and that the true contrast may
-        have.
+        """Upper bound (one-sided 95 %) of the part of an effect along the true contrast that is off the fitted
+        contrast.
 
-        sin θ times the bound of the effect in SDs along that direction in which it is largest.
+        It is `sine` times the bound of the effect, in SDs, along the direction in which it is largest.
         """
         if self.is_single:
             return max(map(abs, self.effect_size_interval(0.90)))
@@ -187,8 +189,8 @@ class Effect:
         """Return the largest p value of three tests against the null hypothesis that the effect is ε or more: |ES|
         along the contrast, the effect along any direction that the true contrast may have, and the whole effect.
 
-        Of an effect along the true contrast, at an angle θ to the fitted one, that part is off the fitted one which is
-        sin θ at most of what there is along any direction.
+        If the true contrast is at an angle θ to the fitted one, the part of an effect along the true contrast that is
+        off the fitted one is at most sin θ times the largest effect along any direction.
         """
         if not self.spread:
             return 0.0
@@ -261,7 +263,8 @@ class Effect:
 def effect(tally: EffectSums, experiment: Experiment, y_spread: float) -> Effect:
     """Average the sums of one edit over the rotations and return its effect, with standard errors.
 
-    Influence values are taken about means that they enter; `Experiment.leverage` and `Dependence` make up for it.
+    Influence values are taken about means in which the rows themselves are included; `Experiment.leverage` and
+    `Dependence` correct for this.
     """
     n, dependence = len(tally.tau), tally.dependence
     through, of_total = (experiment.leverage * v / n for v in (tally.through_c, tally.of_total))
@@ -323,8 +326,8 @@ def max_t(estimates: Sequence[Estimate], two_sided: Sequence[bool], *, seed: int
     """Return p values adjusted for all estimates at once (single-step max-T): how often, under the null hypothesis, the
     largest of all |t| is as large as the one observed.
 
-    With normal multipliers by group the bootstrap's draws are normal with the correlations of the groups' influence
-    values, so they are drawn as such, over the root of a χ² / df where there are few groups.
+    With normal multipliers by group, the draws of the bootstrap are normal with the correlations of the groups'
+    influence values, so they are drawn from that distribution, divided by the root of χ² / df if there are few groups.
 
     References:
         Westfall and Young 1993; Chernozhukov, Chetverikov and Kato 2013, Gaussian approximations and multiplier

@@ -1,5 +1,5 @@
-"""Measures one property at all places: swaps and interchanges, their effects, and what explains them, as a
-`UseResult`.
+"""Measures one property at all places, and returns a `UseResult`: the effects of swaps and interchanges, and numbers
+that explain them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Property:
         groups: `(N,)` codes of independent units (sentences or documents).
         covariates: by name, `(N,)` values of the other properties and their number of classes.
         types: `(N,)` codes of word types; None: not known.
-        twins: `(N,)` the row that differs from each in this property only, -1 if there is none; None: donors are
-            matched rows.
+        twins: `(N,)` for each row, the row that differs from it in this property only, -1 if there is none; None:
+            donors are matched rows.
         row_names: names of the rows, for messages; None: their numbers.
     """
 
@@ -84,13 +84,14 @@ def measure_property(
     Args:
         instrument: instrument whose `check` has passed.
         prop: labels of the instrument's rows.
-        places: places to edit; by default all.
-        behaviour, model: names for the result.
+        places: places to edit; None: all of the instrument.
+        behaviour, model: names that are written into the result.
         options: see `UseOptions`.
-        decodability: results of the gate by place, tested elsewhere; other places are tested here.
+        decodability: known results of the gate, by place; the gate is applied at all other places.
 
     Raises:
-        DegenerateDesign, TooFewGroups: see `plan`.
+        UnknownName: the instrument lacks a place.
+        DegenerateDesign, TooFewGroups, BadTwin, OverlappingGroups: see `plan`.
         EditFailed: outputs are not finite.
     """
     options = options or UseOptions()

@@ -23,7 +23,7 @@ class Measured:
         subspace, whole: effects of the swap and of the interchange.
         kl, flips: mean KL and share of changed answers after the swap, if outputs are logits.
         deals: results of `redealt` for the swap and for the interchange.
-        joint: effect of the interchange at all positions of the site together; None: there is only one.
+        joint: effect of the interchange at all positions of the site together; None if there is only one position.
     """
 
     place: Place
@@ -48,8 +48,8 @@ def estimates_of(one: Effect) -> list[Estimate]:
 
 
 def recorded(m: Measured, p: Sequence[float], options: UseOptions, measured: Sequence[Measured]) -> UseCell:
-    """Return the result cell of a place, with the adjusted p values of its effects; `measured` has all places measured,
-    which p is adjusted over.
+    """Return the result cell of a place, with the adjusted p values `p` of its effects; `measured` has the measurements
+    at all places, among which are the other positions of the site.
     """
     difference = m.subspace.tau.value - 1.25 * m.whole.tau.value
     error = float(np.linalg.norm(m.subspace.tau.by_group - 1.25 * m.whole.tau.by_group))

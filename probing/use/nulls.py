@@ -1,4 +1,6 @@
-"""Nulls that are run and not computed: shuffled labels, and random properties of word types."""
+"""Null distributions of effects: labels shuffled within strata, random properties of word types, other assignments of
+groups to folds.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Permuted:
-    """Holds the effects of shifts that were fitted to shuffled labels.
+    """Holds the result of a permutation test: shifts fitted to shuffled labels.
 
     Attributes:
-        p: two-sided p value, (1 + b) / (1 + B).
-        sd: SD of the effects under shuffled labels.
+        p: two-sided p value (1 + b) / (1 + B), where b of B draws have an effect |τ| as large as the one measured.
+        sd: SD of τ over the draws.
     """
 
     p: float
@@ -35,8 +37,8 @@ class Permuted:
 
 
 def null_error(bench: EditMeasurement, place: Place, *, dose: float) -> float:
-    """Return the SD of τ under shuffled labels, computed from derivatives at the unedited states: the root of Σ gᵀ S g
-    (1/n₁ + 1/n₀), with S the total covariance.
+    """Return the SD of τ under shuffled labels without running them: the root of Σ gᵀ S g (1/n₁ + 1/n₀), with g the
+    derivatives of τ at the unedited states and S the total covariance.
     """
     at, e, variances = bench.at(place), bench.experiment, []
     clean = [at.states.blocks[bench.fold_numbers(r)[2]].astype(bench.dtype(place)) for r in range(FOLDS)]
@@ -47,7 +49,8 @@ def null_error(bench: EditMeasurement, place: Place, *, dose: float) -> float:
 
 
 def permuted(bench: EditMeasurement, place: Place, tau: float, *, dose: float, draws: int) -> Permuted:
-    """Shuffle labels within strata, by group, on F1, refit the shift, measure τ, and return the effects.
+    """Shuffle the labels of F1 within strata (see `shuffled`), refit the shift and measure its τ, `draws` times; return
+    the p value of `tau` and the SD of these τ.
 
     References:
         Phipson and Smyth 2010, Permutation p-values should never be zero.

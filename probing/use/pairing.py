@@ -1,5 +1,5 @@
-"""Exchanges: the rows of a fold that take the state of a row of another value, and of a row of the same value beside
-it.
+"""Exchanges: chooses, for rows of a fold, a donor of states with another value of the property, and one with the same
+value.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Exchanges:
     sets: Ints
 
     def again(self, least: int, share: float, rng: np.random.Generator) -> Ints:
-        """Choose the rows for the second run and return their indices: whole sets, a share of all, and at least `least`
-        sets if there are as many.
+        """Choose the rows for the second run and return their indices: those of a random `share` of the sets, but of at
+        least `least` sets if there are that many.
 
         Within a set, rows of one value exchange states with each other, so the sum over a set hardly varies, and a few
         sets are enough to estimate the mean.
@@ -58,10 +58,10 @@ def exchanges(experiment: Experiment, rows: Ints, *, seed: int, offsets: Ints | 
 
     Every class is divided into parts, one for each other class, in proportion to the size of that class, so that each
     pair of classes has as many exchanges as its rows allow and none rests on few rows. Both donors of a row are of
-    other groups than the row, so that both are equally foreign. If groups are small, donors at the same offset (`(n,)`,
-    of all rows of the experiment) are preferred; otherwise the rows of a group exchange with as few other groups as
-    possible. For real values, a row is paired with the row half the ranks away, and with its neighbour. If the
-    experiment has twins, they are the pairs, and other rows are not used.
+    other groups than the row (unless a fold has no such exchanges), so that both are equally foreign. If groups are
+    small, donors at the same offset (`(n,)`, of all rows of the experiment) are preferred; otherwise the rows of a
+    group exchange with as few other groups as possible. For real values, a row is paired with the row half the ranks
+    away, and with its neighbour. If the experiment has twins, they are the pairs, and other rows are not used.
     """
     if experiment.twins is not None:
         first, second = twin_pairs(experiment.twins, rows).T
@@ -109,11 +109,11 @@ def _of_classes(e: Experiment, rows: Ints, rng: np.random.Generator) -> list[Int
 
 
 def allotted(sizes: Ints, rng: np.random.Generator) -> Ints:
-    """Return the number of pairs between classes of the given sizes, `(K, K)`, all even: in proportion to the product
-    of the two sizes.
+    """Return how many pairs of rows to form between each two classes, `(K, K)` even numbers, about in proportion to the
+    product of their sizes.
 
-    The numbers are as large as possible: all but a few rows of each class are in pairs, those of the largest class as
-    far as there are partners.
+    The numbers are as large as possible: all but a few rows of each class are used, those of the largest class as far
+    as there are partners.
     """
     total, most = int(sizes.sum()), int(sizes.max())
     if len(sizes) < 2 or most == total:

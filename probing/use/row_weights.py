@@ -1,4 +1,4 @@
-"""RowWeights and Responses of edited rows, the natural contrast, and the labels they are taken by."""
+"""RowWeights, Responses and NaturalContrast of edited rows; and the corpus with the labels of the tasks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RowWeights:
         sides: start, goal and stratum of each row.
         shares: `(W,)` share of each stratum.
         n_classes: number of classes K; 0 for real values, for which a stratum is one cell.
-        pair_shares: `(W, K, K)` weight of each pair; None: a pair weighs as often as it occurs.
+        pair_shares: `(W, K, K)` weight of each pair; None: a pair has the weight of its number of rows.
     """
 
     sides: FromTo
@@ -74,7 +74,7 @@ class RowWeights:
         return np.asarray(by_cell[inverse] / by_cell[inverse].sum())
 
     def sample(self, most: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-        """Choose about `most` of the rows and return their indices and weights; each class of a stratum keeps its
+        """Choose about `most` rows and return their indices and weights; each class of a stratum keeps its total
         weight, and at least a few rows.
 
         Args:
@@ -98,10 +98,9 @@ class RowWeights:
         """Return the weighted deviations from the mean of each row's cell, `(n,)`, which are the influence values of Σ
         weights · x.
 
-        Cells of few rows are combined within a stratum, since a row does not deviate from the mean of a cell in which
-        it is alone, and its error would not be counted. A row that remains alone counts with its full value. If pairs
-        weigh as often as they occur, a stratum is one cell, since rows that exchange states are in few independent
-        sets.
+        Cells of few rows are combined within a stratum: the only row of a cell does not deviate from its mean, so its
+        error would not be counted. A row that is alone even then counts with its full value. Without `pair_shares`, a
+        stratum is one cell, since rows that exchange states are in few independent sets.
 
         References:
             Wolter 2007, Introduction to Variance Estimation, §2.5 (collapsed strata).
@@ -140,8 +139,8 @@ class Responses:
         """Return the changes that rows of another fold are expected to show, `(n', V)`; zeros if no row was changed in
         the same way.
 
-        They are half the difference of the changes from v to u and from u to v, since an effect that a shift has
-        whatever its sign (such as that of a longer state on a norm) is not an effect of the property.
+        They are half the difference between the changes from v to u and from u to v, since an effect that does not
+        depend on the sign of the shift (such as that of a longer state on a norm) is not an effect of the property.
         """
         if self.rows.n_classes:
             n = 1 + int(max(*(rows.max() for rows in (self.rows.cells, others.cells, others.reverse))))
@@ -160,10 +159,10 @@ LEAST = 30  # sentences and word types of a class
 
 
 def rare_classes(corpus: Corpus, task: str) -> tuple[str, ...]:
-    """Return the names of classes of a word task that have too few sentences or word types to be in three folds.
+    """Return the names of the classes of a word task that have fewer than 30 sentences (or documents) or word types,
+    which is too few for a verdict; () if fewer than two classes would be left.
 
-    If the word type nearly determines the label, a type must be in one fold only; a verdict needs 30 sentences and
-    types of each class. No class counts as rare if fewer than two would be left.
+    Word types count, since types are used as groups if they nearly determine the label.
     """
     column = [
         (unit, e, e.word_columns.get(task, ())) for unit, e in zip(corpus.unit_names, corpus.examples, strict=True)
@@ -195,8 +194,8 @@ def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
     """Return a corpus of the same texts with one label column for each task, named after the task.
 
     Raises:
-        UnknownName: there is no such task, or the corpus lacks what it needs.
-        BadParameter: it is a task of spans or pairs.
+        UnknownName: there is no such task, or the corpus lacks a column that it needs.
+        BadParameter: a task is of spans or pairs.
     """
     built = {name: _prepared(corpus, name) for name in dict.fromkeys(tasks)}
     examples = []
@@ -213,7 +212,7 @@ def labelled_corpus(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
 
 
 def task_levels(corpus: Corpus, tasks: Sequence[str], positions: Sequence[str]) -> str:
-    """Return the level of all tasks, `word` or `sentence`.
+    """Return the common level of the tasks, `word` or `sentence`.
 
     Raises:
         BadParameter: tasks are of both levels, positions are missing for sentences, or given for words.
@@ -262,7 +261,7 @@ class NaturalContrast:
         sides: start, goal and stratum of the rows f3.
         fitted, measured: contrast fitted on all rows of F2, and on all rows of F3, edited or not.
         sign: 1 or -1; -1 reverses the contrast, so that rotations agree in its direction.
-        exchanged: whether states were exchanged; pairs of classes then weigh as often as they occur.
+        exchanged: whether states were exchanged; a pair of classes then has the weight of its number of rows.
     """
 
     experiment: Experiment
@@ -322,8 +321,8 @@ class NaturalContrast:
 
     @cached_property
     def total(self) -> tuple[float, Floats]:
-        """Natural effect T and its influence values `(n,)` for all rows; if each row has a twin, those of the twins'
-        differences.
+        """Size T of the natural contrast and its influence values `(n,)` for all rows; if each edited row has a twin,
+        both are computed from the differences between twins.
         """
         e = self.experiment
         twins = twins_of(e.twins, e.z, self.f3, self.sides.goal)

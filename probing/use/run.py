@@ -1,4 +1,6 @@
-"""The whole of a use run, from a model, a corpus and a behaviour to verdicts; what is done is taken up again."""
+"""`intervene`: a complete use run, from a model, a corpus and a behaviour to verdicts. Stored results are not measured
+again.
+"""
 
 from __future__ import annotations
 
@@ -96,11 +98,11 @@ def intervene(
     replace: bool = False,
     progress: bool | None = None,
 ) -> UseRun:
-    """Exchange properties in the states of a running model, measure what the model does, and return the results with a
-    verdict for each place.
+    """Change properties in the states of a running model, measure how its behaviour changes, and return the results
+    with a verdict for each property and place.
 
-    Properties of sentences serve as covariates of one another; for properties of words, rows are matched by
-    `covariates` only.
+    Rows are matched in their covariates. Properties of sentences are covariates of one another; properties of words
+    have only those named in `covariates`.
 
     Args:
         model: model with the head that the behaviour needs.
@@ -109,22 +111,23 @@ def intervene(
         behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
         sites: shell-style patterns of sites: `resid.*`, `attn_out.1`, `heads.*`, …
         positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
-        covariates: further tasks; rows are matched in their values.
+        covariates: further tasks, in whose values rows are matched.
         split: split of the corpus to use; None: all.
-        max_rows: largest number of rows; they are sampled so that classes are of equal size.
+        max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.
         options: see `UseOptions`.
         minimal_pairs: a sentence column that holds the id of the sentence that differs in the task's property only;
             whole states are then exchanged within these pairs, and the natural contrast is measured on them.
-        to: folder for use.jsonl and verdicts.parquet; None: nothing is written. Results that are there already are not
-            measured again, except if the behaviour cannot be written as text (`NotResumed`). Other results in the
-            folder stay; those of the same model are judged together with these.
+        to: folder for use.jsonl and verdicts.parquet; None: nothing is written. Results stored there are not measured
+            again, unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay;
+            those of the same model are judged together with these.
         replace: whether to drop results of the same task, behaviour and model with other settings.
         progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
-        UnknownName: there is no such task, position or place.
-        NoBehaviour: there is nothing to measure.
+        UnknownName: there is no such task, position or site.
+        BadParameter: there is no task, tasks are of words and of sentences, or positions are missing or superfluous.
+        NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
         EditFailed: a check of the instrument failed.
         DegenerateDesign, TooFewGroups: rows cannot be matched.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.

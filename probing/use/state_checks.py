@@ -1,6 +1,4 @@
-"""Effects of an edit on the states themselves, as linear probes fitted on F2 see them: before any output is looked
-at.
-"""
+"""Checks of an edit on the states alone, by linear probes fitted on F2; and other interventions, for comparison."""
 
 from __future__ import annotations
 
@@ -29,15 +27,14 @@ ENOUGH = 0.8
 
 @dataclass(frozen=True)
 class StateCheckResult:
-    """Says how well an edit changes the property in the states, and changes nothing else; the numbers are means over
+    """Holds how far an edit changes the property in the states, and nothing else; all numbers are means over
     rotations.
 
     Attributes:
-        completeness: mean probability that a probe gives the goal after the edit, divided by that for unedited rows of
-            the goal's class. For real values, the change of the predicted value, divided by its difference between such
-            rows.
-        selectivity: 1 − mean total variation between probes' predictions of other properties before and after; None:
-            there are no other properties.
+        completeness: mean probability of the goal by a probe after the edit, divided by that for unedited rows of the
+            goal's class. For real values, the change of the predicted value, divided by its natural difference.
+        selectivity: 1 − mean total variation distance between the predictions, before and after the edit, of probes of
+            the other properties with classes; None if there are none.
         displacement: median length of the change, divided by the median distance of two rows.
         off_distribution: share of edited rows beyond the 99th percentile of the clean states' Mahalanobis distance.
     """
@@ -84,8 +81,8 @@ class StateChecks:
         )
 
     def dose(self, doses: tuple[float, ...]) -> tuple[float, StateCheckResult]:
-        """Return the primary dose of the swap: 1 if it is complete (0.8), or the smallest larger dose that is; if none
-        is, 1.
+        """Return the primary dose of the swap, and the scores at it: the smallest dose from 1 on whose completeness is
+        at least 0.8; 1 if none is.
         """
         first = self.swap(1.0)
         if first.completeness >= ENOUGH:
@@ -159,8 +156,9 @@ def compared(
     """Fit other interventions on F1 at a place, measure their effects on at most 256 rows of F3 of one rotation, and
     return the numbers by name.
 
-    Besides those named there are always `random_subspace` (random draws of the rank of LEACE) and `control_task` (LEACE
-    fitted to labels shuffled within strata).
+    `random_subspace` (random draws, each of as many directions as the property has label columns) and `control_task`
+    (LEACE fitted to labels shuffled within strata) are always measured, too; recipes of `random_subspace` in `names`
+    are ignored.
 
     Args:
         bench: the experiment with its model.

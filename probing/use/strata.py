@@ -1,4 +1,4 @@
-"""Strata of rows (all covariates crossed, or bins of the chance of the property), and shares of groups in them."""
+"""Strata of rows (combinations of covariate values, or bins of the propensity), and shares of groups in cells."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ def crossed(covariates: Sequence[NDArray[Any]], n_bins: int = BINS) -> Ints:
 
 
 def propensity(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], folds: Ints) -> NDArray[np.float64]:
-    """Return the predicted probability of z given the covariates, `(N,)`: fitted on all rows if columns are few,
-    otherwise on the other folds of each row.
+    """Return the propensity of each row, `(N,)`: the log odds of z predicted from the covariates.
 
-    Predictions across folds differ in level between folds, which then fall into different bins; with fewer columns than
-    a fiftieth of the rows there is no overfitting to avoid.
-
-    For more than two classes it is the first principal component of the log odds, for real values the prediction.
+    For more than two classes it is the first principal component of the log odds, for real values the predicted value.
+    The model is fitted on all rows if there are fewer columns than a fiftieth of the rows, since overfitting is then no
+    problem; otherwise each fold is predicted from the others, at the cost that folds may differ in level.
 
     References:
         Rosenbaum and Rubin 1984, Reducing bias in observational studies using subclassification.
@@ -69,8 +67,8 @@ def _first_component(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
-    """Return the bin of each score, `(N,)`; bins are cut where scores have gaps (one-dimensional k-means, started at
-    quantiles).
+    """Return the bin of each score, `(N,)`: the clusters of one-dimensional k-means, which starts at quantiles, so that
+    bins end where scores have gaps.
     """
     centres = np.unique(np.quantile(score, (np.arange(n_bins) + 0.5) / n_bins))
     for _ in range(100):
@@ -84,7 +82,7 @@ def grouped(score: NDArray[np.float64], n_bins: int) -> Ints:
 
 
 def imbalance(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]], strata: Ints) -> float:
-    """Return by how much more than by chance the covariates differ between values of z within strata.
+    """Return by how much the covariates differ between values of z within strata, beyond chance.
 
     It is the largest standardised difference of a covariate's column between one class and the rest (for real z, the
     correlation), centred by stratum, minus 1.64 standard errors.
@@ -102,9 +100,8 @@ def explained(z: NDArray[Any], n_classes: int, covariates: Sequence[NDArray[Any]
     """Return the share of the property's variance within strata that the covariates still explain, linearly and beyond
     chance.
 
-    For more than two classes it is that of the class of which most is explained. It is 0 if strata match covariates
-    exactly. All values of a covariate are used together, since each may differ little between classes, but all together
-    much.
+    For more than two classes it is the largest share of any class's indicator. It is 0 if strata match the covariates
+    exactly. All columns enter one regression, since each alone may explain little, but all together much.
     """
     X = _centred(np.concatenate([_columns(values) for values in covariates], axis=1), strata)
     sides = (z[:, None] == np.unique(z)[None, :]).astype(np.float64) if n_classes else z[:, None].astype(np.float64)
@@ -233,8 +230,9 @@ class Shares:
         """Return the degrees of freedom of a weighted sum of cell means, from the effective number of groups in each
         cell.
 
-        They are Satterthwaite's, over cells. (Over groups, from the fourth powers of their shares as in Bell and
-        McCaffrey, errors of few large groups are overstated: `scripts/bench_verdicts.py corrections`.)
+        They are Satterthwaite's, over cells, but at most the effective number of all groups minus one, and at least 1.
+        (Those of Bell and McCaffrey, over groups, overstate errors if there are few large groups:
+        `scripts/bench_verdicts.py corrections`.)
 
         Args:
             weights: `(cells,)` weight of each cell's mean.

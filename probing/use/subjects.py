@@ -1,4 +1,4 @@
-"""Subjects: for each task of a run, the rows that are edited in a running model, and their labels."""
+"""Subjects: provides, for each task of a use run, the instrument with the rows to edit, and their labels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from probing.use.row_weights import labelled_corpus, rare_classes, task_levels, 
 
 
 class Subjects:
-    """Builds the instrument and the labels of each task when they are asked for; properties of sentences share one
-    instrument, those of words each have their own rows.
+    """Builds the instrument and the labels of each task when they are needed. Tasks of sentences share one instrument;
+    each task of words has its own.
 
     Raises:
         UnknownName, BadParameter: see `labelled_corpus` and `task_levels`.
@@ -59,7 +59,7 @@ class Subjects:
         return tuple(dict.fromkeys(name for name in [*beside, *self._covariates] if name != task))
 
     def left_out(self, task: str) -> tuple[str, ...]:
-        """Return the classes that are too rare for three folds."""
+        """Return the classes of a word task that are left out since they are too rare; () for a task of sentences."""
         return rare_classes(self._corpus, task) if self._level == "word" else ()
 
     def labels_digest(self, task: str) -> str:
@@ -77,12 +77,12 @@ class Subjects:
         )
 
     def check(self, task: str) -> None:
-        """Refuse labels that cannot be measured, before the model is run.
+        """Check the labels of a task before the model is run.
 
         Raises:
-            DegenerateDesign: the property has one value.
-            TooFewGroups: there are too few groups for three folds.
-            BadTwin, OverlappingGroups: rows are not twins.
+            DegenerateDesign: the property has fewer than two values.
+            TooFewGroups: for sentences, there are too few groups for three folds.
+            BadTwin, OverlappingGroups: rows are not minimal pairs; see `check_twins` and `check_groups`.
         """
         named = dict(zip(map(id, self._corpus.examples), self._corpus.unit_names, strict=True))
         chosen = [e for e in self._corpus.examples if self._split in (None, e.split)]
@@ -115,11 +115,11 @@ class Subjects:
         check_groups(twins, _codes(units), ids)
 
     def of(self, task: str) -> tuple[TextInstrument, Property]:
-        """Return the instrument of a task, checked, and the labels of its rows.
+        """Return the instrument of a task, after its `check` has passed, and the labels of its rows.
 
         Raises:
             NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
-            BadTwin, OverlappingGroups: rows are not twins.
+            BadTwin: a row names a twin whose id none of the rows has, or two.
         """
         if self._level == "word":
             corpus = without(self._corpus, task, self.left_out(task))

@@ -85,8 +85,8 @@ def _scaled(bench: EditMeasurement, before: NaturalContrast, natural: NaturalCon
 
 
 def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = False) -> EffectSums:
-    """Measure the interchange at one place and return its sums: rows get the state of a row of another value; the
-    effect of getting the state of a row of their own value is subtracted.
+    """Measure the interchange at one place and return its sums: rows get the state of a row of another value. The
+    effect of getting the state of a row of their own value is subtracted, unless donors are twins.
 
     References:
         Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, §3.

@@ -1,1 +1,1 @@
-"""From results to words: the rule of decodability, the rule of use, and what is kept of a run."""
+"""Turns results into verdicts: the criterion of decodability, the rule of use, and the files of a use run."""

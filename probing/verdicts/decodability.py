@@ -1,10 +1,11 @@
-"""The criterion of decodability: the one rule that table, page and Parquet file read.
+"""The criterion of decodability, the one rule that the table, the page and the Parquet file apply.
 
 A task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on test at an
 adjusted p of at most 0.025 (`Gain.is_shown`), and *selectively decodable* when the interval of selectivity against
-every control also lies above 0. Otherwise it is *not beyond* that baseline: not beyond `bag_of_words` says nothing of
-whether a reader of states could find the label, only that the words tell it as well. Nothing is judged on fewer than 20
-different test sentences, on test labels that are all the same, nor on rows whose input train has.
+every control also lies above 0. Otherwise it is *not beyond* that baseline: *not beyond bag_of_words* does not mean
+that the states lack the label, only that the words predict it as well. No judgement is made on fewer than 20 different
+test sentences, or if all test labels are the same; and test rows whose input also occurs in train are left out
+unless the other rows are too few, or have only one label.
 """
 
 from __future__ import annotations

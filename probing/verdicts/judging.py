@@ -1,6 +1,4 @@
-"""Turns results into verdicts: one pure function of numbers and stated criteria, and the corrections that come before
-it.
-"""
+"""Turns results into verdicts: first corrections for multiple tests, then a pure function of numbers and criteria."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ _Z90 = float(ndtri(0.95))
 
 
 def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" with its reason if other random assignments of the fitting rows do not show the edit's
-    effect; None if they do.
+    """Return "inconclusive" with its reason if, with other random assignments of the fitting rows, too few show the
+    edit's effect, or one bounds it below ε; else None.
 
     Args:
         edit: measured effect of the edit.
@@ -45,8 +43,8 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
 
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" with its reason if other random assignments of the fitting rows do not bound the effects of
-    both edits below ε; None if they do.
+    """Return "inconclusive" with its reason if, with other random assignments of the fitting rows, too few bound the
+    effects of both edits below ε, or one shows an effect of ε; else None.
     """
     edits = [edit for edit in (cell.subspace, cell.whole) if edit.deals]
     both = list(zip(*(_claims(edit, level, criteria) for edit in edits), strict=True))
@@ -92,8 +90,8 @@ class Levels:
 
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
-    """Return a verdict for every place of every property, by the given criteria or, without them, by those that each
-    was judged by before.
+    """Return a verdict for every place of every property. Without `criteria`, each result is judged by the criteria
+    stored with it.
 
     The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
     selected families cells are tested at the level q · selected / all. Equivalence p values have their own

@@ -51,7 +51,8 @@ class Criteria:
         least_agreeing: smallest share of the random assignments of the fitting folds (that of the verdict included)
             that must repeat its claim.
         least_completeness: smallest completeness of the swap at which "no material use" may be a verdict.
-        most_off_distribution: largest share of edited rows outside the clean states' 99 % region that is not flagged.
+        most_off_distribution: share of edited rows outside the clean states' 99 % region above which a verdict is
+            flagged.
     """
 
     q: float = 0.05
@@ -65,15 +66,15 @@ class Criteria:
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """States a hypothesis about one property at one place, for one behaviour and data.
+    """Holds the verdict on one property at one place, for one behaviour and data set.
 
     Attributes:
         task, behaviour, model, site, position: names of what it is about.
         word: the verdict itself, such as `decodable, no material use found`.
-        flags: short qualifications of it.
+        flags: short qualifications of the verdict.
         reason: sentence that says what decided it, with the numbers.
-        overturned_by: sentence that says what would change it.
-        decodability, evidence: the numbers of the gate and of the edits; None: not measured.
+        overturned_by: sentence that says which finding would change the verdict.
+        decodability, evidence: the numbers of the gate and of the edits; None if not measured.
         coverage, n_rows: share and number of rows in the experiment.
         epsilon: smallest effect of interest that was asked for, in SDs.
         unit: hash of everything that determined the numbers; "" if not known.
@@ -107,7 +108,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The verdict in words; if positions together are used, with the other positions named."""
+        """The verdict in words; if several positions are used only together, it names the other positions."""
         if self.word is not Word.NOT_ALONE or self.evidence is None:
             return str(self.word)
         return str(self.word).replace("others", " and ".join(self.evidence.together_with))

@@ -1,1 +1,1 @@
-"""Model adapters: each file is a way to hook a model."""
+"""Model adapters: each file is one way to read the states of a kind of model by hooks."""

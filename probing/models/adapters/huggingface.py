@@ -1,4 +1,4 @@
-"""Any Hugging Face Transformer, read by forward hooks on its blocks: no code per family."""
+"""Reads any Hugging Face Transformer by forward hooks on its blocks, without code for single families."""
 
 from __future__ import annotations
 

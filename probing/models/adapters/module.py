@@ -1,4 +1,4 @@
-"""Any module at all, read by the dotted paths of modules inside it: no Transformer is assumed."""
+"""Reads any torch module, at the dotted paths of modules inside it; it need not be a Transformer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Discovery of the parts of a model by running a small text: no family is known by name."""
+"""Finds the parts of a model by running it on a small text, without knowing model families by name."""

@@ -1,4 +1,4 @@
-"""Finds blocks, piece embedding, final norm and sublayers by running a small text: no family is known by name."""
+"""Finds blocks, piece embedding, final norm and sublayers of a model by running it on a small text."""
 
 from __future__ import annotations
 

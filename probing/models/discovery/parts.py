@@ -1,4 +1,4 @@
-"""Finds which part of a model is read, what its configuration says of that part, and its output head."""
+"""Finds the part of a model to read, the configuration of that part, and the output head."""
 
 from __future__ import annotations
 

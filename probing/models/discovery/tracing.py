@@ -1,4 +1,4 @@
-"""Records what modules take and give in one pass over a small text, and how the states of blocks are laid out."""
+"""Records the inputs and outputs of modules in one pass over a small text, and the layout of the states of blocks."""
 
 from __future__ import annotations
 
@@ -219,8 +219,8 @@ def shared_layout(states: list[Tensor], shape: tuple[int, int]) -> Layout | None
 
 
 def repeated_block(trunk: HuggingFaceTrunk, ids: Tensor, mask: Tensor) -> str | None:
-    """Return words that say how often a block runs, for the first that does not run exactly once in a forward pass;
-    None if all do.
+    """Return a phrase such as `block 3 runs 2 times` for the first block that does not run exactly once in a forward
+    pass; None if all do.
     """
     times = trunk.times_met(ids, mask, [f"resid.{layer}" for layer in range(len(trunk.blocks))])
     return next((f"block {i} runs {n} times" for i, n in enumerate(times.values()) if n != 1), None)

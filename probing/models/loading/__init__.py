@@ -1,1 +1,1 @@
-"""Loading a model: its files, sizes, trust and identity, all checked before anything is built."""
+"""Loads a model: checks its files and sizes, and whether they can be trusted, before anything is built."""

@@ -1,4 +1,4 @@
-"""Identity of a model: what determines its states, where it was loaded from, and its untrained twin."""
+"""Identity of a model: everything that determines its states, its origin, and its untrained twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes that a configuration asks for, refused before anything is allocated if no machine of this kind has the room."""
+"""Checks the sizes in a model's configuration before anything is allocated, and refuses impossible ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of a model folder's files: whole, without pickles or code of their own, and with a place in the model."""
+"""Checks the files of a model folder: complete files, no code, no pickles unless allowed, no unused block weights."""
 
 from __future__ import annotations
 

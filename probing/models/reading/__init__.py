@@ -1,1 +1,1 @@
-"""Reads states by hooks, and runs the model on from the middle."""
+"""Reads states by hooks, and runs models from the middle on."""

@@ -1,4 +1,4 @@
-"""A module read by forward hooks: sites are outputs (or inputs) of modules inside it, each met once in a pass."""
+"""Reads a module by forward hooks: a site is the output (or input) of a module inside it that is called once a pass."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class HookedModule(ABC):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Site names, in the order of a forward pass; added ones last."""
+        """Site names in the order of a forward pass, followed by those that `add_site` added."""
         return tuple(self.modules)
 
     @property

@@ -1,4 +1,4 @@
-"""Running a model from the middle: blocks below a site are bypassed, and the states at the site are given."""
+"""Runs a model from the middle: blocks below a site are skipped, and the states at the site are given."""
 
 from __future__ import annotations
 

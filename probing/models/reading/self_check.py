@@ -1,4 +1,4 @@
-"""Norms whose scale is held: LayerNorm and RMSNorm made linear, each position at the scale it has in a clean pass."""
+"""HeldNorms: runs a model with the scales of its norms frozen at those of a clean pass. SelfCheck: checks its sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extraction: runs a corpus through a model into a store, shard by shard; a stopped run goes on where it was."""
+"""Extraction: runs a corpus through a model into a store, shard by shard; a stopped run can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a corpus is read: the options that decide what is stored, and the plan of shards made of them."""
+"""Checks the options of an extraction, makes ReadingOptions of them, and plans the shards (ShardPlan)."""
 
 from __future__ import annotations
 

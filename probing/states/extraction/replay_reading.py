@@ -1,4 +1,4 @@
-"""The content of a shard of a replay store: whole sequences, exactly as the model was given them, and its outputs."""
+"""Computes the content of a shard of a replay store: whole sequences as the model was given them, and its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay: runs a model from a stored site on, batch for batch; never before clean states give the clean outputs.
+"""Replay: runs a model from a stored site on, batch by batch, after checking that clean states give the clean outputs.
 
 replay = Replay.open("cache/states/gpt2-replay", model)
 for batch in replay.batches():

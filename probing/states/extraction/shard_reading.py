@@ -1,4 +1,4 @@
-"""The content of one shard: examples are run through the model and pooled to rows."""
+"""Computes the content of one shard: runs examples through the model and pools pieces to rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import: arrays and stores from elsewhere become a store; what is not known of them stays unknown."""
+"""Import: makes a store from arrays or stores of other origin; what is not known of their origin is left unknown."""
 
 from __future__ import annotations
 

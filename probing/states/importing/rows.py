@@ -1,5 +1,5 @@
-"""Matches rows of imported arrays with a corpus: which example and which word each row is, or why that cannot be
-decided.
+"""Matches rows of imported arrays with a corpus: finds the example and the word of each row, or reports why it
+cannot.
 """
 
 from __future__ import annotations

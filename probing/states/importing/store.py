@@ -1,4 +1,4 @@
-"""Turns imported arrays into shards, and copies a `probing` store from elsewhere once a child process verified it."""
+"""Turns imported arrays into shards, and copies an untrusted `probing` store after a child process has verified it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commit records: their content, counts of words without a row, and the refusal of what cannot be read safely."""
+"""Commit records: their content, counts of words without a row, and checks that refuse unsafe records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The content of a shard, checked against the plan before anything is built: shapes, types, order, finite states."""
+"""The content of a shard: checks its shapes, types, order and finite states against the plan before it is written."""
 
 from __future__ import annotations
 

@@ -258,7 +258,9 @@ def _holds(path: Path, *data: bytes | memoryview) -> bool:
 
 
 def sweep(files: FileOps, folder: Path) -> None:
-    """Remove the temporary files of dead writers of this host, and all that are older than a lease lasts."""
+    """Remove the abandoned temporary files in a folder: the writer died on this host, or has not touched the file for
+    `LEASE_SECONDS`.
+    """
     for name in files.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
             if TEMPORARY.fullmatch(name) and is_abandoned(files, folder / name):

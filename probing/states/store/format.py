@@ -1,4 +1,4 @@
-"""The words of the store format, version 1.0 (docs/store-format.md): names, data types, plan, store.json."""
+"""Constants and checks of the store format, version 1.0 (docs/store-format.md): names, data types, plan, store.json."""
 
 from __future__ import annotations
 

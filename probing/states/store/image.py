@@ -1,4 +1,4 @@
-"""A file as HDF5 bytes in memory: built from arrays, reopened, described and compared."""
+"""Builds an HDF5 file from arrays in memory, and reopens, describes and compares it."""
 
 from __future__ import annotations
 

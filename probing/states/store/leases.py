@@ -1,4 +1,4 @@
-"""Leases: hints on who computes which shard, so that independent runs share a queue. Nothing depends on them."""
+"""Leases: hints on which run computes which shard, so that runs share the work; correctness does not need them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Maintenance of stores: repair, merge, garbage, removal. Only names of the format are touched, and no symbolic
-link.
-"""
+"""Repairs, merges, cleans and removes stores; touches only file names of the format, and never a symbolic link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Store: read-only access to committed shards, by the offsets of their records and without libhdf5."""
+"""Store: read-only access to committed shards, by the offsets in their records, without libhdf5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a store is whole: each shard's checksums, and an audit of the whole store."""
+"""Verifies a store: the checksums of each shard, and the consistency of the whole store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""StoreWriter: creates or opens a store and puts finished shards onto the disk, each valid once it has a record."""
+"""StoreWriter: creates or opens a store and writes finished shards, each of which is valid once its record is
+written.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ def publish_identity(
 
     Raises:
         BadParameter: the identity is larger than readers accept; nothing is written.
-        ProvenanceMismatch: the identity is another; the message names the keys that differ.
+        ProvenanceMismatch: the store there has another identity; the message names the keys that differ.
     """
     data = signed_json(
         {

@@ -10,7 +10,7 @@ from probing.errors import NoBehaviour
 
 
 class Head(Behaviour):
-    """The output of the model's own head over a text: logits of classes, or predicted numbers."""
+    """The output of the model's own head for a whole text: logits of classes, or predicted numbers."""
 
     source: ClassVar[Literal["logits", "output", "states"]] = "output"
 

@@ -10,21 +10,21 @@ from probing.use.behaviours.next_token import NextToken
 
 
 class MaskedToken(NextToken):
-    """The logits at the mask piece of each text: those of answers minus their mean, or of the whole vocabulary in units
-    of nats.
+    """The logits at the mask piece of each text: those of the answers minus their mean or, without answers, those of
+    the whole vocabulary, weighted as in `next_token`.
 
-    Everything else is as for `next_token`; `position` names the mask piece in texts with several.
+    If a text has several mask pieces, `position` names the one to read.
     """
 
     def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:
         """Choose the answers and where they are read.
 
         Args:
-            answers: two or more, one piece each, also as `yes|no`; None: the whole vocabulary.
-            position: `mask`: the one mask piece of the text; else a named position.
+            answers: two or more answers of one piece each, also as `yes|no`; None: the whole vocabulary.
+            position: `mask`, the only mask piece of the text, or a named position.
 
         Raises:
-            BadParameter: only one answer, or one twice.
+            BadParameter: there is only one answer, or an answer is given twice.
         """
         super().__init__(answers=answers, position=position)
 

@@ -11,10 +11,12 @@ from probing.use.behaviours._answers import as_text, centred, ids_of, measured, 
 
 
 class NextToken(Behaviour):
-    """The logits of the next piece: those of answers minus their mean, or of the whole vocabulary in units of nats.
+    """The logits of the next piece: those of the answers minus their mean or, without answers, those of the whole
+    vocabulary, weighted so that squared changes approximate a KL divergence.
 
-    Without answers, y is diag(√p̄)(I − 1p̄ᵀ) logits with p̄ the mean clean prediction, so that ½|Δy|² ≈ KL and rare
-    pieces weigh little; if there are more than 256 alternatives, y is its leading components.
+    Without answers, y is diag(√p̄)(I − 1p̄ᵀ) logits with p̄ the mean clean prediction, so that ½|Δy|² ≈ KL in nats and
+    rare pieces weigh little. If the vocabulary has more than 256 pieces, y is projected onto at most 256 leading
+    components and the differences between class means.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"
@@ -23,15 +25,15 @@ class NextToken(Behaviour):
         """Choose the answers and where they are read.
 
         Args:
-            answers: two or more, one piece each, also as `yes|no`, written to the space as they follow the text: ` yes|
-                no` is other pieces than `yes|no` for most tokenizers. `was/is|were/are` puts pieces together that mean
-                the same: the logit of an answer is then that of any of them. None: the whole vocabulary. In the text of
-                a recipe `\\,` is a comma, and `\\|` a stroke.
-            position: where it is read: `end`, the last piece that is not special, `word`, or a named position (of a
-                span its last piece).
+            answers: two or more answers of one piece each, also as `yes|no`, written with the space that precedes them
+                in the text: for most tokenizers ` yes` and `yes` are different pieces. `was/is|were/are` joins pieces
+                with the same meaning into one answer, whose logit is the log of their summed exponentials. None: the
+                whole vocabulary. In the text of a recipe, `\\,` is a comma inside an answer, and `\\|` a stroke.
+            position: where logits are read: `end`, the last piece that is not special, `word`, or a named position (the
+                last piece of a span).
 
         Raises:
-            BadParameter: only one answer, or one twice.
+            BadParameter: there is only one answer, or an answer is given twice.
         """
         self._answers = parsed(answers)
         self.answers = as_text(self._answers)  # equal answers are equal recipes, however they were given

@@ -17,18 +17,18 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean(states: Tensor, real: Tensor) -> Tensor:
-    """Return the mean over real pieces, special ones included, as sentence encoders pool."""
+    """Return the mean over all pieces that are not padding, special ones included, as sentence encoders pool."""
     weights = real[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def cls(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the first piece."""
+    """Return the state of the first piece that is not padding, which is [CLS] in a BERT."""
     return states[torch.arange(len(states), device=states.device), real.int().argmax(1)]
 
 
 def last(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the last piece."""
+    """Return the state of the last piece that is not padding."""
     from_end = real.flip(1).int().argmax(1)
     return states[torch.arange(len(states), device=states.device), real.shape[1] - 1 - from_end]
 
@@ -39,9 +39,9 @@ BUILT_IN: dict[str, Function] = {"mean": mean, "cls": cls, "last": last}
 class FinalStates(Behaviour):
     """A function of the final states: `mean` over pieces, `cls`, `last`, or a function of your own.
 
-    Final states are those after the model's last norm. A function of your own, `function(states, real)`, is given `(B,
-    T, D)` states and `(B, T)` bool, false for padding, and returns `(B, V)`; it must be differentiable. A linear head
-    of your own on top of it is a file of weights.
+    Final states are those after the model's last norm. A function of your own, `function(states, real)`, is given
+    states `(B, T, D)` and a bool mask `(B, T)`, false for padding, and returns `(B, V)`; it must be differentiable. The
+    result can be multiplied by a matrix from a file, `weights`, such as a linear head of your own.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "states"

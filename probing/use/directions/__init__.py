@@ -1,4 +1,4 @@
-"""Directions, erasers and probes in files that describe themselves and their results; no export without its verdict."""
+"""Directions, erasers and probes as files that contain their description and their verdict; and their exports."""
 
 from __future__ import annotations
 

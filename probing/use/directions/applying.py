@@ -1,4 +1,4 @@
-"""Runs a model with and without a direction added to its states, and gives its outputs side by side."""
+"""Runs a model with and without a direction added to its states, and returns both outputs."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class AppliedDirection:
     """Holds the outputs of a model on n rows, without a direction and with it.
 
     Attributes:
-        header: header of the evidence.
+        header: header of the evidence file.
         place: place where the direction was added.
         start, goal: names of the classes (or numbers) that the direction leads from and to; "" for an eraser.
         strength: factor of the direction: 1 adds the whole difference, a negative factor leads back.
         behaviour: recipe of the behaviour measured; "" if the most probable pieces are shown.
         texts: text of each row, `(n,)`.
-        words: `(n,)` index of the word that each row is; -1 if a row is a whole text.
+        words: `(n,)` index of the word at which each row is edited; -1 if rows are whole texts.
         outputs: names of the V outputs: answers, pieces of the vocabulary, or numbers of a readout.
         unit: `logits` (of answers, minus their mean), `log probabilities` (of pieces, over the vocabulary), or
             `numbers`.
         clean, edited: `(n, V)` outputs without the direction, and with it.
-        top: number of most probable pieces of each run that were asked for; 0 for other outputs.
+        top: number of most probable pieces that are shown of each run; 0 if a behaviour was measured.
     """
 
     header: Header
@@ -75,8 +75,8 @@ class AppliedDirection:
         )
 
     def probabilities(self) -> tuple[Floats, Floats] | None:
-        """Return the probabilities `(n, V)` without the direction and with it (of answers among each other, of pieces
-        among all); None if outputs are not logits.
+        """Return the probabilities `(n, V)` without the direction and with it (for answers: among the answers; for
+        pieces: among the whole vocabulary); None if outputs are not logits.
         """
         if self.unit == "numbers":
             return None
@@ -218,8 +218,8 @@ def apply_direction(
 
 
 def check_model(header: Header, model: LanguageModel) -> None:
-    """Check that the evidence was fitted on this model. Its weights decide, whatever name and dtype it is loaded with;
-    for evidence from before version 0.2, which does not hold their hash, the full name does.
+    """Check that the evidence was fitted on this model: the hashes of the weights must be equal, whatever the name and
+    dtype. Evidence from before version 0.2 has no such hash; for it the full names are compared.
 
     Raises:
         ProvenanceMismatch: it was fitted on another model, or on other weights.

@@ -80,7 +80,8 @@ def export_control_vector(
         path: path of the file.
         evidence: directions of one model and property at sites `resid.2` and higher, one per site.
         model_hint: llama.cpp's name of the architecture, such as `llama` or `gpt2`.
-        start, goal: codes of the classes that the direction leads from and to; for real values the shift is per unit.
+        start, goal: codes of the classes that the direction leads from and to, or two real values; with the default 0
+            and 1 the shift for real values is per unit.
 
     Raises:
         BadParameter: there is no evidence, or it is of another kind or site, or of several models or properties.
@@ -114,16 +115,17 @@ def export_vectors(
     goal: float = 1,
     format: str | None = None,
 ) -> Path:
-    """Write one float32 vector per place, with the place's name, all evidence as JSON, and the classes (or values) that
-    it leads from and to, as `start` and `goal`.
+    """Write one float32 vector per place, under the place's name, with the headers of the evidence as JSON, to which
+    the names of the classes (or the values) are added as `start` and `goal`.
 
-    The JSON is the array `probing.evidence` of an npz, or that key of a safetensors file's metadata. An npy file holds
-    one vector and nothing else; its evidence is written into a JSON file of the same name.
+    The JSON is the array `probing.evidence` of an npz file, or has that key in the metadata of a safetensors file. An
+    npy file holds one vector and nothing else; its JSON is written beside it as `NAME.npy.json`.
 
     Args:
         path: path of the file.
         evidence: directions of one model and property, one per place.
-        start, goal: codes of the classes that the direction leads from and to; for real values the shift is per unit.
+        start, goal: codes of the classes that the direction leads from and to, or two real values; with the default 0
+            and 1 the shift for real values is per unit.
         format: `safetensors`, `npz` or `npy`; None: the ending of the name decides.
 
     Raises:
@@ -171,7 +173,7 @@ def export_vectors(
 
 
 def beside(file: Path) -> Path:
-    """Return the path of the JSON file with the evidence of an npy file."""
+    """Return the path of the JSON file that holds the evidence of an npy file: its name with `.json` appended."""
     return file.with_name(f"{file.name}.json")
 
 
@@ -196,7 +198,7 @@ def export_directions(
         start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
             the first to the second of two classes.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
-        replace: whether an existing file is replaced; evidence never is.
+        replace: whether an existing file is replaced; a file of evidence never is.
 
     Raises:
         BadParameter: the format is unknown, the file exists, or the evidence does not belong together or cannot be

@@ -1,4 +1,4 @@
-"""Evidence as a safetensors file whose header says everything; read strictly, for it may come from anywhere."""
+"""Files of evidence: safetensors files that describe themselves in their header; they are read as untrusted files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_evidence(path: str | Path) -> Evidence:
 
     Raises:
         BadParameter: there is no such file.
-        UntrustedFile: `write_evidence` did not write the file, or it is damaged; nothing of it is used.
+        UntrustedFile: the file was not written by `write_evidence`, or is damaged.
     """
     file = Path(path)
     if not file.is_file():
@@ -76,7 +76,7 @@ def read_evidence(path: str | Path) -> Evidence:
 
 
 def is_evidence(path: Path) -> bool:
-    """Return whether a file can be read as evidence."""
+    """Return whether `read_evidence` can read the file."""
     try:
         read_evidence(path)
     except (BadParameter, UntrustedFile):
@@ -85,16 +85,16 @@ def is_evidence(path: Path) -> bool:
 
 
 def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
-    """Read saved directions and return them by path: each file named, and every `.safetensors` file of each folder
-    named, sorted.
+    """Read saved evidence and return it by path: every file in `paths`, and every `.safetensors` file of the folders in
+    `paths`, sorted by name within a folder.
 
     Args:
-        paths: files of `write_evidence`, or folders of them; a results folder of `probing use` stands for its
-            folder `evidence`.
+        paths: files of `write_evidence`, or folders of them; for a results folder of `probing use`, its subfolder
+            `evidence` is read.
 
     Raises:
-        BadParameter: no such file or folder, or a folder without such files.
-        UntrustedFile: a file that `write_evidence` did not write, or that is damaged.
+        BadParameter: a file does not exist, or a folder has no such files.
+        UntrustedFile: a file was not written by `write_evidence`, or is damaged.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -188,8 +188,11 @@ def norm(evidence: Evidence) -> float | None:
 
 
 def caveat(header: Header, place: str = "", behaviour: str = "") -> str:
-    """Return a sentence that says why the verdict does not establish the direction, or does not at this place and for
-    this behaviour ("": those of the verdict); "" if it does.
+    """Return a sentence on why the verdict does not establish that the model uses the direction; "" if it does.
+
+    Args:
+        header: header of the evidence.
+        place, behaviour: where the direction is to be applied, and for which behaviour; "": those of the verdict.
     """
     word = header.verdict.word
     elsewhere = [

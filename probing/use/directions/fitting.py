@@ -1,4 +1,4 @@
-"""Fits directions, erasers and probes on the rows of an experiment, each with its verdict, and keeps them."""
+"""Fits directions, erasers and probes on the rows of an experiment, and writes them to files with their verdicts."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Source:
         labels: names of the classes, in the order of their codes; () for real values.
         label_definition: what the labels mean, and where they come from.
         position_rule: how positions are located in a text.
-        strata: what each stratum is (`stratum_names`).
-        controls: what was controlled for (`controls_of`).
+        strata: description of each stratum (see `stratum_names`).
+        controls: descriptions of the controls of the measurement (see `controls_of`).
     """
 
     model: str
@@ -62,8 +62,8 @@ def directions(
     rows: Ints | None = None,
     dose: float = 1.0,
 ) -> Evidence:
-    """Fit the class means of each stratum (for a real-valued property the slopes), from which the class-mean swap is
-    made, and return them as evidence to be saved.
+    """Fit the class means of each stratum (for real values the slopes), which define the class-mean swap, and return
+    them as evidence.
 
     Args:
         bench: the experiment, with the model that it runs on.
@@ -74,8 +74,8 @@ def directions(
         dose: dose of the swap at which the verdict was reached.
 
     Raises:
-        BadParameter: the verdict is missing or of another place or property, or there are not as many class names as
-            classes.
+        BadParameter: the verdict is missing or of another place or model, or the number of class names is not that of
+            the classes.
     """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows
@@ -95,8 +95,8 @@ def directions(
 def eraser(
     bench: EditMeasurement, place: Place, verdict: Verdict | None, source: Source, *, rows: Ints | None = None
 ) -> Evidence:
-    """Fit the LEACE eraser of the property on these rows of the experiment, and return it as evidence. Arguments and
-    errors: see `directions`.
+    """Fit the LEACE eraser of the property on the rows, and return it as evidence. Arguments and errors are those of
+    `directions`.
     """
     e = bench.experiment
     chosen = np.arange(len(e.rows)) if rows is None else rows
@@ -126,8 +126,8 @@ def probe(
 def directions_of(
     bench: EditMeasurement, result: UseResult, verdicts: Sequence[Verdict], source: Source
 ) -> list[Evidence]:
-    """Fit directions at every place of a measurement, each at the dose of its verdict, and return them. Errors: see
-    `directions`.
+    """Fit directions at every place of a measurement, each at the dose of its verdict, and return them as evidence.
+    `verdicts` are in the order of the places. Errors are those of `directions`.
     """
     return [
         directions(bench, Place(cell.site, cell.position), verdict, source, dose=cell.dose)
@@ -136,7 +136,7 @@ def directions_of(
 
 
 def stratum_names(experiment: Experiment, covariates: Mapping[str, Sequence[Any] | NDArray[Any]]) -> tuple[str, ...]:
-    """Return a name for each stratum: the covariate values that its rows have in common."""
+    """Return a description of each stratum: the covariate values that its rows share, or the number of its bin."""
     names = []
     for w in range(len(experiment.shares)):
         inside = experiment.rows[experiment.strata == w]
@@ -246,7 +246,7 @@ def _data_hash(bench: EditMeasurement, place: Place) -> str:
 def keep_directions(
     model: LanguageModel, subjects: Subjects, run: UseRun, options: UseOptions, folder: Path
 ) -> list[Path]:
-    """Write one file of evidence for every verdict: the class means of the swap, and the verdict.
+    """Write one file of evidence for every verdict, with the class means of the swap, and return the paths.
 
     Args:
         model, subjects, options: those of the run.

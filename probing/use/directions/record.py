@@ -1,8 +1,8 @@
-"""Evidence: a direction, an eraser or a probe, and all that has to be known to apply it again; never without a verdict.
+"""Evidence: a direction, an eraser or a probe, with everything needed to apply it again and the verdict on it.
 
-What is in the arrays, by kind (W strata, K classes, D width, r rank):
+The arrays of each kind (W strata, K classes, D width, r rank):
 
-    class_mean   means (W, K, D), counts (W, K), shares (W,); of real values slopes (W, D), shares (W,)
+    class_mean   means (W, K, D), counts (W, K), shares (W,); for real values slopes (W, D), shares (W,)
     leace        left (D, r), right (D, r), centre (D,)
     probe        weights (D, K), bias (K,)
 """
@@ -39,13 +39,14 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Stated:
-    """Holds a verdict as files of evidence have it: the word, its reason and the numbers.
+    """Holds a verdict in the form in which files of evidence store it: the word, its reason and the numbers.
 
     Attributes:
         word, flags, reason, overturned_by: see `Verdict`.
         effect, mediated: (value, low, high) with 95 % intervals, in SDs of the clean output, and as a share of the
-            natural difference; None: not measured, or not established.
-        p_adjusted, mde, accuracy, coverage: numbers of the verdict; None: not measured.
+            natural difference; None if not measured or not established.
+        p_adjusted, mde, accuracy, coverage: adjusted p value, smallest detectable effect, accuracy of the probe, and
+            share of rows in the experiment; None if not measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -63,7 +64,9 @@ class Stated:
 
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
-        """Return a verdict with the numbers of the swap, or of the interchange if only that has an effect."""
+        """Return a verdict with the numbers of the swap or, if only the interchange has an effect, of the
+        interchange.
+        """
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
             word=str(verdict.word),
@@ -95,22 +98,23 @@ def _interval(value: float | None, low: float | None, high: float | None) -> tup
 
 @dataclass(frozen=True)
 class Header:
-    """Describes a file of evidence, apart from its arrays.
+    """Holds the description in a file of evidence: everything but its arrays.
 
     Attributes:
         kind, operation: kind of evidence, and the formula by which it is applied.
         model, revision, identity: full name of the model, commit of a hub model, and SHA-256 of its weights
             (`weights_digest`); the last two are "" if not known.
-        site, convention, position, position_rule: place, and what the names of site and position mean.
+        site, convention, position, position_rule: place, with the meaning of the names of sites, and the rule by which
+            the position was located.
         task, labels, label_definition: the property, with its classes in the order of their codes (none for real
             values).
         behaviour: behaviour that the verdict is about.
-        strata: what each stratum is.
-        sign, scale: in words, what a positive dose does, and the unit of the states.
+        strata: description of each stratum.
+        sign, scale: in words, the direction of a positive dose, and the unit of the states.
         dose: dose at which the verdict was reached.
-        data, rows, fitted_on, folds: SHA-256 of states and labels; number of rows; which of them it was fitted on; how
-            folds were used for the verdict.
-        controls: what was controlled for.
+        data, rows, fitted_on, folds: SHA-256 of states and labels; number of rows fitted on; which rows of the
+            experiment these are; how folds were used for the verdict.
+        controls: descriptions of the controls of the measurement.
         verdict: the verdict, which is never missing.
     """
 
@@ -154,7 +158,7 @@ class Evidence:
     """Holds the arrays of a direction, an eraser or a probe, with a header that says what they mean.
 
     Raises:
-        BadParameter: the verdict is missing, or the arrays are not those of this kind.
+        BadParameter: the verdict is missing, or the arrays are not those that this kind of evidence has.
     """
 
     header: Header
@@ -192,17 +196,18 @@ class Evidence:
         strata: ArrayLike | None = None,
         dose: float = 1.0,
     ) -> NDArray[np.floating]:
-        """Edit states and return them, `(n, D)`: computed in float64, returned in the dtype given.
+        """Edit states and return the result, `(n, D)`: computed in float64, and returned in the dtype of `states`.
 
         Args:
             states: `(n, D)` states to edit.
-            start, goal: class codes (or real values) of the rows before and after the edit; `(n,)` or one for all.
-                Erasers ignore them.
+            start, goal: class codes (or real values) of the rows before and after the edit; `(n,)`, or a scalar for all
+                rows. Erasers ignore them.
             strata: `(n,)` codes in the order of `header.strata`; None: one shift for all rows.
             dose: factor of the edit; 1 is the whole edit.
 
         Raises:
-            BadParameter: the evidence is a probe, which cannot edit; or there is no such width, code or stratum.
+            BadParameter: the evidence is a probe, which edits nothing; the states have another width; or there is no
+                such class or stratum, or no stratum with rows of both classes.
         """
         x = self._checked(states)
         if self.header.kind == "probe":
@@ -217,15 +222,15 @@ class Evidence:
         return np.asarray(x + dose * change, dtype=states.dtype)
 
     def codes(self, start: str | None = None, goal: str | None = None) -> tuple[float, float]:
-        """Return the class codes (for real values: the numbers) to be given to `apply` and `direction` as `start` and
-        `goal`.
+        """Return the `start` and `goal` that `apply` and `direction` take, from names: class codes or, for real values,
+        the numbers.
 
         Args:
             start, goal: names of classes, or numbers; None: the first and the second of two classes, or 0 and 1.
 
         Raises:
-            BadParameter: names are given for an eraser, one class is named twice, or none is named though there are
-                more than two.
+            BadParameter: names are given for an eraser or a probe, `start` and `goal` are the same class, or one of
+                them is None though there are more than two classes.
             UnknownName: there is no such class.
         """
         names = self.header.labels
@@ -255,7 +260,7 @@ class Evidence:
         return first, last
 
     def said(self, code: float) -> str:
-        """Return the name of a class by its code; of real values the number."""
+        """Return the name of the class with this code or, for real values, the number as text."""
         return self.header.labels[int(code)] if self.header.labels else f"{code:g}"
 
     def predict(self, states: NDArray[np.floating]) -> Floats:
@@ -269,7 +274,8 @@ class Evidence:
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
     def direction(self, *, start: float = 0, goal: float = 1) -> Floats:
-        """Return the vector `(D,)` that one shift for all strata adds at dose 1; for real values, per unit.
+        """Return the shift `(D,)` from `start` to `goal` at dose 1, averaged over strata; for real values it is per
+        unit with the default `start` and `goal`.
 
         Raises:
             BadParameter: the evidence is not class means, or there is no such class.
@@ -340,7 +346,9 @@ _WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),)
 
 
 def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a few words that say what is wrong with arrays for a kind of evidence; "" if nothing is."""
+    """Return a phrase that says how the arrays differ from those that the kind of evidence must have; "" if they do
+    not.
+    """
     wanted = _wanted(header)
     if set(arrays) != set(wanted):
         return f"arrays {', '.join(sorted(arrays))[:100] or 'none'}"

@@ -1,1 +1,1 @@
-"""Instruments: models whose states can be exchanged at fixed rows, and their behaviour measured."""
+"""Instruments: run a model on fixed rows with other states at chosen places, and measure its behaviour."""

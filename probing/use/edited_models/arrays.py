@@ -1,4 +1,4 @@
-"""ArrayInstrument: states as arrays and a function of your own, for models of any library or none."""
+"""ArrayInstrument: an instrument made of arrays of states and your own function, for models of any library."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PROBED_ROWS = 32
 
 
 class ArrayInstrument(Instrument):
-    """An instrument for a model that is not a Hugging Face model, made from its states and a function that runs it on
-    from them.
+    """An instrument for a model of any library, made from its states and a function that continues a run from edited
+    states.
 
     You write `run_from(site, rows, states_by_position, frozen_norms)`. It returns the behaviour `(n, V)` of the n rows
     when the positions in `states_by_position` have those states `(n, D)` at the site, and all other positions their
@@ -36,7 +36,7 @@ class ArrayInstrument(Instrument):
         BadParameter: an array does not have the shape given above.
         NonFiniteStates: states are NaN or infinite.
         NoBehaviour: outputs are not finite, or the same for all rows.
-        EditFailed: `run_from` returns other values on a second call, or another shape.
+        EditFailed: `run_from` gives a second call other values, or an array of another shape.
 
     Example:
         >>> import numpy as np, torch
@@ -137,7 +137,7 @@ class ArrayInstrument(Instrument):
         any order of the rows.
 
         Raises:
-            EditFailed: they do not; the message says which check failed.
+            EditFailed: some outputs differ; the message says which check failed.
         """
         super().check()
         rows = np.arange(min(self._n_rows, PROBED_ROWS))[::-1].copy()

@@ -1,4 +1,4 @@
-"""TextInstrument: rows of text in a language model, which is run again from a place on with other states there."""
+"""TextInstrument: runs a language model on rows of text, and again from a site on with other states at some rows."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ _CONSTANT = 1e-6
 
 
 class TextInstrument(Instrument):
-    """Runs a language model on N rows, each an example with the pieces of its named positions.
+    """Runs a language model on N rows. A row is an example together with the pieces at its named positions.
 
-    Only blocks from the site on are run again, from states of whole sequences that are held in memory; for
-    `attn_out.l`, `mlp_out.l` and `heads.l` from the input of their block, with a hook that makes the edit. A given
-    state is set at a row's pieces by adding its difference from the mean read over them.
+    The states of whole sequences are held in memory, so that only the blocks after the edited site are run again; for
+    `attn_out.l`, `mlp_out.l` and `heads.l` the run starts at the input of their block, and a hook makes the edit. To
+    set a new state at a position of several pieces, its difference from the mean state of these pieces is added to
+    each.
 
     Attributes:
         rows: origin of the rows, with labels, groups and word types.
@@ -115,8 +116,8 @@ class TextInstrument(Instrument):
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """Make an instrument whose rows are the words that have a label in every column; words of different sentences,
-        and equally many of each class of the first column, are preferred.
+        """Return an instrument whose rows are words that have a label in every column. If there are more than
+        `max_rows`, words of different sentences, and equal numbers of each class of the first column, are preferred.
 
         Args:
             model, behaviour, options: see the class.
@@ -143,8 +144,8 @@ class TextInstrument(Instrument):
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """Make an instrument whose rows are the examples that have every position; `subject` covers all pieces of that
-        span, `subject.last` one.
+        """Return an instrument whose rows are the examples that have every position, and a label in every column. The
+        position `subject` is all pieces of that span, `subject.last` the last of them.
         """
         rows = rows_of_spans(
             model, corpus, positions=positions, columns=columns, split=split, max_rows=max_rows, seed=seed
@@ -241,8 +242,8 @@ class TextInstrument(Instrument):
         return found
 
     def shift(self, site: str, rows: Ints, states: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Return what is to be added at a site, `(B, T, D)`: given states minus those read, at every piece of the
-        positions.
+        """Return the tensor to add at a site, `(B, T, D)`: the new states minus the clean ones at every piece of the
+        positions, 0 elsewhere.
         """
         device, dtype = batch.inputs.ids.device, self.runner.dtype
         shift: Tensor | None = None
@@ -258,11 +259,11 @@ class TextInstrument(Instrument):
         return shift
 
     def read(self, outputs: Outputs) -> NDArray[np.float64]:
-        """Return the behaviour `(B, V)` from outputs that another run gave."""
+        """Return the behaviour `(B, V)` that is read from given outputs of the model."""
         return np.asarray(self._readout(outputs).detach().double().cpu().numpy())
 
     def slopes(self, rows: Ints, coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """Return the derivatives that `Instrument.slopes` describes, for all places from one backward pass."""
+        """Return the derivatives of `Instrument.slopes`; one backward pass per batch gives those of all places."""
         found = {place: np.zeros((len(rows), self._states[place].shape[1])) for place in self._places}
         for place, part, which, slope in self._slopes_of_pieces(rows, coefficients):
             np.add.at(found[place], part[which], slope)
@@ -300,10 +301,10 @@ class TextInstrument(Instrument):
         return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
 
     def check(self) -> None:
-        """Check the instrument as `Instrument.check` says. In particular, the model must be unchanged, in eval mode,
-        and give equal outputs in two runs; replay must equal the full pass; an edit must reach only the named rows and
-        pieces; putting in all of a donor's states, or the last where logits are read, must give the donor's behaviour;
-        a causal model must not look ahead.
+        """Check the instrument as `Instrument.check` does, and more: the model must be unchanged, in eval mode, and
+        give the same outputs in two runs; a run from the middle must equal the full pass; an edit must change only the
+        states of its rows and pieces; with all states of a donor (or the last, if logits are read) a row must show the
+        donor's behaviour; a causal model must not read later pieces.
         """
         check_all(self.runner, self._pieces, self._places, self.shift, self._states)
         for site in dict.fromkeys(block_input(place.site) for place in self._places) if self._replay else ():

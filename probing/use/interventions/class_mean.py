@@ -42,11 +42,11 @@ class ClassMeanEdit(Edit):
 
 
 class ClassMean(Intervention):
-    """Class-mean swap: it edits a state h to h + a (mean(h | goal, w) − mean(h | z, w)), with one shift for every
-    stratum w.
+    """Class-mean swap: replaces a state h by h + a (mean(h | goal, w) − mean(h | z, w)), where w is the row's stratum
+    and a the dose.
 
-    For a class that a stratum lacks, the stratum's mean plus the class's overall difference is used. For real values
-    the shift is the slope of h on z in the stratum, times the change of z.
+    If a stratum lacks a class, its mean there is taken to be the stratum's mean plus the difference of the class's mean
+    from the overall mean. For real values the shift is the slope of h on z in the stratum, times the change of z.
 
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5.

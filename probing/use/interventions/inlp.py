@@ -1,4 +1,4 @@
-"""INLP: directions that a linear probe uses are projected out, again and again, until it has none."""
+"""INLP: projects out the directions of one linear probe after another, until a probe is no better than a constant."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class NullspaceEdit(AffineEdit):
 
 
 class Inlp(Intervention):
-    """Iterative nullspace projection: it projects out the directions of one probe after another, until a probe is
-    within `tolerance` of the majority rate on held-out rows.
+    """Iterative nullspace projection: projects out the directions of one probe after another, until a probe exceeds the
+    majority rate by at most `tolerance` on held-out rows (or after `rounds` probes).
 
-    Its `rank` says how many dimensions were removed, often far more than LEACE removes. For real values the probes are
-    ridge regressions, scored by R².
+    The `rank` of the edit is the number of dimensions removed, often far more than LEACE removes. For real values the
+    probes are ridge regressions, scored by R².
 
     References:
         Ravfogel, Elazar, Gonen, Twiton and Goldberg 2020, Null It Out, Algorithm 1.

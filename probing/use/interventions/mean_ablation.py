@@ -1,4 +1,4 @@
-"""Mean ablation: every state becomes the mean."""
+"""Mean ablation: replaces every state by the mean state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class MeanAblation(Intervention):
-    """Replaces the whole state by the mean over the fitted rows, which removes all information at the place."""
+    """Replaces the whole state by the mean over the rows of `fit`, which removes all information at the place."""
 
     erases: ClassVar[bool] = True
 

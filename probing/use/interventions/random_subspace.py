@@ -1,4 +1,4 @@
-"""Random subspace: shows what erasing as many meaningless directions does."""
+"""Random subspace: erases random directions, as a control for erasers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ DISPLACEMENTS = ("own", "leace")
 
 
 class RandomSubspace(Intervention):
-    """Projects out directions drawn from N(0, Σ) and orthonormalised, as many as LEACE removes.
+    """Projects out random directions, drawn from N(0, Σ) with Σ the covariance of states, and orthonormalised.
 
-    Compared with an eraser, they show how specific its effect is; they are not a test of significance. With
-    `displacement=leace` the change is scaled so that states move as far (root mean square) as with LEACE.
+    By default there are as many as the property has label columns, the most that LEACE removes. Compared with an
+    eraser, they show how specific its effect is; they are not a test of significance. With `displacement=leace` the
+    change is scaled so that states move as far (root mean square) as with LEACE.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.1 (the control of random directions).

@@ -1,4 +1,4 @@
-"""Zero ablation: every state becomes 0."""
+"""Zero ablation: replaces every state by 0."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class ZeroAblation(Intervention):
-    """Replaces the whole state by 0, which removes all information at the place and moves states to where no clean
-    state lies.
+    """Replaces the whole state by 0, which removes all information at the place, but moves it far from all clean
+    states.
     """
 
     erases: ClassVar[bool] = True

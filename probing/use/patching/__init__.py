@@ -1,4 +1,4 @@
-"""States of one prompt put into another, and parts taken out: tables and heat maps, no verdict."""
+"""Patching (states of one prompt put into another) and ablation of components: tables and heat maps, no verdicts."""
 
 from __future__ import annotations
 

@@ -105,12 +105,11 @@ def ablate(
     by: str = "mean",
     advance: Callable[[int, int], None] | None = None,
 ) -> AblationResult:
-    """Ablate one component after another and return how much each ablation changes the behaviour. To ablate is to
-    replace what the component adds to the residual stream, at every piece of the text, by its mean over all pieces or
-    by zero.
+    """Ablate one component after another and return how much each ablation changes the behaviour.
 
-    To ablate a layer is to replace what its attention and its MLP add. Blocks below a component are not run where the
-    instrument has the states of its block.
+    An ablation replaces the output of the component, at every piece of the text, by its mean over all pieces or by
+    zero; for a layer, the outputs of both its attention and its MLP. If the instrument holds the states at the input of
+    the component's block, the blocks below are not run again.
 
     Args:
         instrument: the model and its rows.
@@ -120,7 +119,7 @@ def ablate(
         advance: called after each component with two numbers: components done, and components in all.
 
     Raises:
-        BadParameter: `kind` or `by` is none of these.
+        BadParameter: `kind` or `by` has another value.
         ReplayUnavailable: the attention and MLP of the model's blocks could not be located.
     """
     check_options([kind], by)
@@ -143,7 +142,7 @@ def check_options(kinds: Sequence[str], by: str) -> None:
     """Check that the kinds of components and the replacement are known.
 
     Raises:
-        BadParameter: a kind or value is unknown, or a kind is given twice.
+        BadParameter: a kind or the replacement is unknown, or a kind is given twice.
     """
     for kind in kinds:
         if kind not in KINDS:

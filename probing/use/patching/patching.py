@@ -1,4 +1,6 @@
-"""Patching: puts states of one prompt into another, at every site and position; exactly, or by derivatives."""
+"""Activation patching puts states of one prompt into the run of another, at every site and position; attribution
+patching estimates its effects from derivatives.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,7 @@ def patch(
     A place of several pieces, such as a whole span, is exchanged piece by piece. With Δ the change in the first
     prompt's behaviour and d the second's behaviour minus the first's, the effect is the mean of ⟨Δ, d⟩/|d|, and its
     share Σ⟨Δ, d⟩ / Σ|d|². Along a direction u, the effect is the mean of ⟨Δ, u⟩ in the unit of u (for one logit minus
-    another, the change of this difference), and the share uses the parts of Δ and d along u. All pairs are run in one
-    replay per place.
+    another, the change of this difference), and the share uses the parts of Δ and d along u.
 
     Args:
         instrument: instrument whose rows contain both prompts of each pair.
@@ -74,11 +75,12 @@ def attribute(
     direction: ArrayLike | None = None,
     places: Sequence[Place] | None = None,
 ) -> PatchingResult:
-    """Estimate the effects of `patch` to first order from one backward pass of the clean run (attribution patching),
-    and return them.
+    """Estimate the effects of `patch` to first order, from gradients of the unedited run (attribution patching), and
+    return them.
 
-    ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. It is a screening method and not a measurement: norms and saturated units make
-    it wrong (`PatchingResult.error_of` says by how much). Arguments and errors are those of `patch`.
+    ⟨Δ, d⟩ ≈ ⟨∂⟨y, d⟩/∂h, h(donor) − h⟩. Use it to find candidate places, not as a measurement: norms and saturated
+    units make it inaccurate (`PatchingResult.error_of` compares it with `patch`). Arguments and errors are those of
+    `patch`.
 
     References:
         Nanda 2023, Attribution Patching. Syed, Rager and Conmy 2023, Attribution Patching Outperforms Automated Circuit

@@ -135,11 +135,12 @@ class PairPatching:
 
     Attributes:
         exact: result of activation patching.
-        rough: result of attribution patching at the same places; None: not asked for.
+        rough: result of attribution patching at the same places; None if `attribution` was False.
         clean, corrupted: mean of (logit of the answer − logit of the corrupted answer) in the clean and in the
-            corrupted prompts; None: the file names no answers.
-        pieces: by position, its text in the first clean and in the first corrupted prompt.
-        doubts: sentences on answers whose spelling with or without a space before it is far more probable.
+            corrupted prompts; None if that is not what was measured.
+        pieces: for each position, the text of its pieces in the first clean and in the first corrupted prompt.
+        doubts: a warning for each answer that is far less probable than the same answer spelt with (or without) a
+            space before it.
     """
 
     exact: PatchingResult
@@ -171,9 +172,9 @@ def patch_pairs(
             own, (logit of the answer − logit of the corrupted answer) is measured.
         behaviour: recipe of the behaviour: `next_token`, `masked_token`, `head`, `readout`, …
         sites: shell-style patterns of sites.
-        positions: `end`, `start+3`, `subject.last`, …; a bare `subject` is the whole span, whose pieces are exchanged
-            one by one; none: every piece, if all prompts have equally many.
-        run_prompt: `corrupted`: the corrupted prompt is run with states of the clean one; `clean`: the other way round.
+        positions: `end`, `start+3`, `subject.last`, …; `subject` alone is the whole span, whose pieces are exchanged
+            one by one; (): every piece, if all prompts have the same number of pieces.
+        run_prompt: `corrupted` runs the corrupted prompt with states of the clean prompt; `clean`, the reverse.
         attribution: whether to compute attribution patching, too.
         advance: called with two numbers: places done, and places in all.
 

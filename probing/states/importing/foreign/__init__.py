@@ -1,1 +1,1 @@
-"""Files from elsewhere, opened in a child process with limits, which audits them and sends plain numbers."""
+"""Untrusted files are opened in a child process with limits, which checks them and sends plain numbers."""

@@ -1,6 +1,7 @@
-"""The process that opens foreign files: `python -m` this module, with a JSON job; frames on stdout.
+"""The child process that opens untrusted files: `python -m` this module with a JSON job; it writes frames to stdout.
 
-It loads all it needs, limits itself, opens the files, gives up the right to open any more, and only then looks inside.
+It first imports all modules, limits its resources, opens the files and gives up the right to open others (for a store:
+more than a few); only then does it parse what they contain.
 """
 
 from __future__ import annotations

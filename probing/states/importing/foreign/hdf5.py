@@ -1,4 +1,6 @@
-"""An HDF5 file in a child process: NeuroX activations, or one data set per site; audited before anything is read."""
+"""Reads an HDF5 file in the child process (NeuroX activations, or one data set per site), after checking its
+structure.
+"""
 
 from __future__ import annotations
 

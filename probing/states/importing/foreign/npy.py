@@ -1,4 +1,4 @@
-"""NumPy files, safetensors and stores of ours, read in the child."""
+"""Reads NumPy files, safetensors files and `probing` stores in the child process."""
 
 from __future__ import annotations
 

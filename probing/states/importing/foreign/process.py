@@ -1,6 +1,4 @@
-"""The parent's side: starts the child, takes its frames, and turns every way in which it can end into one typed
-error.
-"""
+"""The parent's side: starts the child process, receives its frames, and raises one kind of error however it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of a child process to its parent: frames of a JSON head and raw bytes, checked as untrusted."""
+"""The messages from the child process to its parent: frames of a JSON head and raw bytes, which the parent checks."""
 
 from __future__ import annotations
 

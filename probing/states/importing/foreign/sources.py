@@ -1,4 +1,4 @@
-"""Files as a child process has them: opened once, regular, without following symbolic links."""
+"""Opens untrusted files in the child process: regular files only, opened once, without following symbolic links."""
 
 from __future__ import annotations
 
@@ -165,12 +165,12 @@ def _address_space() -> int:
 
 @dataclass(frozen=True)
 class ChildJob:
-    """Describes the job of a child process that reads a file from elsewhere.
+    """Describes the job of a child process that reads an untrusted file.
 
     Attributes:
         format: `npy`, `hdf5`, `json`, `safetensors`, `lmprobe`, `vllm` or `store`.
         paths: the files, or the directory of a store.
-        n_bytes: their total size.
+        n_bytes: total size of the files.
         examples: number of examples of the corpus.
         limits: limits of memory, time and sizes.
     """
