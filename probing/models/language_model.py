@@ -136,34 +136,20 @@ class LanguageModel:
             allow_pickle_weights=allow_pickle_weights,
         )
         network = loaded.model if untrained is None else untrained_twin(loaded.model, untrained)
+        trunk = HuggingFaceTrunk(network, side=side, by_blocks=by_blocks)
         source, shown = source_names(given, name)
+        where: dict[str, Any] = {"name": source, "called": shown, "folder": loaded.folder, "revision": loaded.revision}
         model = cls(
             network,
             loaded.tokenizer,
-            name=source,
             padding_side=padding_side,
-            revision=loaded.revision,
-            folder=loaded.folder,
             untrained=untrained,
             checkpoint=checkpoint,
-            called=shown,
-            trunk=HuggingFaceTrunk(network, side=side, by_blocks=by_blocks),
+            trunk=trunk,
+            **where,
         )
-        model.source = ModelSource(
-            name,
-            device,
-            dtype,
-            attention,
-            kind,
-            padding_side,
-            loaded.revision,
-            untrained,
-            side,
-            by_blocks,
-            allow_pickle_weights,
-            step,
-            run,
-        ).anywhere()
+        asked = (loaded.revision, untrained, side, by_blocks, allow_pickle_weights, step, run)
+        model.source = ModelSource(name, device, dtype, attention, kind, padding_side, *asked).anywhere()
         if check:
             model.self_check()
         return model

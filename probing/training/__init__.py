@@ -18,11 +18,12 @@ from probing.errors import BadParameter, UnitFailed, unknown_name
 from probing.executors._units import executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
+from probing.statistics.families import adjusted
 from probing.statistics.multiplicity import CORRECTIONS, Correction
 from probing.statistics.thresholds import AskedThreshold
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
-from probing.training.results import ProbeResults, adjusted
+from probing.training.results import ProbeResults
 from probing.training.running import UnitResults, check_run, results_of, run_plan, training_units
 from probing.training.saved_card import check_threshold
 from probing.training.units import sweep_results
@@ -164,9 +165,8 @@ def _written(
     """Write the results there are, merged into those of the folder."""
     missing = len(done.missing(units))
     found, analyses = results_of(units.units, done)
-    results = adjusted(
-        (dataclasses.replace(one, complete=not missing) for one in found), analyses, correction=correction
-    )
+    complete = (dataclasses.replace(one, complete=not missing) for one in found)
+    results = ProbeResults(adjusted(complete, correction=correction), analyses)
     results.missing = missing
     if folder is None or not len(results):
         return results

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -16,9 +15,8 @@ from probing.files.whole_files import write_atomically, write_parquet
 from probing.provenance import environment
 from probing.results import analysis
 from probing.results.analysis import AnalysisResult
-from probing.results.probe import Gain, MeasureResult, ProbeResult, Score, json_lines, read_results
-from probing.statistics.bootstrap import ALPHA, detectable
-from probing.statistics.multiplicity import Correction, adjust, level_after
+from probing.results.probe import MeasureResult, ProbeResult, Score, json_lines, read_results
+from probing.statistics.families import adjusted, correction_of
 from probing.verdicts.decodability import judged
 
 NO_SITE = "(none)"
@@ -301,10 +299,9 @@ class ProbeResults(Sequence[ProbeResult]):
         path = folder / "results.jsonl"
         older = read_results(path) if path.is_file() else []
         told = analysis.read_analyses(folder / "analyses.jsonl")
-        return adjusted(
-            _merged(older, self._results, replace=replace),
-            _merged(told, self.analyses, replace=replace),
-            correction=correction_of(self._results),
+        merged = _merged(older, self._results, replace=replace)
+        return ProbeResults(
+            adjusted(merged, correction=correction_of(self._results)), _merged(told, self.analyses, replace=replace)
         )
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
@@ -340,64 +337,6 @@ def _best_line(results: ProbeResults) -> str:
     """Return the result at the best site on dev with its judgement, as one line."""
     best = results.best()
     return f"  {best!r}: {judged(best, best.judged(best.measures[0].measure)).status}"
-
-
-def correction_of(results: Iterable[ProbeResult]) -> Correction:
-    """Return how the p values of these results are adjusted: the correction named in the first gain, or `holm`."""
-    gains = (gain for result in results for found in result.measures for gain in found.gains)
-    return next((gain.correction for gain in gains), "holm")
-
-
-def adjusted(
-    results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = (), *, correction: Correction = "holm"
-) -> ProbeResults:
-    """Return the results with p values adjusted over the sites, probes, baselines and tasks of a store, separately for
-    each measure and split.
-
-    A task of which a unit failed is not in the family of the other tasks.
-
-    The smallest detectable gain depends on that family, too, and is computed anew.
-    """
-    listed = list(results)
-    families: dict[tuple[str, ...], list[Gain]] = {}
-    for result in listed:
-        for found in result.measures:
-            families.setdefault(_family(result, found), []).extend(found.gains)
-    queues = {key: iter(_told(gains, correction)) for key, gains in families.items()}
-    return ProbeResults(
-        (
-            replace(
-                result, measures=tuple(_with_gains(found, queues[_family(result, found)]) for found in result.measures)
-            )
-            for result in listed
-        ),
-        analyses,
-    )
-
-
-def _told(gains: Sequence[Gain], correction: Correction) -> list[Gain]:
-    """Return the gains of one family with what depends on the family."""
-    p = [gain.p for gain in gains]
-    level = level_after(p, correction, alpha=ALPHA)
-    return [
-        replace(gain, p_adjusted=one, correction=correction, family=len(p), detectable=_detectable(gain, level))
-        for gain, one in zip(gains, adjust(p, correction), strict=True)
-    ]
-
-
-def _detectable(gain: Gain, level: float) -> float | None:
-    if gain.error is None or gain.df is None:
-        return None
-    return detectable(gain.error, gain.df, margin=gain.margin, alpha=level)
-
-
-def _with_gains(found: MeasureResult, queue: Iterator[Gain]) -> MeasureResult:
-    return replace(found, gains=tuple(next(queue) for _ in found.gains))
-
-
-def _family(result: ProbeResult, found: MeasureResult) -> tuple[str, ...]:
-    alone = "" if result.complete else result.task  # of a task that failed in part: no test of the others
-    return str(result.provenance.get("store_id")), found.measure, found.split, alone
 
 
 def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]:
