@@ -174,9 +174,11 @@ class LanguageModel:
             UnsupportedModel: the self-check failed.
             BadParameter: the step is no number.
         """
-        checkpoint = Checkpoint.of(step, run)
-        trunk = HuggingFaceTrunk(model, side=side, by_blocks=by_blocks)
-        built = cls(model, tokenizer, name=name, padding_side=padding_side, checkpoint=checkpoint, trunk=trunk)
+        how: dict[str, Any] = {
+            "trunk": HuggingFaceTrunk(model, side=side, by_blocks=by_blocks),
+            "checkpoint": Checkpoint.of(step, run),
+        }
+        built = cls(model, tokenizer, name=name, padding_side=padding_side, **how)
         if check:
             built.self_check()
         return built
