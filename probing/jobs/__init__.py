@@ -235,10 +235,8 @@ class ExtractJob(CorpusOptions, ExtractOptions):
 
 
 class ImportJob(CorpusOptions):
-    """Make a store of states from elsewhere, audited in a child process.
-
-    SOURCE is a NeuroX file, a folder of .npy, a .safetensors or .h5 file, a store, a data set of lmprobe, or a folder
-    of vLLM's hidden states.
+    """Make a store of states from elsewhere: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store; audited in a
+    child.
     """
 
     source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})

@@ -176,7 +176,9 @@ def tensors_of(file: SourceFile, floats: Sequence[int] = (2,)) -> list[tuple[str
         if begin != at:
             refuse("tensors without gaps or overlaps", f"{file.name}: {name}", f"bytes {begin:,} after {at:,}")
         at = end
-    if file.n_bytes != 8 + size + at:
+    if file.n_bytes < 8 + size + at:
+        refuse(f"{at:,} bytes of tensors", file.name, f"{file.n_bytes - 8 - size:,}: the file is cut off")
+    if file.n_bytes > 8 + size + at:
         refuse("tensors up to the end of the file", file.name, f"{file.n_bytes - 8 - size:,} bytes for {at:,}")
     return found
 
