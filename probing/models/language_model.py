@@ -139,15 +139,8 @@ class LanguageModel:
         trunk = HuggingFaceTrunk(network, side=side, by_blocks=by_blocks)
         source, shown = source_names(given, name)
         where: dict[str, Any] = {"name": source, "called": shown, "folder": loaded.folder, "revision": loaded.revision}
-        model = cls(
-            network,
-            loaded.tokenizer,
-            padding_side=padding_side,
-            untrained=untrained,
-            checkpoint=checkpoint,
-            trunk=trunk,
-            **where,
-        )
+        where["padding_side"] = padding_side
+        model = cls(network, loaded.tokenizer, untrained=untrained, checkpoint=checkpoint, trunk=trunk, **where)
         asked = (loaded.revision, untrained, side, by_blocks, allow_pickle_weights, step, run)
         model.source = ModelSource(name, device, dtype, attention, kind, padding_side, *asked).anywhere()
         if check:

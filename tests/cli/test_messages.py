@@ -70,7 +70,9 @@ def test_a_row_scope_without_pooling_gets_the_scopes_and_the_mean(tmp_path: Path
     from probing.states.extraction import extract
 
     corpus = Corpus((Example("a", "the cook", ((0, 3), (4, 8))),))
-    with pytest.raises(BadParameter, match=rf"(?s)sentence:last, sentence:mean, word:first.*did you mean '{meant}'"):
+    with pytest.raises(
+        BadParameter, match=rf"(?s)sentence:last, sentence:max, sentence:mean, word:first.*did you mean '{meant}'"
+    ):
         extract(str(REFERENCE / "model"), corpus, rows=asked, to=tmp_path / "s")
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import probing as pb
 from probing import contracts, errors, registry
 from probing.cli.commands import app
+from probing.scoring.scores import RowScore, TextScore, TextScores
 from probing.training.leaving_out import leave_one_out
 from probing.training.transferring import transfer
 from probing.verdicts.verdict import write_use_run
@@ -36,6 +37,7 @@ KNOWN_WRITERS = {
     "states/store/export.py",
     "training/results.py",
     "results/transfer.py",
+    "scoring/scores.py",
     "verdicts/verdict.py",
 }
 
@@ -128,8 +130,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     write_use_run(run_of(a_result()), to)
     _patch_and_ablate(to)
     _export(to)
+    _score(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
-    names = ("results", "analyses", "transfer", "leave_one_out", "verdicts")
+    names = ("results", "analyses", "transfer", "leave_one_out", "verdicts", "scores")
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
     read = {
         kind: [pd.read_parquet(file) for file in sorted(to.glob(f"{files}.parquet"))] for files, kind in kinds.items()
@@ -157,6 +160,12 @@ def _patch_and_ablate(to: Path) -> None:
         assert ended.exit_code == 0, ended.output
 
 
+def _score(to: Path) -> None:
+    recipe: Any = SimpleNamespace(label="b", remarks=("model is another",))
+    row = RowScore(0, 3, -1, 0.5, "b", {"a": 0.4, "b": 0.6}, True)
+    TextScores(recipe, "model", [TextScore("1", "the", (row,), (row,))]).write(to / "scores.parquet")
+
+
 def _export(to: Path) -> None:
     texts = ["nowadays the doctor clearly", "formerly the old painter probably"]
     corpus = pb.Corpus(tuple(pb.Example(id=str(n), text=text, split="train") for n, text in enumerate(texts)))
@@ -173,7 +182,12 @@ def _export(to: Path) -> None:
 
 def _declared(reference: ModuleType, name: str) -> dict[str, str]:
     """Return the declared columns of a file, each as the pattern of its real names, with its kind."""
-    stands_for = {"{edit}": "(?:swap|interchange)", "{dose}": r"[\d.]+", "{site}": r"(?:resid\.\d+|embed|final_norm)"}
+    stands_for = {
+        "{label}": r"[^()]+",
+        "{edit}": "(?:swap|interchange)",
+        "{dose}": r"[\d.]+",
+        "{site}": r"(?:resid\.\d+|embed|final_norm)",
+    }
     found = {}
     for column, (kind, _) in reference.columns()[name]["columns"].items():
         pattern = re.escape(column)
