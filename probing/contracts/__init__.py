@@ -32,7 +32,7 @@ _HOMES = {
     "Instrument": "edited_model",
     "Intervention": "intervention",
     "Measure": "measure",
-    "Prediction": "prediction",
+    "Prediction": "measure",
     "Probe": "probe",
     "Readout": "behaviour",
     "RowBlocks": "row_blocks",
