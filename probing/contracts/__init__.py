@@ -35,9 +35,9 @@ _HOMES = {
     "Prediction": "measure",
     "Probe": "probe",
     "Readout": "behaviour",
-    "RowBlocks": "row_blocks",
-    "StateControl": "state_control",
-    "StateSource": "state_control",
+    "RowBlocks": "probe",
+    "StateControl": "control",
+    "StateSource": "control",
     "Task": "task",
     "Worker": "executor",
 }
