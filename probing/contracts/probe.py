@@ -146,7 +146,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
     def _repr_html_(self) -> str:
         """Return what a notebook shows: a saved probe's card, otherwise scikit-learn's drawing of the estimator."""
         is_saved = bool(self.about.get("site"))
-        shown: str = import_module("probing.reporting.plots").card(self) if is_saved else self._html_repr()
+        shown: str = import_module("probing.reporting.plots").probe_card(self) if is_saved else self._html_repr()
         return shown
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:

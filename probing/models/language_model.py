@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,7 +32,9 @@ from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
 from probing.models.reading.self_check import SelfCheck
 from probing.models.site import shortly
+from probing.provenance import model_called
 from probing.reference import shipped
+from probing.system.screen import card, some
 from probing.text.alignment import Encoded
 
 
@@ -394,5 +395,6 @@ class LanguageModel:
         return f"LanguageModel {self.name}: {shortly(self.sites)}; {self.dtype} on {self.device}{twin}"
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
-        return shown
+        limit = f"{self.max_length} pieces" if self.max_length else "no limit"
+        rows = [("sites", f"{len(self.sites)}: {some(self.sites)}"), ("type of numbers", self.dtype)]
+        return card(model_called(self.identity()["model"]), [*rows, ("on", self.device), ("longest input", limit)])

@@ -340,12 +340,15 @@ _WORDS = {
 
 def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
     edits = [cell.whole if word is Word.USED_SITE else cell.subspace for cell in cells]
-    known = [edit.mediated_fraction for edit in edits if edit.mediated_fraction is not None]
+    both = [(cell.site, edit.mediated_fraction) for cell, edit in zip(cells, edits, strict=True)]
+    known = [(site, share) for site, share in both if share is not None]
     if word not in (Word.USED_SUBSPACE, Word.USED_SITE) or not known:
         return ""
-    if max(known) - min(known) < _SAME:
-        return f" (mediated {_plain(sum(known) / len(known))})"
-    return f" (mediated {_plain(known[0])} → {_plain(known[-1])})"
+    shares = [share for _, share in known]
+    if max(shares) - min(shares) < _SAME:
+        return f" (mediated {_plain(sum(shares) / len(shares))})"
+    (least, low), (most, high) = (pick(known, key=lambda pair: pair[1]) for pick in (min, max))
+    return f" (mediated {_plain(low)} at {least} to {_plain(high)} at {most})"
 
 
 def _weakness(word: Word, found: Sequence[tuple[int, UseCell, Verdict]]) -> str:

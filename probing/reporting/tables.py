@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -98,7 +99,7 @@ def _fitting(task: TaskResults, console: Console) -> tuple[Table, list[str]]:
     left_out: list[str] = []
     table = _table(task, console.width, left_out)
     for name in ("ceiling", _second(task), "control", "probe", "selectivity"):
-        if Console(width=10**6).measure(table).maximum <= console.width:
+        if Measurement.get(console, console.options.update(max_width=10**6), table).maximum <= console.width:
             break
         if any(column.header.plain == name for column in table.columns if isinstance(column.header, Text)):
             left_out.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from probing.errors import printable
@@ -40,3 +41,24 @@ def shown(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
+
+
+_CELL = "text-align:left;vertical-align:top;padding:.15em .8em .15em 0"
+_MOST = 12
+
+
+def card(title: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Return an HTML table of names and values, for notebooks; everything in it is escaped."""
+    line = f'<tr><th style="{_CELL}">{{}}</th><td style="{_CELL}">{{}}</td></tr>'
+    cells = "".join(line.format(_html(name), _html(value)) for name, value in rows)
+    return f"<table><caption><b>{_html(title)}</b></caption><tbody>{cells}</tbody></table>"
+
+
+def some(names: Iterable[object]) -> str:
+    """Return names in a line; of many the first, and how many more there are."""
+    listed = list(map(str, names))
+    return ", ".join(listed[:_MOST]) + (f" and {len(listed) - _MOST} more" if len(listed) > _MOST else "") or "none"
+
+
+def _html(text: object) -> str:
+    return escape(printable(str(text)))

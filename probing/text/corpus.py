@@ -14,6 +14,7 @@ from typing import Any, overload
 from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
+from probing.system.screen import card, some
 from probing.text.example import Example
 from probing.text.grouping import (
     Ints,
@@ -308,8 +309,16 @@ class Corpus:
         return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
-        return shown
+        sizes = Counter(example.split or "no split" for example in self.examples)
+        first = self.examples[0].text if self.examples else ""
+        rows: list[tuple[str, object]] = [
+            ("source", ", ".join(Path(part.strip()).name for part in self.source.split(","))),
+            ("splits", ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=split_order))),
+            ("words", f"{sum(len(example.forms) for example in self.examples):,}"),
+            ("columns", some(self.column_names())),
+            ("first", first[:160] + ("…" if len(first) > 160 else "")),
+        ]
+        return card(f"Corpus of {len(self):,} examples", rows)
 
 
 def joined(parts: Iterable[Corpus], source: str) -> Corpus:

@@ -329,7 +329,7 @@ class ProbeResults(Sequence[ProbeResult]):
         return import_module("probing.reporting.plots").plot_results(self, self.analyses, what)
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
+        shown: str = import_module("probing.reporting.plots").results_card(self)
         return shown
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically
 from probing.results.use import Decodability, EditEffect, UseCell, UseResult, answers_said, write_use_results
+from probing.system.screen import card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +129,14 @@ class Verdict:
         return f"Verdict({self.task} at {self.place}{of}: {self.text}{flags})"
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
-        return shown
+        rows: list[tuple[str, object]] = [
+            ("of", self.model or "the model"),
+            ("behaviour", self.behaviour or "none named"),
+            ("because", self.reason),
+            ("flags", ", ".join(self.flags) or "none"),
+            ("overturned by", self.overturned_by),
+        ]
+        return card(f"{self.task} at {self.place}: {self.text}", rows)
 
 
 def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteria: Criteria) -> str:
@@ -277,7 +284,7 @@ class UseRun:
         return "\n".join([head, *(f"  {verdict!r}" for verdict in self.verdicts[:_SHOWN]), *more])
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
+        shown: str = import_module("probing.reporting.plots").use_card(self)
         return shown
 
 

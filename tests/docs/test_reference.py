@@ -101,6 +101,7 @@ def test_every_key_of_a_study_file_is_documented(pages: dict[str, str]) -> None:
         "train": "StudyTrain",
         "use": "StudyUse",
         "truth": "KnownTruth",
+        "models": "ModelOptions",
     }.items():
         keys |= {f"{part}.{key}" for key in schema["$defs"][name]["properties"]}
     found = re.findall(r"^\.\. confval:: (\S+)\n\n   (.*) \(\*.*\)$", pages["study-files"], re.M)

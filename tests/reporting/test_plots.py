@@ -10,7 +10,7 @@ import pytest
 import probing as pb
 from probing.errors import BadParameter, CannotReachFile, UnknownName
 from probing.reporting.drawing import save
-from probing.reporting.plots import card, plot_results, plot_use
+from probing.reporting.plots import plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point
 from tests.reporting.test_reporting import upos_like
 from tests.samples.use_report_samples import a_result, run_of
@@ -93,7 +93,7 @@ def test_a_notebook_shows_charts_without_a_network_but_by_the_renderer_that_was_
 
 def test_the_card_of_a_corpus_names_files_without_their_folders_and_splits_in_order() -> None:
     examples = (pb.Example("a", "a", split="test"), pb.Example("b", "b", split="dev"), pb.Example("c", "c"))
-    shown = card(pb.Corpus(examples, source="/home/me/train.csv, /home/me/test.csv"))
+    shown = pb.Corpus(examples, source="/home/me/train.csv, /home/me/test.csv")._repr_html_()
     assert "train.csv, test.csv" in shown
     assert "/home" not in shown
     assert "train 1, dev 1, test 1" in shown

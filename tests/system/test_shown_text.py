@@ -22,7 +22,6 @@ from probing.files.fact_shapes import check_settings, check_shapes
 from probing.jobs.study import Study
 from probing.reporting.drawing import spec
 from probing.reporting.page import _environment
-from probing.reporting.plots import card
 from probing.results.probe import read_results
 from probing.states.importing import import_states
 from probing.system import screen
@@ -56,7 +55,7 @@ def test_errors_tables_and_pages_show_it_escaped(capsys: pytest.CaptureFixture[s
     template = _environment().from_string('<td title="{{ x }}">{{ x }}</td>')
     assert template.render(x=HOSTILE) == f'<td title="{SHOWN}">{SHOWN}</td>'
     assert spec({"title": HOSTILE, "data": {"values": [{"x": HOSTILE}]}})["data"]["values"] == [{"x": SHOWN}]
-    assert SHOWN in card(pb.Corpus((), source=HOSTILE))
+    assert SHOWN in pb.Corpus((), source=HOSTILE)._repr_html_()
     assert str(BadParameter("no", where="a\nnext step: run it")) == "no\n  where: a\\nnext step: run it"
     screen.say(HOSTILE)
     assert capsys.readouterr().out == SHOWN + "\n"

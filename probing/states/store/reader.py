@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from probing.states.store.file_ops import typed_errors
 from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 from probing.states.store.views import Sites, to_dataframe, torch_dataset
+from probing.system.screen import card, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -341,5 +341,11 @@ class Store:
         )
 
     def _repr_html_(self) -> str:
-        shown: str = import_module("probing.reporting.plots").card(self)
-        return shown
+        rows: list[tuple[str, object]] = [
+            ("model", model_called(self.identity["model"])),
+            ("corpus", self.identity["corpus"].get("source", "")),
+            ("sites", f"{len(self.sites)}: {some(self.sites)}"),
+            ("rows", f"{len(self.rows.example):,}"),
+            ("content", self.content_id[:12]),
+        ]
+        return card(f"Store {self.path}", rows)
