@@ -340,11 +340,28 @@ def _best_line(results: ProbeResults) -> str:
 
 
 def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]:
-    """Return every result once, in the order of its first time."""
+    """Return every result once, in the order of its first time; what an earlier version made with the same settings
+    gives way, or one question would be tested twice in its family.
+    """
     asked = {_question(result) for result in newer} if replace else set()
-    known = {_key(result) for result in newer}
-    kept = {_key(one): one for one in older if _key(one) in known or _question(one) not in asked}
+    known, same = {_key(result) for result in newer}, {_question(result): result for result in newer}
+    kept = {
+        _key(one): one
+        for one in older
+        if _key(one) in known or (_question(one) not in asked and not _is_earlier(one, same.get(_question(one))))
+    }
     return list((kept | {_key(one): one for one in newer}).values())
+
+
+_OF_A_VERSION = {"version", "unit", "run", "saved", "not_saved", "temperatures"}
+
+
+def _is_earlier(old: ProbeResult | AnalysisResult, new: ProbeResult | AnalysisResult | None) -> bool:
+    """Return whether an earlier version of this package made a result of the same question and settings."""
+    if new is None or not int(old.provenance.get("version") or 0) < int(new.provenance.get("version") or 0):
+        return False
+    both = (old.provenance.keys() & new.provenance.keys()) - _OF_A_VERSION
+    return all(old.provenance[name] == new.provenance[name] for name in both)
 
 
 def _key(result: ProbeResult | AnalysisResult) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from probing.results.probe import ProbeResult, to_json
 from probing.results.use import UseResult
 from probing.training import train
 from probing.training.results import ProbeResults
-from probing.training.units import probe_name, sweep_results
+from probing.training.units import VERSION, probe_name, sweep_results
 from probing.use.run import ResultCache
 from tests.conftest import some
 from tests.reporting.test_reporting import Page
@@ -374,6 +374,23 @@ def test_a_folder_of_an_earlier_version_is_read_and_added_to(tmp_path: Path) -> 
     assert len(held) == 6 and set(held.table().model) == {"gpt2", model_called(untrained().model)}
     titles = re.findall(r"<h2 id=\"task-\d\"><bdi>(.*?)</bdi></h2>", pb.report(tmp_path).read_text())
     assert titles == [f"upos, {model_called(untrained().model)}", "upos, gpt2"]  # untrained models come first
+
+
+def test_results_of_an_earlier_version_give_way_to_those_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side they would be one question asked twice, and p values adjusted over both."""
+    monkeypatch.setattr("probing.training.plan.VERSION", VERSION - 1)
+    before = run(a_store(), tmp_path)
+    other = run(a_store(), tmp_path, root_seed=7)
+    monkeypatch.undo()
+    after = run(a_store(), tmp_path)
+    held = ProbeResults.read(tmp_path)
+    assert len(held) == len(after) + len(other) and len(after) == len(before)
+    units = {one.provenance["unit"] for one in held}
+    assert units == {one.provenance["unit"] for one in (*after, *other)}
+    alone = run(a_store(), tmp_path / "alone")
+    assert [one.measures[0].score for one in after] == [one.measures[0].score for one in alone]
 
 
 def _aged(result: ProbeResult) -> ProbeResult:
