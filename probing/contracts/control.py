@@ -167,7 +167,7 @@ class StateControl(ABC):
 
         Raises:
             BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are no such states, or they belong to
-            other rows.
+                other rows.
         """
 
     def key_of(self, labels: Labels) -> str:

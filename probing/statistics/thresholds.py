@@ -52,7 +52,7 @@ class Threshold:
         fpr: share of the other rows that may be flagged on average.
         dev_negatives, dev_positives: numbers of dev rows of other classes and of the class.
         recall, false_positives: shares of test rows flagged, among rows of the class and among the others; None if
-        there are no such rows.
+            there are no such rows.
         by, groups: what the test rows are grouped by, and (recall, false positives) of each group.
     """
 
@@ -148,7 +148,7 @@ def choose_threshold(
     Args:
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
         test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; empty: recall and false
-        positives are not measured.
+            positives are not measured.
         fpr: share of other rows that may be flagged.
         clusters: `(M,)` cluster of each row of test, such as its document; None: rows are independent.
         groups: `(M,)` names of groups for which recall and false positives are also given separately.
