@@ -87,14 +87,12 @@ def train(
             `holm`, or `bh` (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any.
             It is applied to all results in the folder.
         to: folder for results.jsonl, results.parquet, fitted probes, and the units by which a killed run resumes.
-            Earlier
-            results in the folder stay, whatever their model.
+            Earlier results in the folder stay, whatever their model.
         replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
             settings (seeds, controls, measures, …).
         executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`,
-            since a
-            worker reports nothing while it fits), or an object. With other processes `to` is required; they read the
-            stores themselves.
+            since a worker reports nothing while it fits), or an object. With other processes `to` is required; they
+            read the stores themselves.
         workers: number of processes, for `processes` and `ray`.
         threads: processor threads of each worker; None: as many as this process has. With the same number every
             executor gives the same bytes; with different numbers the last bits of a score can differ.

@@ -69,8 +69,7 @@ def probe(
             the same rows, such as `{"resid.3": …, "resid.6": …}`.
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
-            every
-            row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
+            every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
             equal.
         keys: `(N,)` values for each of which the control draws one random label, such as the form of each word.
         texts: `(N,)` the text of each row, if rows are texts: baselines then read them, copies of a text are never

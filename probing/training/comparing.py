@@ -98,8 +98,7 @@ def compare(
         model: compare only this model, given by its full name or a part of it (default: all).
         between: which pairs: `all`; `models`, two models at the same site by the same probe; or `best`, two models,
             each at the site that is best for it on dev. For models, a is the later checkpoint, the larger or the
-            trained
-            model.
+            trained model.
         against: compare models with this one only, given by its full name or a part of it.
 
     Returns:

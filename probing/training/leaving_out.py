@@ -77,8 +77,7 @@ def leave_one_out(
         UnknownName: there is no such column.
         BadParameter: it is a column of words.
         DegenerateDesign: there is one group only, every group is too small, sentences have no group, a document is in
-            two
-            groups, or no label of a group occurs in the other groups.
+            two groups, or no label of a group occurs in the other groups.
         ProvenanceMismatch, NonFiniteStates: see `train`.
     """
     opened = store if not isinstance(store, str | Path) else Store.open(store)
