@@ -1,4 +1,4 @@
-"""New names of the modules of version 0.1. Their old names work until version 0.3, with a warning that gives the new
+"""New names of the modules of version 0.1. The old names work until version 0.3, with a warning that gives the new
 name.
 """
 
@@ -117,7 +117,7 @@ class _OldNames(MetaPathFinder, Loader):
 
 
 def new_name(name: str) -> str:
-    """Return the new name of a module of version 0.1, or an empty text where it kept its name."""
+    """Return the new name of a module of version 0.1, or "" if its name has not changed."""
     head, _, rest = name.partition(".")
     parts = rest.split(".")
     for end in range(len(parts), 0, -1):
@@ -127,6 +127,6 @@ def new_name(name: str) -> str:
 
 
 def find_old_names() -> None:
-    """Let `import` find modules by their old names too, before it looks into folders."""
+    """Install an import hook that finds modules by their old names; it comes before the search in folders."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OldNames())

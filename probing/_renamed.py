@@ -29,28 +29,32 @@ COMMAND_LINE = "command line"  # where flags are read
 
 
 def flag_of(name: str, field: Any = None) -> str:
-    """Return the flag of a field, such as `--probe` of `probes`."""
+    """Return the command-line flag of an option, such as `--probe` for `probes`; `field` may define a flag that differs
+    from its name.
+    """
     extra = getattr(field, "json_schema_extra", None) or {}
     return "--" + (extra.get("flag") or name).replace("_", "-")
 
 
 def old_names(known: Container[str]) -> dict[str, str]:
-    """Return the old names of options, with their new ones, where `known` has the new name and not the old."""
+    """Return a mapping of old names of options to new ones, for those whose new name is in `known` and whose old name
+    is not.
+    """
     return {old: new for old, new in RENAMED.items() if new in known and old not in known}
 
 
 def by_new_names(
     given: Mapping[str, Any], known: Container[str], *, written: Callable[[str], str] = "`{}`".format
 ) -> dict[str, Any]:
-    """Return what was given, by the new names, and warn of each old one.
+    """Return the given options under their new names, and warn of each old name.
 
     Args:
         given: values by the names that the caller used.
-        known: the names there are now.
-        written: writes a name as the caller has to.
+        known: the current names.
+        written: formats a name for messages, as the caller would write it.
 
     Raises:
-        BadParameter: a value was given by both names.
+        BadParameter: an option was given under both names.
     """
     renamed = {old: new for old, new in old_names(known).items() if old in given}
     for old, new in renamed.items():
@@ -66,8 +70,8 @@ def by_new_names(
 
 
 def takes_old_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a function so that it takes keywords by their old names too, and raises errors of the operating system as
-    errors of this package (one wrapper for both: one frame less to step through). Return the wrapper.
+    """Return a wrapper of a function that takes keywords by their old names too, and raises errors of the operating
+    system as errors of this package. (A single wrapper does both, so that tracebacks have one frame less.)
     """
     known = inspect.signature(function).parameters
 

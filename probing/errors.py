@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose.
+"""Every error and warning that this package raises on purpose.
 
     ProbingError
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
@@ -13,7 +13,8 @@
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
-    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed OtherRows OldName (DeprecationWarning)
+    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask UnusedWeights NotResumed OtherRows DamagedUnit
+                                  OldName (DeprecationWarning)
 
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
 """
@@ -68,8 +69,8 @@ class ProbingError(Exception):
 
 
 def printable(text: str) -> str:
-    """Return the text with characters escaped that a terminal or page would act on: such as control characters (shown
-    as `\\x1b`) and marks of text direction (`\\u202e`).
+    r"""Return the text with those characters escaped that a terminal or page would act on, such as control characters
+    (shown as `\x1b`) and marks of text direction (`\u202e`).
     """
     return _NOT_SHOWN.sub(lambda match: _escape(match[0]), text)
 
@@ -98,7 +99,7 @@ class BadParameter(InputError):
 
 
 class ConfigError(InputError):
-    """A study file lacks something that a study needs, or has something that it cannot have."""
+    """A study file lacks a required setting, or has one that is not allowed."""
 
 
 class CorpusError(InputError):
@@ -118,8 +119,8 @@ class TooFewGroups(InputError):
 
 
 class OverlappingGroups(InputError):
-    """Rows that belong together, such as twins, are in different groups, so an edit would be fitted on rows related to
-    those it is measured on.
+    """Rows that belong together, such as twins, are in different groups, so an edit would be measured on rows related
+    to those it was fitted on.
     """
 
 
@@ -130,13 +131,13 @@ class NoBehaviour(InputError):
 
 
 class BadTwin(InputError):
-    """A twin of a minimal pair is missing, or differs from its row in more than the property, or not in the
-    property.
+    """A twin of a minimal pair is missing, has the same value of the property as its row, or differs from it in other
+    ways as well.
     """
 
 
 class StoreError(ProbingError):
-    """The activation store cannot do what was asked."""
+    """The activation store cannot do what was requested."""
 
 
 class NotAStore(StoreError):
@@ -144,7 +145,7 @@ class NotAStore(StoreError):
 
 
 class UnsupportedFormat(StoreError):
-    """A store has another major format version."""
+    """A store has another major format version, or a file is not of the expected format."""
 
 
 class IncompleteStore(StoreError):
@@ -203,15 +204,15 @@ class UnsupportedModel(ModelError):
 
 
 class UnknownSite(ModelError, UnknownName):
-    """This model or store does not have the site."""
+    """The model or store does not have the site."""
 
 
 class RemoteCodeRefused(ModelError):
-    """A model works only with Python code of its own, which is never run."""
+    """A model works only with Python code from its repository, which this package never runs."""
 
 
 class ReplayUnavailable(ModelError):
-    """The blocks of this model or store cannot be run from the middle."""
+    """The model's blocks cannot be run from the middle: the model or the store does not allow it."""
 
 
 class EditFailed(ModelError):
@@ -219,11 +220,11 @@ class EditFailed(ModelError):
 
 
 class PlantFailed(ModelError):
-    """A model that was built to use a property, or not to use it, was certified to do the opposite."""
+    """The certificate of a model that was built to use a property, or not to use it, shows the opposite."""
 
 
 class WorkError(ProbingError):
-    """Work that was given to workers was not done."""
+    """Units of work that were given to workers were not done."""
 
 
 class UnitFailed(WorkError):
@@ -257,7 +258,7 @@ class NotEnoughMemory(MachineError, MemoryError):
 
 
 class Interrupted(ProbingError):
-    """Ctrl-C ended the run: nothing is half-written, and the same command goes on where it was."""
+    """Ctrl-C ended the run: no file is half-written, and the same command resumes the run."""
 
 
 class MissingDependency(ProbingError, ImportError):
@@ -289,7 +290,7 @@ class OtherRows(ProbingWarning):
 
 
 class NotResumed(ProbingWarning):
-    """Settings cannot be written as text (a function of your own, say), so each run measures anew instead of
+    """Settings cannot be written as text (a user-defined function, say), so each run measures anew instead of
     resuming.
     """
 
@@ -323,10 +324,10 @@ _BETWEEN = ("probing", "pydantic", "typer", "click", "abc")
 
 
 class OldAttributes:
-    """The base of classes with renamed attributes: `_before` maps each old name to the new one.
+    """Base of classes with renamed attributes: `_before` maps each old name to the new one.
 
-    Reading or setting an old name reads or sets the new one, and a subclass that defines an old name defines the new
-    one; each gives a warning.
+    Reading or setting an old name reads or sets the attribute with the new name. If a subclass defines an attribute
+    under an old name, it gets the new name. Each use gives a warning.
     """
 
     _before: ClassVar[Mapping[str, str]] = {}
@@ -359,7 +360,7 @@ class _OldAttribute:
 
 
 def warn_of_old_name(sentence: str) -> None:
-    """Warn of a deprecated name, at the line outside this package that uses it."""
+    """Warn of a deprecated name; the warning points to the line outside this package that uses it."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back

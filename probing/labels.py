@@ -19,8 +19,7 @@ MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 @dataclass(frozen=True)
 class Labels(OldAttributes):
-    """Holds one target per row, with everything that controls and statistics need to know of the rows. There are N
-    rows.
+    """Holds one target per row, for N rows, with all facts about the rows that controls and statistics need.
 
     Attributes:
         task: name of the task, e.g. `upos`.
@@ -51,10 +50,10 @@ class Labels(OldAttributes):
         choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None: rows are
             not alternatives.
         punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None: not known.
-        unit: what a cluster is: `sentence`, `document`, or the column by which the corpus is grouped.
+        unit: kind of a cluster: `sentence`, `document`, or the column by which the corpus is grouped.
         unit_reason: why `unit` is not `sentence`: `asked for`, or a property of the label; "" if it is.
         fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None: no input of
-            theirs does.
+            dev or test occurs in train.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -88,8 +87,8 @@ class Labels(OldAttributes):
 
     @property
     def codes(self) -> NDArray[Any]:
-        """Codes `(N,)` that are equal for equal targets: `y` itself, or for several labels a row one number for each
-        set of labels.
+        """Codes `(N,)` that are equal for equal targets: `y` itself or, if there are several labels per row, one number
+        for each distinct set of labels.
         """
         return self.y if self.y.ndim == 1 else np.unique(self.y, axis=0, return_inverse=True)[1].reshape(-1)
 
@@ -105,7 +104,7 @@ class Labels(OldAttributes):
         return np.flatnonzero(self.split == split)
 
     def take(self, rows: NDArray[Any]) -> Labels:
-        """Return labels of the chosen rows only, in the order given."""
+        """Return the labels of these rows only, in the order given."""
         return replace(
             self,
             y=self.y[rows],
@@ -130,8 +129,8 @@ def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Pairs(OldAttributes):
-    """Holds the states of N pairs of words as a table of R words and two indices, which takes R·D numbers in memory and
-    not N·2D.
+    """Holds the states of N pairs of words as a table of R words and two indices per pair, which takes R·D numbers of
+    memory instead of N·2D.
 
     `np.asarray(pairs)` makes an ordinary matrix: `(N, 2D)`, each row [a; b], or `(N, D)` where the two states are
     combined. Probes with `accepts_pairs` read table and index instead.
@@ -141,7 +140,7 @@ class Pairs(OldAttributes):
         index: `(N, 2)` int64 rows of the table: a and b.
         group: `(N,)` int64 sentence of each row; rows of one sentence are fitted together.
         choice: see `Labels`.
-        row_form: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, a · b by coordinate.
+        row_form: `pair` or `ends` for [a; b]; `difference`, a − b; `product`, the elementwise a · b.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -170,7 +169,7 @@ class Pairs(OldAttributes):
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes of the rows as one matrix."""
+        """Number of bytes that the rows take as one matrix."""
         return self.shape[0] * self.shape[1] * self.table.itemsize
 
     def __len__(self) -> int:
@@ -236,7 +235,7 @@ class Pieces:
 
     @classmethod
     def of_rows(cls, X: NDArray[Any]) -> Pieces:
-        """Return pieces in which every row of `(N, D)` is its only piece."""
+        """Return the rows of `(N, D)` as `Pieces` with a single piece per row."""
         return cls(X, np.arange(len(X) + 1))
 
     @property

@@ -1,7 +1,7 @@
-"""Recipes as text: turns `mlp:hidden=64,layers=2` into a member object and back.
+r"""Recipes as text: turns `mlp:hidden=64,layers=2` into a member object and back.
 
-Nothing of a value is stripped: `next_token:answers= is| are` names pieces that begin with a space. White space around
-a recipe's name and around a parameter's key does not count. A comma inside a value is written `\\,`.
+Values are not stripped: `next_token:answers= is| are` names pieces that begin with a space. White space around a
+recipe's name and around a parameter's key is ignored. A comma inside a value is written `\,`.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def build_task(spec: str, corpus: Corpus) -> Task:
 
 
 def normalised(folder: str, spec: str) -> str:
-    """Return the recipe in canonical form: the parameters given, in the order of the member's own, with their values
-    parsed.
+    """Return the recipe in canonical form: the given parameters, in the order of the member's signature, with parsed
+    values.
     """
     name, text = _name_and_values(spec)
     if folder == "tasks":
@@ -119,7 +119,7 @@ def spec_of(obj: Any, *, without: str = "", called: str = "") -> str:
     Args:
         obj: a member.
         without: a parameter to leave out.
-        called: a name to use in place of the object's own; empty: its own.
+        called: a name to use in place of the registered one; "": the registered one.
     """
     name = called or registry.member_name(type(obj))
     if isinstance(obj, Task):
@@ -141,8 +141,8 @@ def text_of(folder: str, obj: Any) -> str | None:
 
 
 def parts_of(text: str, mark: str) -> list[str]:
-    """Split a text at a mark and return the parts; a mark after a backslash is part of the text, and two backslashes
-    stand for one.
+    """Split a text at a mark and return the parts. A mark after a backslash does not split, and two backslashes stand
+    for one.
     """
     parts = [""]
     for piece in re.findall(rf"\\\\|\\{re.escape(mark)}|.", text, re.DOTALL):

@@ -11,17 +11,18 @@ REFERENCE = f"{PREFIX}reference"
 
 
 def folder() -> Path:
-    """Return the folder of the reference corpus, model and study: in an installed package, or in a checkout."""
+    """Return the folder of the reference corpus, model and study, in an installed package or in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "reference_data"  # setup.py has datasets/reference installed there
     return installed if installed.is_dir() else package.parent / "datasets" / "reference"
 
 
 def shipped(name: str, part: str) -> str:
-    """Return the path of a part of what ships, such as `model`, where `name` is `probing:reference`; else `name`.
+    """If `name` is `probing:reference`, return the path of a part of the reference study, such as `model`; else return
+    `name`.
 
     Raises:
-        UnknownName: `probing:` before something that does not ship.
+        UnknownName: the name begins with `probing:` but is not `probing:reference`.
     """
     if not name.startswith(PREFIX):
         return name

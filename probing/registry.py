@@ -71,16 +71,16 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the name by which a member is asked for, such as `mlp`; for a class that is not registered, the class's
-    name.
+    """Return the registered name of a member's class as recipes use it, such as `mlp`; for a class that is not
+    registered, the class's name.
     """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def identity_of(kind: type) -> str:
-    """Return the name of `name_of`; for a class that is not registered its module and name, the same in every process:
-    what a script calls `__main__` is `__mp_main__` to the workers that it starts.
+    """Return what `name_of` returns; for a class that is not registered, its module and name. These are the same in
+    every process: `__mp_main__`, as worker processes call a script, becomes `__main__`.
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""Named child seeds derived from one root seed, so that no draw depends on other draws or on global state."""
+"""Named child seeds derived from one root seed, so that draws do not depend on each other or on global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def child_seed(root: int, *names: str | int) -> int:
     """Return a 32-bit seed that is determined by `root` and the sequence of names alone.
 
-    The same names give the same seed on every machine; seeds of other names are independent.
+    The same names give the same seed on every machine; different names give independent seeds.
     """
     path = "\x1f".join([str(int(root)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""Fits of all label sets at one site, and their scores on the resamples of a split."""
+"""Fits of all label sets at one site, their scores on the resamples of a split, and the costs of an online code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ States = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Sampled:
-    """A score of one label set: its mean over seeds and the bootstrap samples `(seeds, R)`."""
+    """Holds the score of one label set: its mean over seeds and the bootstrap samples `(seeds, R)`."""
 
     value: float
     samples: NDArray[np.float64]
@@ -38,7 +38,9 @@ def measure_of(name: str) -> Measure:
 
 
 def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:
-    """Fit the probe on every label set under every seed (under one seed if it is deterministic); dev stops it early."""
+    """Fit the probe on every label set under every seed (a deterministic probe under one seed only), with dev held out,
+    and return the fits as `result[m][s]`.
+    """
     label_sets = [labels for _, _, labels in data.label_sets]
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
     seeds = data.seeds if probe.stochastic else data.seeds[:1]
@@ -54,8 +56,8 @@ def score_of(
     *,
     tempers: Sequence[Tempers] | None = None,
 ) -> Sampled:
-    """Score the fits (one a seed) of one label set on the rows of the resampler, with log probabilities scaled by
-    `tempers`.
+    """Score the fits (one per seed) of one label set on the rows of the resampler. For measures that count bits, each
+    fit's log odds are scaled by its entry in `tempers` (None: not scaled).
     """
     part = labels.take(resampler.rows)
     predictions = [predict(fit, X, part) for fit in fits]
@@ -68,7 +70,9 @@ def score_of(
 def score_predictions(
     predictions: Sequence[Prediction], part: Labels, measure: Measure, resampler: Resampler
 ) -> Sampled:
-    """Score predictions of the resampler's rows, whose labels are `part`; otherwise as `score_of` does."""
+    """Score predictions (one per seed) for the resampler's rows, whose labels are `part`; the result is that of
+    `score_of`.
+    """
     values = [measure.value(part.y, prediction) for prediction in predictions]
     samples = np.stack([resampled(measure, part.y, prediction, resampler) for prediction in predictions])
     return Sampled(float(np.mean(values)), samples)
@@ -87,8 +91,8 @@ def point(
     x: float | None = None,
     x_name: str = "",
 ) -> Point:
-    """Return a number with the interval that its samples `(draws, seeds, R)` give, or with none where they are
-    undefined.
+    """Return a point with the 95 % interval computed from its samples `(draws, seeds, R)`; without an interval if they
+    are undefined.
     """
     low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
@@ -104,14 +108,15 @@ Dev = tuple[NDArray[np.float32], Sequence[NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class CodedRows:
-    """Costs of every row of one label set in one data order, in the order in which the rows were sent.
+    """Holds the cost of every row of one label set, in one data order. Rows are in the order in which they are sent.
 
     Attributes:
-        nats: `(N,)` −ln of the probability the row's label was sent with; ln K in the first block.
-        final_nats: `(N,)` the same under the probe fitted on all rows: what the data cost once the probe is known.
-        block: `(N,)` which block the row was sent in, from 0.
-        groups: `(N,)` its group.
-        starts: rows seen before each block; a block that no group ended in holds no rows.
+        nats: `(N,)` −ln of the probability with which the row's label is sent; ln K in the first block.
+        final_nats: `(N,)` −ln of the label's probability under the probe fitted on all rows: the cost of the labels to
+            a receiver who has that probe.
+        block: `(N,)` number of the block that the row is sent in, from 0.
+        groups: `(N,)` group of the row.
+        starts: number of rows sent before each block; a block in which no group ends holds no rows.
     """
 
     nats: NDArray[np.float64]
@@ -122,13 +127,15 @@ class CodedRows:
 
 
 def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> list[CodedRows]:
-    """Return the costs of every label set in one data order.
+    """Fit the probe on every prefix of the rows in one data order, and return the costs of every label set.
 
     Args:
-        probe: unfitted.
-        data: of the site.
-        order: which seeded permutation of the groups; it also chooses the seed of a stochastic probe.
-        outside_dev: stop early by the outside dev rows, as published; else a probe holds out some of what was sent.
+        probe: an unfitted probe.
+        data: data of the site.
+        order: number of the data order, a seeded permutation of the groups; it also selects the seed of a stochastic
+            probe.
+        outside_dev: whether training is stopped early by the dev rows, as in the published implementation; else the
+            probe holds out some of the rows sent.
     """
     label_sets = [labels for _, _, labels in data.label_sets]
     train = data.labels.rows("train")
@@ -157,15 +164,17 @@ def coded(probe: Probe, data: SiteData, order: int, *, outside_dev: bool) -> lis
 
 
 def sending_order(groups: NDArray[np.int64], seed: int, order: int) -> NDArray[np.int64]:
-    """Return `(N,)` row indices: whole groups in a seeded random order, with the rows of a group in their own order."""
+    """Return `(N,)` row indices: whole groups in a seeded random order, with the rows of each group in their original
+    order.
+    """
     names, index = np.unique(groups, return_inverse=True)
     place = generator(seed, "data order", order).permutation(len(names))
     return np.argsort(place[index.reshape(-1)], kind="stable")
 
 
 def block_ends(groups: NDArray[np.int64]) -> tuple[int, ...]:
-    """Return where blocks end: at the first group boundary at or after each fraction of the rows. Some blocks may be
-    empty.
+    """Return the numbers of rows after which blocks end: the first group boundary at or after each fraction of the
+    rows. Some blocks may be empty.
     """
     n = len(groups)
     boundaries = np.append(np.flatnonzero(np.diff(groups)) + 1, n)
@@ -181,9 +190,9 @@ def fitted_prefixes(
     seed: int,
     dev: Dev | None,
 ) -> list[list[Probe | None]]:
-    """Fit the probe on the first `end` rows, for each end and label set; the fits are `[e][m]`.
+    """Fit the probe on the first `end` rows, for each end and each label set, and return the fits as `result[e][m]`.
 
-    None where the rows hold one class only, or dev holds none of their classes: no probe can be fitted there.
+    A fit is None if no probe can be fitted: the rows hold one class only, or dev has none of their classes.
     """
     usable = [[_can_fit(y[:end], None if dev is None else dev[1][m]) for m, y in enumerate(targets)] for end in ends]
     early = sum(not all(sets) for sets in usable)  # more rows never hold fewer classes: these come first

@@ -24,12 +24,12 @@ class Coordinates(Analysis):
     It gives points for the task and for every draw of every control. At x = 1 … s coordinates, with the index of the
     coordinate added last as `label`, they are the scores that the probe recorded on train and dev, such as
     `dev_accuracy` and `dev_log_loss`, without intervals. At x = s there is also `accuracy` (or `r2`) on test, with an
-    interval by clusters. A probe has such a path if it names its columns in `PATH_COLUMNS` and gives `path_` and
+    interval by clusters. A probe has such a path if it names its columns in `PATH_COLUMNS` and has `path_` and
     `coordinates_` when fitted, as `sparse` does. For test scores at other numbers of coordinates see
     `capacity:parameter=k`.
 
     It misleads where two coordinates carry the same information, since only one of them is named. Compare the path with
-    that of the control, for which the probe finds coordinates, too.
+    that of the control: the probe selects coordinates for random labels as well.
 
     References:
         Dalvi et al. 2019, What Is One Grain of Sand in the Desert? Analyzing Individual Neurons in Deep NLP Models, §3.
@@ -46,9 +46,8 @@ class Coordinates(Analysis):
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probe on every label set and return the points of all paths; where there are several seeds, of the
+        """Fit the probe on every label set and return the points of all paths; with several seeds, only the path of the
         first.
-
         """
         measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
         points: list[Point] = []

@@ -27,17 +27,18 @@ class Information(Analysis):
     − H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
-    measure `log_loss`). H_V(Y) is that of the train label frequencies; the others are those of the probe, fitted on
-    train, on X, on B beside zeros of X's width, and on B beside X; the probe standardises what it reads, and how sure
-    it is, is chosen on dev (`measures/_rows.py`). It gives these points, for the task and every draw of every
-    control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference, `usable_information`
-    (or `conditional_information`), for controls also its mean over draws. The interval of a difference is paired; it
-    covers the sampling of test clusters and of seeds, for a mean over draws also that of draws.
+    measure `log_loss`). H_V(Y) is that of the train label frequencies. The others are those of the probe, fitted on
+    train: on X, on B beside zeros of X's width, and on B beside X. The probe standardises its input, and its log odds
+    are scaled by a factor fitted on dev (`measures/_rows.py`). It gives these points, for the task and every draw of
+    every control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference,
+    `usable_information` (or `conditional_information`); for controls also the mean of the difference over draws. The
+    interval of a difference is paired; it covers the sampling of test clusters and of seeds, for a mean over draws also
+    that of draws.
 
-    It misleads if read as all the information that a state holds: it is what this family of probes reads after training
-    on finite data, a lower bound. It can be a little negative where dev is small: what is chosen there need not hold on
-    test. Conditional information of X given B says what this family reads from X and not from B; a more able family may
-    read it from B.
+    It misleads if read as all the information that a state holds: it is a lower bound, the part that this family of
+    probes reads after training on finite data. It can be slightly negative where dev is small, since the factor fitted
+    on dev may not suit test. Conditional information of X given B says what this family reads from X and not from B; a
+    more able family may read it from B.
 
     Args:
         given: a site of the store, such as `resid.0`, beyond which the information is measured ("": none).

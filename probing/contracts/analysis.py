@@ -20,14 +20,14 @@ class SiteData:
     """Holds the data that an analysis reads at one site.
 
     Attributes:
-        site: its name.
+        site: name of the site.
         states: `(n, D)` states by split.
         labels: labels of the task, in all splits; `labels.rows(split)` are the rows of `states[split]`, in that order.
         controls: by name of the control, the labels of each of its draws.
         given: by split, the states of the site that `Analysis.given` names; None if it names none.
         seeds: seeds of the fits, one per fit of a stochastic probe.
         resamplers: by split (dev and test), the clusters and their bootstrap weights.
-        chance_checks: names of the controls that only check for chance, so that no selectivity is defined against them.
+        chance_checks: names of the controls that only check for chance; no selectivity is defined against them.
     """
 
     site: str
@@ -49,13 +49,13 @@ class SiteData:
 
 
 class Analysis(ABC):
-    """An analysis fits one probe many times at one site: it gives a curve, a code length or conditional information."""
+    """Fits one probe many times at one site and reports a curve, a code length or conditional information."""
 
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     @property
     def given(self) -> str:
-        """Another site of the store whose states are read too; "" for none."""
+        """Name of a second site of the store whose states are read as well; "" if there is none."""
         return ""
 
     def accepts(self, probe: Probe) -> bool:
@@ -63,7 +63,7 @@ class Analysis(ABC):
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, ready for JSON, settings that change the numbers but are no parameters of the analysis."""
+        """Return, ready for JSON, the settings that affect the numbers but are not parameters of the analysis."""
         return {}
 
     @abstractmethod

@@ -40,11 +40,11 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return the index of the last piece of each row at a position, `(N,)`; for `end`, of the last piece of the
-        text that is not special.
+        """Return, for each row `(N,)`, the index of the last piece at a position. For the position `end` it is the last
+        piece of the text that is not special.
 
         Raises:
-            UnknownName: no such position.
+            UnknownName: there is no such position.
         """
         name = "" if position == WORD and WORD not in self.pieces else position
         if name == "end" and name not in self.pieces:
@@ -91,20 +91,20 @@ class Behaviour(ABC):
 
     @property
     def are_logits(self) -> bool:
-        """Whether the behaviour is logits, so that a softmax of it gives probabilities."""
+        """Whether the behaviour consists of logits, so that its softmax gives probabilities."""
         return False
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that the behaviour reads; their content enters the identity of a result, not only their names."""
+        """Files that the behaviour reads; the identity of a result includes their content, not only their names."""
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return, for each answer, the pieces whose logits are measured: (vocabulary id, text). Return () for a
-        behaviour that is not made of logits of single pieces.
+        """Return, for each answer, the pieces whose logits are measured, as (vocabulary id, text); () for a behaviour
+        that does not consist of logits of single pieces.
 
         Raises:
-            NoBehaviour: answers that the model cannot give.
+            NoBehaviour: the model cannot give one of the answers.
         """
         return ()
 
@@ -120,14 +120,14 @@ class Behaviour(ABC):
         """Check the behaviour as far as is possible before the model runs, and return it.
 
         Raises:
-            NoBehaviour: answers that the model cannot give.
+            NoBehaviour: the model cannot give one of the answers.
         """
         return self
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """Fit the behaviour on the rows and return a function that measures it on each batch of outputs; `self` is
-        never changed.
+        """Fit the behaviour on the rows and return a `Readout`, a function that measures it on each batch of outputs;
+        `self` is never changed.
 
         Args:
             texts: the rows.

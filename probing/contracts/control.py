@@ -15,15 +15,15 @@ from probing.labels import Labels
 
 
 class Control(ABC):
-    """Makes the labels of a control task from those of a task: it keeps rows, classes and splits, and draws another
-    `y`.
+    """Makes the labels of a control task from those of a task: rows, classes and splits stay, and the targets `y` are
+    drawn anew.
 
     Controls that keep the labels and change the states are `probing.contracts.control.StateControl`.
 
     Class attributes:
         is_selectivity: whether the task's score above this control is called selectivity; False for a chance check.
         levels: the levels of tasks that it can be used for.
-        answers: the objection to a probe's result that it answers, in a reader's words.
+        answers: the objection to a probe's result that the control answers, as a reader would put it.
         draws: how many times labels are drawn; each draw is trained. A parameter of the same name overrides it.
     """
 
@@ -34,7 +34,7 @@ class Control(ABC):
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task once and return them: the task's labels with another `y`.
+        """Draw the labels of the control task once and return them: the task's labels with a new `y`.
 
         A control that draws by a key also sets `ceiling` (the accuracy of a reader that has memorised every key of
         train) and `seen`. `control`, its name in results, may be left empty; results then use its recipe.
@@ -44,8 +44,8 @@ class Control(ABC):
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key that the control draws by; rows that have no value of it are left out of the task.
-        Return "" if it draws by none.
+        """Return the name of the key that the control draws by, or "" if it draws by none. Rows that have no value of
+        the key are left out of the task.
         """
         return ""
 
@@ -54,7 +54,7 @@ Ints = NDArray[np.int64]
 
 
 class RowsOfExamples(Protocol):
-    """Says for each of R rows which example and which word it belongs to."""
+    """Gives, for each of R rows, the example and the word that the row belongs to."""
 
     @property
     def example(self) -> Ints:
@@ -66,7 +66,9 @@ class RowsOfExamples(Protocol):
 
 
 class StateTable(Protocol):
-    """States that can be read by site and row: a store, or one whose pieces are pooled when they are read."""
+    """Holds states that can be read by site and row: a store, or a view that pools a store's pieces when they are
+    read.
+    """
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ class StateTable(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Everything that determines the states, ready for JSON."""
+        """Mapping of everything that determines the states, ready for JSON."""
 
     @property
     def content_id(self) -> str:
@@ -86,13 +88,13 @@ class StateTable(Protocol):
 
     @property
     def rows(self) -> RowsOfExamples:
-        """Example and word of each row."""
+        """Examples and words of the rows."""
 
     def width(self, site: str) -> int:
         """Return the number of features at a site."""
 
     def read(self, site: str, rows: Ints) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of the rows asked for."""
+        """Return the states `(N, D)` of the N given rows."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ class Probed:
 
 
 class StateSource(ABC):
-    """Gives other states for the rows of a task. It is sent to other processes, so it must not hold open files.
+    """Gives substitute states for the rows of a task. It is sent to other processes, so it must not hold open files.
 
     Attributes:
         name: name of the control in results.
-        above: words for these states, such as `random states`, for sentences that say what a score is above.
+        above: phrase for these states, such as `random states`, that completes sentences on what a score is above.
         seen: `(N,)` bool, for states drawn by a key: whether the row's key occurs in train; None: whether its word type
             does.
     """
@@ -130,13 +132,13 @@ class StateSource(ABC):
 
     @abstractmethod
     def stand_in(self, site: str) -> str:
-        """Return a name for the states that replace those of `site`; sites with the same name share them. Return "" if
-        the control has no states for this site.
+        """Return a name for the states that replace those of `site`, or "" if the control has none for this site. Sites
+        with the same name share their states.
         """
 
     @abstractmethod
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of rows of the probed table."""
+        """Return the states `(N, D)` that replace those of these rows of the probed table, in one draw."""
 
     @abstractmethod
     def recipe(self) -> dict[str, str]:
@@ -146,12 +148,12 @@ class StateSource(ABC):
 
 
 class StateControl(ABC):
-    """Replaces the states of a task and keeps its labels; the same probe is fitted on the other states, with the same
-    budget.
+    """Replaces the states of a task and keeps its labels; the same probe is then fitted on the other states, with the
+    same budget.
 
     Class attributes:
         levels: the levels of tasks that it can be used for.
-        answers: the objection to a probe's result that it answers, in a reader's words.
+        answers: the objection to a probe's result that the control answers, as a reader would put it.
     """
 
     is_selectivity: ClassVar[bool] = False
@@ -164,12 +166,12 @@ class StateControl(ABC):
         """Return a source of states for these rows, after checking that it has states for all of them.
 
         Raises:
-            BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are no such states, or they are not
-                of these rows.
+            BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are no such states, or they belong to
+                other rows.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key that the states are drawn by; rows that have no value of it are left out of the
-        task. Return "" if they are drawn by none.
+        """Return the name of the key that the states are drawn by, or "" if they are drawn by none. Rows that have no
+        value of the key are left out of the task.
         """
         return ""

@@ -34,8 +34,8 @@ class Place:
 class Instrument(ABC):
     """Runs a model on N fixed rows and measures its behaviour, with the states at chosen places replaced or not.
 
-    The state of a row at a place is one vector, even where it was pooled from several pieces. Another state is set by
-    adding its difference from the clean one to each of those pieces. Each row is edited in a run of its own, so an edit
+    The state of a row at a place is one vector, even where it was pooled from several pieces. To set another state, its
+    difference from the clean state is added to each of those pieces. Each row is edited in a separate run, so an edit
     of one row does not reach another row of the same text.
     """
 
@@ -65,7 +65,7 @@ class Instrument(ABC):
     def run_from(
         self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
     ) -> Tensor:
-        """Run n rows with other states at one site and return the behaviour `(n, V)`, differentiable in `states`.
+        """Run n rows with replaced states at one site and return the behaviour `(n, V)`, differentiable in `states`.
 
         Args:
             site: the site that is edited.
@@ -75,7 +75,7 @@ class Instrument(ABC):
             frozen_norms: whether later LayerNorms and RMSNorms divide by the scales of the clean run.
 
         Raises:
-            UnknownName: no such site or position.
+            UnknownName: there is no such site or position.
             ReplayUnavailable: the scales of this model's norms cannot be frozen.
         """
 
@@ -155,11 +155,11 @@ class Instrument(ABC):
         return {p: np.einsum("nd,nd->n", slopes[p], x[donors] - x[rows]) for p, x in states.items()}
 
     def check(self) -> None:
-        """Check that edits work, before anything is measured: writing back the states that were read must leave the
-        behaviour unchanged.
+        """Check that edits work, before anything is measured: writing back the clean states must leave the behaviour
+        unchanged.
 
         Raises:
-            EditFailed: it does not, or another identity does not hold; the message names it.
+            EditFailed: the behaviour changes, or another identity does not hold; the message names it.
         """
         rows = np.arange(min(self.n_rows, 32))
         clean = torch.from_numpy(self.clean()[rows])
@@ -170,10 +170,10 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """Check that this instrument has all of these places.
+        """Check that the places of this instrument include all of these.
 
         Raises:
-            UnknownName: it lacks one of them.
+            UnknownName: one of them is missing.
         """
         for place in places:
             if place not in self.places:
@@ -192,15 +192,15 @@ def expect_equal(
     dtype: torch.dtype = torch.float32,
     scale: float | None = None,
 ) -> None:
-    """Check that two outputs are equal within the precision of the data type, as an identity demands.
+    """Check that two outputs are equal within the precision of the data type.
 
     Args:
         found, expected: the outputs to compare, of the same shape.
-        what: words for the identity, to complete the sentence "… does not hold".
+        what: name of the identity that is checked, to complete the sentence "… does not hold".
         where: the place or row, for the message.
-        dtype: data type of the computation: in float32 and float64 a difference of 1e-5 of the scale is allowed, in
-            half precision of 1e-2.
-        scale: the size of number that the tolerance is relative to; None: the largest expected magnitude.
+        dtype: data type of the computation: differences up to 1e-5 of the scale are allowed in float32 and float64, up
+            to 1e-2 in half precision.
+        scale: magnitude that the tolerance is relative to; None: the largest expected magnitude.
 
     Raises:
         EditFailed: they differ by more, or are not finite.

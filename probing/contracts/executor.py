@@ -1,4 +1,4 @@
-"""WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order, more than once without harm.
+"""WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order; doing one twice does no harm.
 
 Worker and Executor are the abstract classes that do the work; the files in `executors/` are executors.
 """
@@ -49,8 +49,7 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Describes how a unit ended, as the executor saw it; whether the work is really done is decided by the unit's
-    files.
+    """Describes how a unit ended, as the executor saw it; only the unit's files show whether the work is really done.
 
     Attributes:
         unit: the unit.
@@ -84,7 +83,7 @@ def unit_id(*parts: Any) -> str:
 
 
 def as_work_error(error: BaseException, name: str) -> ProbingError:
-    """Return an error that may be passed between processes: the error itself if it is one of this package or of the
+    """Return an error that can be sent to another process: the error itself if it is one of this package or of the
     machine, else a `UnitFailed` that names its type, message and place.
     """
     known = machine.typed(error)
@@ -107,7 +106,7 @@ def as_work_error(error: BaseException, name: str) -> ProbingError:
 
 
 class Worker(ABC):
-    """Does units of work in one process, one after the other; a factory makes it there, once."""
+    """Does units of work in one process, one after the other. A factory makes one worker in each process."""
 
     @abstractmethod
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
@@ -153,7 +152,7 @@ class Executor(ABC):
         Args:
             plan: the units.
             factory: a function that makes a worker; it is called in the worker's process.
-            report: called with the amount of work done, in the unit of `WorkUnit.size`.
+            report: called with the amount of work done since its last call, in the unit of `WorkUnit.size`.
 
         Raises:
             Stalled: no worker made progress for the stated time.

@@ -25,7 +25,7 @@ class Targets:
     n_classes: int
 
     def take(self, rows: NDArray[np.int64]) -> Targets:
-        """Return the chosen rows, in the order given."""
+        """Return the targets of the rows with these indices, in the order given."""
         return Targets(self.z[rows], self.strata[rows], self.n_classes)
 
 
@@ -41,12 +41,12 @@ class Edit(ABC):
         Args:
             states: `(n, D)` states to edit.
             targets: labels and strata of these rows.
-            goals: `(n,)` the class or value that each row shall have after the edit; erasers ignore it.
+            goals: `(n,)` the class or value that each row is to have after the edit; erasers ignore it.
         """
 
     @property
     def rank(self) -> int:
-        """Number of dimensions that the edit acts in."""
+        """Number of dimensions of the subspace that the edit changes."""
         return 0
 
 

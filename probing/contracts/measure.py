@@ -39,7 +39,7 @@ class Prediction:
         return self.log_probabilities if self.tempered is None else self.tempered
 
     def take(self, rows: NDArray[Any]) -> Prediction:
-        """Return the chosen rows, in the order given."""
+        """Return the predictions for the rows with these indices, in the order given."""
         logs, labels, tempered = self.log_probabilities, self.labels, self.tempered
         return Prediction(
             self.values[rows],
@@ -50,7 +50,9 @@ class Prediction:
 
 
 class Measure(ABC):
-    """A score that is a function of sums of per-row statistics, so that one bootstrap serves every measure."""
+    """A score that is a function of sums of per-row statistics, so that the same bootstrap resamples serve every
+    measure.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]]
     unit: ClassVar[str]  # "fraction" (0 to 1; gains have a margin of 0.02), "bits" (0.05); others, "R²" …: margin 0
@@ -85,8 +87,13 @@ class Measure(ABC):
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R bootstrap resamples: `weights` `(R, S)` says how often each cluster is drawn,
-        and `groups` `(N,)` which cluster, 0 … S-1, each row is in.
+        """Return the scores `(R,)` on R bootstrap resamples.
+
+        Args:
+            y: `(N,)` targets.
+            prediction: predictions for the N rows.
+            groups: `(N,)` cluster of each row, 0 … S-1.
+            weights: `(R, S)` how often each cluster is drawn in each resample.
         """
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)

@@ -39,8 +39,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         accepts_device: whether it computes on the device that `on` names; otherwise it computes on the CPU.
 
     Attributes:
-        device: where `fit` computes. It is no option: results are equal up to rounding, so that neither the identity of
-            a fit nor a saved probe knows it.
+        device: torch device that `fit` computes on. It is not a parameter: results are equal up to rounding, so it is
+            neither part of a fit's identity nor saved.
         about: for a probe that `train` saved, its task, site, model, labels and so on; empty otherwise.
     """
 
@@ -65,8 +65,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on states X `(N, D)` and labels y `(N,)`, and return self; `dev`, a pair like (X, y), is used for early
-        stopping only.
+        """Fit on states X `(N, D)` and labels y `(N,)`, and return self; `dev`, a pair like (X, y), is held out: it
+        serves to stop early or to record scores, and no weights are fitted on it.
         """
 
     @abstractmethod
@@ -101,10 +101,10 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows for every b (`ends` rises) and return the probes as `result[b][m][s]`;
-        otherwise as `fit_many`.
+        """Fit on the first `ends[b]` rows for every b and return the probes as `result[b][m][s]`; `ends` is increasing.
+        The other arguments are those of `fit_many`.
 
-        The default fits each prefix anew; probes that can go on from the prefix before override it.
+        The default fits each prefix anew; probes that can start from the fit of the prefix before override it.
         """
         return [self.fit_many(X[:end], [y[:end] for y in targets], seeds, dev=dev) for end in ends]
 
@@ -116,7 +116,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         return seeded.on(self.device)
 
     def on(self, device: str) -> Self:
-        """Return this probe with its `fit` computing on a torch device, if it can: see `accepts_device`."""
+        """Return this probe set to compute `fit` on a torch device; unchanged if it cannot (see `accepts_device`)."""
         if not self.accepts_device or device == self.device:
             return self
         moved = shallow(self)
@@ -125,8 +125,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return by name (without the trailing underscore) the fitted arrays that, with the parameters, `predict`
-        needs.
+        """Return the fitted arrays that `predict` needs besides the parameters, by name without the trailing
+        underscore.
         """
 
     @abstractmethod
@@ -153,8 +153,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def save(self, path: str | Path) -> None:
-        """Write the arrays to `path`.safetensors and name and parameters to `path`.json, each file whole or not at all,
-        never as pickle.
+        """Write the arrays to `path`.safetensors, and the probe's name and parameters to `path`.json. Each file is
+        written whole or not at all, and never as pickle.
         """
         stem = Path(path)
         for suffix, content in self.saved().items():
@@ -164,8 +164,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         """Return the files that `save` writes, as bytes by suffix.
 
         Raises:
-            NotFittedError: not fitted yet.
-            BadParameter: a probe that cannot be saved.
+            NotFittedError: the probe is not fitted.
+            BadParameter: the probe cannot be saved.
         """
         from safetensors.numpy import save
 
@@ -182,7 +182,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
 
 class StoredStates(Protocol):
-    """The methods of a store of hidden states that `RowBlocks` needs."""
+    """Lists the methods of a store of hidden states that `RowBlocks` needs."""
 
     n_rows: int
 
@@ -190,12 +190,14 @@ class StoredStates(Protocol):
         """Return the number of features of a site's states."""
 
     def read(self, site: str, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of chosen rows."""
+        """Return the states `(N, D)` of these rows; None: of all rows."""
 
     def blocks(
         self, site: str, rows: NDArray[np.int64] | None, *, block_rows: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield the states of chosen rows, block by block."""
+        """Yield the states of these rows (None: of all) in blocks of at most `block_rows`, as (row numbers, states `(n,
+        D)`).
+        """
 
 
 class RowBlocks:

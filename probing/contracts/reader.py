@@ -16,8 +16,8 @@ class CorpusReader(ABC):
 
     @abstractmethod
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all examples of `source` and assign them to `split`; if that is "", to the splits that the source names,
-        or to `train`.
+        """Read all examples of `source` into a corpus and assign them to `split`; if that is "", to the splits that the
+        source names, or to `train` if it names none.
 
         Raises:
             CorpusError: the file is missing, malformed or empty; the message names file and line.

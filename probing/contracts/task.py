@@ -50,15 +50,15 @@ class Task(OldAttributes, ABC):
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the labels of one example: one per word or place, None where there is none; at sentence level a
-        1-tuple.
+        """Return the labels of one example: one per word or place, None where there is none; at sentence level a tuple
+        of one label.
         """
 
     def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
-        """Return the word indices, from 0, that make each row: (first, last) of a span, (a, b) of a pair."""
+        """Return, for each row, two word indices counted from 0: (first, last) of a span, (a, b) of a pair."""
         return ()
 
     @property
     def read_from(self) -> str:
-        """The kind of store rows that the task's rows are made of: `word` or `sentence`."""
+        """Kind of store rows that the task's rows are made of: `word` or `sentence`."""
         return "sentence" if self.level == "sentence" else "word"

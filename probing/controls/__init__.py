@@ -1,1 +1,1 @@
-"""Controls: each file is one kind of random labels that match the task's labels in form, or of other states."""
+"""Controls: each file is one kind of random labels that match the task's labels in form, or of substitute states."""

@@ -1,4 +1,4 @@
-"""Helpers that keyed controls share: one draw per key, by a hash, from the task's training distribution."""
+"""Helpers of keyed controls: a label is drawn once for each key, by a hash, from the task's training distribution."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ LEAST_SEEN = 0.1  # of test rows: with fewer that a probe can have met, a contro
 
 
 def uniform_of(key: str, *, draw: int, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the key's text, the seed and the draw, and on nothing else."""
+    """Return a number in [0, 1) that depends only on the key's text, the seed and the draw."""
     text = f"{seed}\x1f{draw}\x1f{key}".encode()
     return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 11) / 2**53
 
 
 def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -> Labels:
-    """Return labels in which every row with the same key has the label that the key draws.
+    """Return labels in which all rows with the same key have the same label, drawn for that key.
 
-    The values are drawn from the empirical distribution of the task's training rows: classes (or whole sets of labels)
-    by the inverse of their cumulative frequency in sorted order, real targets by the inverse of their empirical
+    Labels are drawn from the empirical distribution of the task's training rows: classes (or whole sets of labels) by
+    the inverse of their cumulative frequency in sorted order, real targets by the inverse of their empirical
     distribution.
 
     Raises:
-        UnknownName: no such key, with the nearest name.
-        DegenerateDesign: fewer than two distinct values are left in train, or for real targets in any split; or rows
-            that are alternatives.
+        UnknownName: there is no such key; the message names the nearest.
+        DegenerateDesign: fewer than two distinct values are left in train (for real targets in any split), or the rows
+            are alternatives.
     """
     if labels.choice is not None:
         raise DegenerateDesign(
@@ -58,10 +58,10 @@ def drawn_by_key(labels: Labels, key: str, *, name: str, draw: int, seed: int) -
 
 
 def refuse_single_value(y: NDArray[Any], *, name: str, split: str = "train") -> None:
-    """Stop if a control has made all labels of a split equal.
+    """Raise an error if a control has made all labels of a split equal.
 
     Raises:
-        DegenerateDesign: fewer than two distinct values.
+        DegenerateDesign: there are fewer than two distinct values.
     """
     if len(np.unique(y, axis=0)) < 2:
         raise DegenerateDesign(
@@ -73,27 +73,27 @@ def refuse_single_value(y: NDArray[Any], *, name: str, split: str = "train") -> 
 
 
 def check_draws(draws: int) -> None:
-    """Stop unless `draws` is a positive whole number.
+    """Raise an error unless `draws` is a positive whole number.
 
     Raises:
-        BadParameter: it is not.
+        BadParameter: `draws` is not a positive whole number.
     """
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise BadParameter("draws must be a positive whole number", needed="1 or more", found=repr(draws))
 
 
 def usable_keys(labels: Labels) -> list[str]:
-    """Return the keys that a control can draw by: those that are not the label itself and recur between train and
-    test.
+    """Return the names of the keys that a control can draw by, sorted: keys that do not determine the label one to one,
+    and that enough test rows share with train.
     """
     return sorted(key for key in labels.keys if not (_is_label(labels, key) or seen_share(labels, key) < LEAST_SEEN))
 
 
 def refuse_label_as_key(labels: Labels, key: str) -> None:
-    """Stop at a key that is the label.
+    """Raise an error if a key and the label determine each other.
 
     Raises:
-        DegenerateDesign: key and label are one.
+        DegenerateDesign: each value of the key has one label, and each label one value.
     """
     if key in labels.keys and _is_label(labels, key):
         raise DegenerateDesign(
@@ -106,10 +106,11 @@ def refuse_label_as_key(labels: Labels, key: str) -> None:
 
 
 def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
-    """Stop at rows without a value of the key, which would all share one draw. `train` leaves such rows out before.
+    """Raise an error if rows have no value of the key, since they would all share one draw. `train` leaves such rows
+    out beforehand.
 
     Raises:
-        DegenerateDesign: with how many.
+        DegenerateDesign: there are such rows; the message says how many.
     """
     if (codes == MISSING).any():
         raise DegenerateDesign(
@@ -122,10 +123,10 @@ def refuse_missing_key(codes: NDArray[np.int64], key: str, where: str) -> None:
 
 
 def refuse_rare_key(labels: Labels, key: str) -> None:
-    """Stop at a key that recurs too rarely for a probe to memorise anything by it.
+    """Raise an error if a key recurs too rarely for a probe to memorise labels by it.
 
     Raises:
-        DegenerateDesign: hardly a test row has a key that occurs in train.
+        DegenerateDesign: too few test rows have a key that occurs in train.
     """
     if seen_share(labels, key) < LEAST_SEEN:
         raise DegenerateDesign(

@@ -28,7 +28,7 @@ class EdgeControl(Control):
     The ceiling, a UAS, is computed from this.
 
     Args:
-        draws: independent control tasks.
+        draws: number of independent control tasks.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.

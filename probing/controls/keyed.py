@@ -17,12 +17,12 @@ class KeyedControl(Control):
     """Draws labels as the word-type control does, but by another field of the rows, such as lemma, template or
     document.
 
-    For a real-valued target every key draws from the task's training values. The control says something only if
-    keys recur: where fewer than a tenth of the test rows have a key that occurs in train, it is refused.
+    For a real-valued target every key draws from the task's training values. The control is informative only if keys
+    recur: if fewer than a tenth of the test rows have a key that occurs in train, an error is raised.
 
     Args:
         key: the field; empty: `type` for word rows, `text` for sentence rows.
-        draws: independent control tasks.
+        draws: number of independent control tasks.
     """
 
     levels: ClassVar[tuple[str, ...]] = ("word", "sentence")

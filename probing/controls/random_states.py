@@ -17,11 +17,12 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class RandomStatesControl(StateControl):
-    """Gives every word type one Gaussian vector in place of its states, to show what a probe reads from identity alone.
+    """Replaces the states of every word type by one Gaussian vector, to show what a probe reads from word identity
+    alone.
 
-    The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and stands wherever the
-    word does. A probe of great capacity learns the commonest label of each type of train from it, as the baseline
-    `word_type` does; what the true states give beyond it is more than which word it is.
+    The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and is the same at every
+    occurrence of the word. From it a probe of great capacity learns the commonest label of each type of train, as the
+    baseline `word_type` does; what the true states give beyond it is more than word identity.
 
     Args:
         key: the key whose values each get one vector: `type`, `lemma`, or a field of the rows (for sentences, a field
@@ -51,7 +52,7 @@ class RandomStatesControl(StateControl):
         Raises:
             DegenerateDesign: the rows are not words and no other key is named; or the key equals the label or hardly
                 recurs.
-            UnknownName: no such key, with the nearest name.
+            UnknownName: there is no such key; the message names the nearest.
         """
         labels = probed.labels
         if self.key == "type" and "type" not in labels.keys:
@@ -117,8 +118,8 @@ class RandomStates(StateSource):
 
 
 def vector_of(key: str, width: int, *, draw: int, seed: int) -> NDArray[np.float32]:
-    """Return `(width,)` standard Gaussian numbers that depend on key, seed and draw alone. A shorter vector is a
-    prefix of a longer one.
+    """Return `(width,)` standard Gaussian numbers that depend on key, seed and draw only. A shorter vector is a prefix
+    of a longer one.
     """
     text = f"random states\x1f{seed}\x1f{draw}\x1f{key}".encode()
     random = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text).digest()[:16], "big")))

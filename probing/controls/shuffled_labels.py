@@ -18,10 +18,10 @@ from probing.seeds import generator
 class ShuffledLabelsControl(Control):
     """Permutes the labels over the rows of each split, so that only the label distribution is left.
 
-    Where rows are alternatives, the right alternative of every choice is drawn at random.
+    If rows are alternatives, the right alternative of every choice is drawn at random.
 
-    If a probe beats the majority rate here, test labels have leaked into its training; if it does not, nothing is shown
-    yet.
+    A probe that beats the majority rate on these labels shows that test labels have leaked into its training; one that
+    does not beat it shows nothing.
 
     Args:
         draws: number of independent permutations.

@@ -1,4 +1,4 @@
-"""Static states: the states of another site of the same store, in place of the site's own."""
+"""Static states: the states of another site of the same store in place of those of the probed site."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from probing.errors import BadParameter, UnknownSite, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class StaticControl(StateControl):
-    """Uses the states of a lower site, such as the embeddings of the pieces, to show what the context that blocks mix
-    in adds.
+    """Uses the states of a lower site, such as the embeddings of the pieces, to show what the context that blocks add
+    contributes.
 
     `embed` is the piece embedding alone. `resid.0` also holds what the model adds before the first block, in many
     models the positions. Every other site is compared with it, on the same rows.
@@ -34,7 +34,7 @@ class StaticControl(StateControl):
         """Return a source of the states of that site.
 
         Raises:
-            UnknownSite: the store has no such site, with the nearest.
+            UnknownSite: the store has no such site; the message names the nearest.
             BadParameter: there is no other site to compare with it.
         """
         sites = probed.table.sites

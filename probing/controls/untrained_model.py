@@ -40,7 +40,7 @@ class UntrainedModelControl(StateControl):
 
         Raises:
             BadParameter: no store is named.
-            ProvenanceMismatch: the store is not of the untrained twin, the same corpus, the same rows and sites.
+            ProvenanceMismatch: the store is not of the untrained twin, or its corpus, rows or sites differ.
         """
         if not self.store:
             raise BadParameter(

@@ -16,11 +16,11 @@ class WordTypeControl(Control):
     """Draws one label for every word type (surface form, case-sensitive), which all its occurrences carry in every
     split.
 
-    The label of a type is a hash of (form, seed, draw) put through the distribution of the task's training tokens: it
-    depends neither on the order of the corpus nor on which other types there are. What a probe scores here is what it
-    memorises of word identity. The label of a type that is not in train cannot be known to a probe. The ceiling is
-    therefore the accuracy of a probe that has memorised every type of train: the mean over test rows of 1 if the type
-    occurs in train, else the share of the commonest class.
+    The label of a type is a hash of (form, seed, draw), mapped to the label distribution of the task's training tokens:
+    it depends neither on the order of the corpus nor on the other types. A probe's score on it measures how much the
+    probe memorises of word identity. The label of a type that is not in train cannot be known to a probe. The ceiling
+    is therefore the accuracy of a probe that has memorised every type of train: the mean over test rows of 1 if the
+    type occurs in train, else the share of the commonest class.
 
     Args:
         draws: number of independent control tasks.

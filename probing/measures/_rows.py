@@ -1,4 +1,6 @@
-"""Helpers of measures: runs of rows that belong together, classes, and scores of one class against the rest."""
+"""Helpers of measures: predictions of fitted probes, rows grouped by code, one-against-rest scores, and the calibration
+of log odds.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ Ints = NDArray[np.int64]
 
 
 def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
-    """Return the labels of the rows predicted.
+    """Return the labels of the predicted rows.
 
     Raises:
-        BadParameter: not known, or rows of another kind than the measure needs.
+        BadParameter: the prediction has no labels, or its rows are not of the kind that the measure needs (`choice` or
+            `pair`).
     """
     labels = prediction.labels
     known = labels is not None and (labels.choice if needs == "choice" else labels.other_word) is not None
@@ -39,18 +42,18 @@ def labels_of(prediction: Prediction, measure: str, needs: str) -> Labels:
 
 
 def words_of(prediction: Prediction, measure: str) -> tuple[Labels, Ints, Ints]:
-    """Return the pairs predicted, and their words a and b.
+    """Return the labels of the predicted pairs, and the indices of their words a and b, each `(N,)`.
 
     Raises:
-        BadParameter: not known, or rows that are no pairs.
+        BadParameter: the prediction has no labels, or its rows are not pairs.
     """
     labels = labels_of(prediction, measure, "pair")
     return labels, labels.word, np.asarray(labels.other_word)
 
 
 def runs(codes: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Return the rows in the order of their code, and where each code begins in that order (with the end at the
-    end).
+    """Sort rows by code: return the row indices in the order of their codes, and the positions in that order where each
+    code begins, followed by N.
     """
     order = np.argsort(codes, kind="stable")
     change = np.flatnonzero(np.diff(codes[order])) + 1
@@ -58,8 +61,8 @@ def runs(codes: NDArray[Any]) -> tuple[Ints, Ints]:
 
 
 def log_probabilities(prediction: Prediction, measure: str, *, believed: bool = False) -> NDArray[np.float64]:
-    """Return the probe's natural log probabilities `(N, K)`; with `believed`, those tempered on dev, where there are
-    any.
+    """Return the probe's natural log probabilities `(N, K)`; with `believed`, those whose log odds were scaled on dev,
+    if there are any.
 
     Raises:
         BadParameter: the probe gives no probabilities.
@@ -74,14 +77,16 @@ def log_probabilities(prediction: Prediction, measure: str, *, believed: bool = 
 
 
 def indicators(y: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
-    """Return `(N, K)` with 1 in the column of the row's class, else 0."""
+    """Return the classes of the rows in one-hot form: `(N, K)`, 1 in the column of the row's class, else 0."""
     found = np.zeros((len(y), n_classes))
     found[np.arange(len(y)), np.asarray(y, np.int64)] = 1.0
     return found
 
 
 def mean_of_known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means over the last axis `(..., K)` of the values that are defined; NaN where none is."""
+    """Return the means over the last axis of `(..., K)`, without undefined values (NaN); NaN where no value is
+    defined.
+    """
     known = np.isfinite(scores)
     count = known.sum(-1)
     total = np.where(known, scores, 0.0).sum(-1)
@@ -94,10 +99,12 @@ Ranked = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class OneVsRest(Measure):
-    """A score of how a probe ranks rows: of two classes the second is scored, of more classes each against the rest.
+    """A score of how well a probe ranks rows. With two classes the second is scored; with more, each class is scored
+    against the rest, and the mean is reported.
 
-    What speaks for a class is the log odds (of two) or its log probability. Classes that no row of the split has are
-    left out of the mean; one that a resample lacks is left out of that resample's.
+    Rows are ranked by the log odds of the second class, or by the log probability of each class. A class that has none
+    of the rows of the split, or all, is left out of the mean; a class that has none or all of the rows of a resample is
+    left out of that resample's mean.
     """
 
     kinds = ("classes",)
@@ -107,17 +114,22 @@ class OneVsRest(Measure):
 
     @abstractmethod
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return `(N,)` numbers whose mean over the rows of the class is the score on the full sample."""
+        """Return numbers `(N,)` whose mean over the rows of the class is the score on all rows.
+
+        Args:
+            has: `(N,)` whether each row has the class.
+            score: `(N,)` scores by which rows are ranked.
+        """
 
     @abstractmethod
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
-        """Return a function that gives `(B,)` exact scores of one class from cluster weights `(S, B)`; NaN where one
-        side has no row.
+        """Return a function that takes cluster weights `(S, B)` of B resamples and returns the exact scores `(B,)` of
+        one class; NaN where the class has none or all of the rows.
         """
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, for each of C classes, a row's share and whether it has the class, `(N, 2C)`; ranks are of the full
-        sample.
+        """Return two columns for each of the C scored classes, `(N, 2C)`: the row's number from `shares` (0 for rows of
+        other classes), and whether the row has the class. Ranks are those of the full split.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -127,15 +139,15 @@ class OneVsRest(Measure):
         return np.stack(columns, axis=1).astype(np.float64) if columns else np.full((len(y), 2), np.nan)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the shares over the rows of the class, averaged over classes."""
+        """Return the mean over classes of (sum of the shares) / (number of rows of the class)."""
         parts = totals.reshape(*totals.shape[:-1], -1, 2)
         return mean_of_known(ratio(parts[..., 0], parts[..., 1]))
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the exact scores `(R,)` under cluster weights `(R, S)`, ranked anew; each class is sorted once,
-        whatever R.
+        """Return the exact scores `(R,)` under cluster weights `(R, S)`, with ranks of each resample; rows are sorted
+        once per class, whatever R is.
         """
         step = max(1, _BLOCK // max(1, len(groups)))
         blocks = [np.ascontiguousarray(weights[low : low + step].T) for low in range(0, len(weights), step)]
@@ -152,7 +164,7 @@ class OneVsRest(Measure):
 
 
 def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `part / whole`, NaN where the whole is 0."""
+    """Return `part / whole`, NaN where `whole` is 0."""
     return np.asarray(np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan))
 
 
@@ -161,11 +173,14 @@ _NEARLY_ONE = 0.01
 
 
 def predict(probe: Probe, X: NDArray[Any], labels: Labels) -> Prediction:
-    """Return a fitted probe's predictions for the N rows of `labels`, with log probabilities of all K columns where it
-    has any.
+    """Return a fitted probe's predictions for the N rows of `labels`, with log probabilities `(N, K)` if the probe
+    gives them.
 
-    A class the probe has never seen has log probability -inf. Of several labels at once the logs are `(N, K, 2)`, of
-    not having and having each.
+    A class that does not occur in the probe's training has log probability -inf. For several labels per row, log
+    probabilities are `(N, C, 2)`: of not having and of having each label.
+
+    Raises:
+        BadParameter: what the probe returns are not log probabilities.
     """
     n_classes = len(labels.classes)
     if labels.kind == "labels":
@@ -209,8 +224,8 @@ def _checked(logs: Any, shape: tuple[int, int], probe: Probe) -> NDArray[np.floa
 
 
 def gives_probabilities(probe: Any) -> bool:
-    """Return whether a classifier has class probabilities, by scikit-learn's convention; wrapped estimators are looked
-    into.
+    """Return whether a classifier gives class probabilities; for a wrapped scikit-learn estimator, whether it has
+    `predict_proba`.
     """
     probe = getattr(probe, "base", None) or probe  # of several labels at once: what is fitted on each
     wrapped = getattr(probe, "estimator", None)
@@ -218,7 +233,9 @@ def gives_probabilities(probe: Any) -> bool:
 
 
 def resampled(measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler) -> NDArray[np.float64]:
-    """Return the scores `(R,)` on the resamples, in blocks so that float32 weights are never widened all at once."""
+    """Return the scores `(R,)` of a measure on the resamples. Resamples are scored in blocks, so that float32 weights
+    are not all converted to float64 at once.
+    """
     weights = resampler.weights
     step = len(weights) if weights.dtype == np.float64 else max(1, _CELLS // weights.shape[1])
     blocks = (weights[low : low + step].astype(np.float64, copy=False) for low in range(0, len(weights), step))
@@ -233,18 +250,18 @@ _STEPS, _TOLERANCE = 50, 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Tempers:
-    """The temperatures of one fit: numbers that its log odds are multiplied by.
+    """Holds the temperatures of one fit: factors that its log odds over the label frequencies are multiplied by.
 
     Attributes:
-        temperatures: `(1,)`; of several labels at once `(C,)`.
-        priors: `(1, K)` label frequencies of train; of several labels `(C, 2)`.
+        temperatures: `(1,)`; for several labels per row `(C,)`.
+        priors: `(1, K)` label frequencies of train; for several labels per row `(C, 2)`.
     """
 
     temperatures: Floats
     priors: Floats
 
     def applied(self, prediction: Prediction) -> Prediction:
-        """Return the prediction with its tempered log probabilities; values and log probabilities stay."""
+        """Return the prediction with `tempered` set; its values and log probabilities are unchanged."""
         if prediction.log_probabilities is None:
             return prediction
         logs = _by_label(prediction.log_probabilities)
@@ -257,8 +274,14 @@ class Tempers:
 
 
 def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable[Measure]) -> list[Tempers] | None:
-    """Return the temperatures of the fits of one label set on its dev rows, whose states are X; None if no measure
-    counts bits.
+    """Return the temperatures of each fit, chosen on dev; None if no measure counts bits, a fit gives no probabilities,
+    or there are no dev rows.
+
+    Args:
+        fits: the fits on one label set.
+        labels: the label set.
+        X: states of its dev rows.
+        measures: the measures that will be scored.
     """
     rows = labels.rows("dev")
     if not any(one.counts_bits for one in measures) or not all(map(gives_probabilities, fits)) or not len(rows):
@@ -270,9 +293,10 @@ def tempers_of(fits: Sequence[Probe], labels: Labels, X: Any, measures: Iterable
 
 
 def calibrating(labels: Labels) -> NDArray[np.int64]:
-    """Return which of the dev rows temperatures are chosen on: at most 4,096, evenly spaced.
+    """Return the indices, among the dev rows, of the rows on which temperatures are chosen: at most 4,096, evenly
+    spaced.
 
-    Of rows whose input train has as well a probe is surer than of new ones: they do not count, where there are others.
+    Rows whose input also occurs in train are not used if there are others, since a probe is more certain of them.
     """
     rows = labels.rows("dev")
     within = np.arange(len(rows))
@@ -282,7 +306,7 @@ def calibrating(labels: Labels) -> NDArray[np.int64]:
 
 
 def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
-    """Return the temperatures from a fit's predictions for the `calibrating` dev rows."""
+    """Return the temperatures of a fit, given its predictions for the dev rows that `calibrating` names."""
     assert prediction.log_probabilities is not None  # the caller asked whether there are any
     logs, within = _by_label(prediction.log_probabilities), calibrating(labels)
     y = labels.y[labels.rows("dev")][within].reshape(len(within), -1)
@@ -292,15 +316,16 @@ def tempers_from(prediction: Prediction, labels: Labels) -> Tempers:
 
 
 def temperature(logs: Floats, y: NDArray[np.int64], prior: Floats) -> float:
-    """Return the t ≥ 0 that minimises mean log loss + (t − 1)² / 2N of log p ∝ log prior + t (log p − log prior).
+    """Return the temperature t ≥ 0 that minimises mean log loss + (t − 1)² / 2N, for log p ∝ log prior + t (log p − log
+    prior).
 
-    It is convex in t. The penalty counts as one row that says that the probe knows how sure it is: t stays finite
-    where all rows are right, and near 1 where rows are few. At t = 0 only the label frequencies are left.
+    The objective is convex in t. The penalty has the weight of one row: it keeps t finite if all rows are predicted
+    correctly, and near 1 if there are few rows. At t = 0 only the label frequencies are left.
 
     Args:
-        logs: `(N, K)` natural logs of what the probe says.
-        y: `(N,)` codes.
-        prior: `(K,)` label frequencies of train; rows of a class that it has not are left out.
+        logs: `(N, K)` natural log probabilities of the probe.
+        y: `(N,)` class codes.
+        prior: `(K,)` label frequencies of train; rows of a class with frequency 0 are left out.
 
     References:
         Guo et al. 2017, On calibration of modern neural networks, §4.2 (there without a prior or a penalty).

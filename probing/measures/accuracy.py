@@ -20,7 +20,7 @@ class Accuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return 1 or 0 for each row, whether it is correct, and 1, `(N, 2)`."""
+        """Return 1 for a correct row, else 0, and a column of 1, `(N, 2)`."""
         correct = np.asarray(prediction.values) == np.asarray(y)
         correct = correct if correct.ndim == 1 else correct.all(axis=1)
         return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)

@@ -11,13 +11,13 @@ from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):
-    """The area under the ROC curve: P(score of a row of the class > score of a row of another) + ½ P(they are equal);
-    for K > 2, the mean over classes.
+    """The area under the ROC curve: the probability that a row of the class has a higher score than a row of another
+    class; equal scores count half. For K > 2 it is the mean over classes.
 
     With two classes, the score is that of the second in sorted order; with more, each class is compared with all
-    others, and all count the same. 0.5 is chance, whatever the label frequencies. It misleads where one class is rare:
-    with 0.99, few of the rows flagged may be true, so read it beside recall at a fixed rate of false positives. It
-    depends on the order of the scores only, not on whether the probabilities are right.
+    others, and all classes count the same. 0.5 is chance, whatever the label frequencies. It misleads where one class
+    is rare: at 0.99, most of the rows flagged may still be false, so read it beside recall at a fixed rate of false
+    positives. It depends on the order of the scores only, not on whether the probabilities are right.
 
     References:
         Hanley and McNeil 1982, The meaning and use of the area under a receiver operating characteristic curve.

@@ -27,7 +27,7 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the squared distance of each row, and 1, `(N, 2)`.
+        """Return the squared distance of each row, and a column of 1, `(N, 2)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.

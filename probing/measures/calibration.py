@@ -42,8 +42,8 @@ class Calibration(Measure):
         self.bins = bins
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the confidence minus 1 or 0 (whether correct) in the column of the row's bin, and 1 in the last
-        column, `(N, bins + 1)`.
+        """Return, in the column of the row's bin, its confidence minus 1 if it is correct (minus 0 if not), and 1 in
+        the last column, `(N, bins + 1)`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -58,14 +58,14 @@ class Calibration(Measure):
         return found
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sum over bins of |confidence − correct|, divided by the number of rows."""
+        """Return the sum over bins of |sum of confidence − number of correct rows|, divided by the number of rows."""
         return np.asarray(np.abs(totals[..., :-1]).sum(-1) / totals[..., -1])
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), minus the mean by which resampling raises
-        them; at least 0.
+        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), minus the mean amount by which resampling
+        raises them; at least 0.
         """
         raw = super().resampled(y, prediction, groups, weights)
         raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0

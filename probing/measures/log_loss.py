@@ -32,7 +32,8 @@ class LogLoss(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the bits of each row, and 1, `(N, 2)`.
+        """Return the bits of each row, and a column of 1, `(N, 2)`; where rows are alternatives, both stand on one row
+        of each choice.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -52,7 +53,7 @@ class LogLoss(Measure):
         return _bits(np.maximum(logs, _LEAST_LOG), np.ones(len(y)))
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean of the bits over rows."""
+        """Return the mean number of bits."""
         return totals[..., 0] / totals[..., 1]
 
 

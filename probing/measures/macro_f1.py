@@ -11,7 +11,9 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class MacroF1(Measure):
-    """The mean F1 over classes, 2·hits / (true + predicted), over the classes that occur in labels or predictions."""
+    """The mean of the F1 of the classes, 2·hits / (true + predicted). Classes that occur neither in the labels nor in
+    the predictions are left out.
+    """
 
     kinds = ("classes", "labels")
     unit = "fraction"

@@ -11,10 +11,10 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class RMSE(Measure):
-    """The root of the mean squared error, √(Σ(y − ŷ)² / N), in the target's own unit: years for a year.
+    """The root of the mean squared error, √(Σ(y − ŷ)² / N), in the target's unit (years for a year).
 
-    Where R² is relative to the spread of the target, this is in units that can be pictured. It misleads where a few
-    rows are far off, since they dominate it, and it cannot be compared between tasks.
+    R² is relative to the spread of the target; this is absolute. It misleads where a few rows have large errors, since
+    they dominate it, and it cannot be compared between tasks.
     """
 
     kinds = ("real",)
@@ -22,7 +22,7 @@ class RMSE(Measure):
     higher_is_better = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the squared error of each row, and 1, `(N, 2)`."""
+        """Return the squared error of each row, and a column of 1, `(N, 2)`."""
         error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
         return np.stack([error**2, np.ones(len(error))], axis=1)
 

@@ -13,18 +13,20 @@ _BLOCK = 1 << 19
 
 
 class Spearman(Measure):
-    """Spearman's rank correlation (Pearson's of midranks): it scores whether the order is predicted, whatever the
-    scale.
+    """Spearman's rank correlation (Pearson's correlation of midranks): it scores whether the order is predicted,
+    whatever the scale.
 
-    Ranks change with the sample, so a resample is scored exactly, with weighted midranks, rather than from sums of
-    fixed statistics: a cluster drawn twice counts as two copies of its rows.
+    Ranks change with the sample, so each resample is scored exactly, with weighted midranks, and not from sums of fixed
+    statistics: a cluster drawn twice counts as two copies of its rows.
     """
 
     kinds = ("real",)
     unit = "rho"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return 1, both midranks, their squares and their product, `(N, 6)`; ranks are those of the full sample."""
+        """Return a column of 1, both midranks minus their means, their squares and their product, `(N, 6)`; ranks are
+        those of the full sample.
+        """
         weights = np.ones((len(np.asarray(y)), 1))
         a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))
         a, b = a - a.mean(), b - b.mean()

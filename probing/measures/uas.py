@@ -26,7 +26,8 @@ class UAS(Measure):
     needs: ClassVar[str] = "choice"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, on the first row of each choice, whether it is right, and 1; on all other rows, 0, `(N, 2)`.
+        """Return two columns, `(N, 2)`, which are 0 except on the first row of each choice: the credit for its
+        prediction (1 if it is right, 1/c if c alternatives tie with the right one, else 0), and 1.
 
         Raises:
             BadParameter: the probe gives no probabilities, or the rows are not alternatives.

@@ -31,7 +31,8 @@ class UUAS(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return whether a row is a gold edge of the spanning tree, and whether it is a gold edge, `(N, 2)`.
+        """Return two columns, `(N, 2)`: whether a row is a gold edge that is in the spanning tree, and whether it is a
+        gold edge.
 
         Raises:
             BadParameter: the rows are not pairs.

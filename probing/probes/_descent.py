@@ -1,4 +1,4 @@
-"""Adam on batches with early stopping, for the probes of pairs; calibration of probabilities on dev."""
+"""Trains probes of pairs by Adam on batches with early stopping, and calibrates probabilities."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _LEAST_STEPS = 50  # an epoch
 
 @dataclass(frozen=True)
 class Batch:
-    """A few sentences: their words and pairs.
+    """Holds the words and pairs of a few sentences.
 
     Attributes:
-        words: `(n,)` rows of the table.
-        a, b: `(m,)` the two words of every pair, counted within `words`.
-        rows: `(m,)` the pairs, as rows of what was given.
-        sentence: `(m,)` sentence of every pair, counted within the batch.
-        choice: `(m,)` choice of every pair, counted within the batch; None: no choices.
-        n_sentences, n_choices: how many.
+        words: `(n,)` the words of the batch, as rows of the table of states.
+        a, b: `(m,)` the two words of every pair, as indices into `words`.
+        rows: `(m,)` the pairs, as indices into the pairs that are trained on.
+        sentence: `(m,)` sentence of every pair, numbered within the batch.
+        choice: `(m,)` choice of every pair, numbered within the batch; None: the pairs are not alternatives.
+        n_sentences, n_choices: numbers of sentences and of choices in the batch.
     """
 
     words: torch.Tensor
@@ -45,7 +45,7 @@ class Batch:
 
 
 class Sentences:
-    """Pairs laid out sentence by sentence, so that a batch is a few slices."""
+    """Sorts pairs by sentence, so that a batch of whole sentences is a few slices."""
 
     def __init__(self, pairs: Pairs) -> None:
         self._rows = np.argsort(pairs.group, kind="stable")
@@ -60,7 +60,9 @@ class Sentences:
         self._choice = None if pairs.choice is None else pairs.choice[self._rows]
 
     def batches(self, n_words: int, order: Ints) -> Iterator[Batch]:
-        """Yield batches of sentences in the order given, of at least one sentence and about `n_words` words."""
+        """Yield batches of whole sentences in the given order. A batch has at least one sentence and about `n_words`
+        words, fewer if an epoch would otherwise have fewer than 50 batches.
+        """
         sizes = np.diff(self.word_start)[order]
         n_words = max(2, min(n_words, int(sizes.sum()) // _LEAST_STEPS))
         number = (np.cumsum(sizes) - sizes) // n_words
@@ -99,7 +101,9 @@ def _ranges(start: Ints, chosen: Ints) -> Ints:
 
 
 def halves(X: NDArray[Any]) -> Pairs:
-    """Return plain rows `(N, 2D)` as pairs, each a sentence of its own; an odd width gets a column of zeros."""
+    """Split plain rows `(N, 2D)` in halves and return them as pairs, each in a sentence by itself. A column of zeros is
+    added to an odd width.
+    """
     n, width = X.shape
     if width % 2:
         X = np.concatenate([X, np.zeros((n, 1), X.dtype)], axis=1)
@@ -108,10 +112,10 @@ def halves(X: NDArray[Any]) -> Pairs:
 
 
 def check_row_form(pairs: Pairs, who: str) -> None:
-    """Refuse pairs that are combined already.
+    """Check that the states of the two words of each pair are not yet combined.
 
     Raises:
-        BadParameter: their difference or product is all there is.
+        BadParameter: the pairs hold only the difference or product of the two states.
     """
     if pairs.row_form not in ("pair", "ends"):
         raise BadParameter(
@@ -123,8 +127,8 @@ def check_row_form(pairs: Pairs, who: str) -> None:
 
 
 def held_out(pairs: Pairs, seed: int) -> tuple[Ints, Ints]:
-    """Return the rows of nine tenths of the sentences, and of one tenth; the same rows twice where there is one
-    sentence.
+    """Split pairs by sentence: return the row indices of nine tenths of the sentences, and of the other tenth. If there
+    is a single sentence, both are all rows.
     """
     groups, codes = np.unique(pairs.group, return_inverse=True)
     if len(groups) < 2:
@@ -135,10 +139,10 @@ def held_out(pairs: Pairs, seed: int) -> tuple[Ints, Ints]:
 
 
 def check_choices(pairs: Pairs, y: NDArray[np.int64]) -> None:
-    """Refuse choices with no or several right pairs.
+    """Check that exactly one pair of each choice is right (`y` is 1).
 
     Raises:
-        DegenerateDesign: see above.
+        DegenerateDesign: a choice has no right pair, or several.
     """
     if pairs.choice is None:
         return
@@ -154,7 +158,9 @@ def check_choices(pairs: Pairs, y: NDArray[np.int64]) -> None:
 
 @dataclass(frozen=True)
 class DescentSettings:
-    """Learning rate (halved after every epoch without a lower dev loss), decoupled weight decay, and when to stop."""
+    """Holds the options of a descent: learning rate (halved after every epoch without a lower dev loss), decoupled
+    weight decay, largest number of epochs, and epochs without a lower dev loss before it stops (patience).
+    """
 
     learning_rate: float
     weight_decay: float
@@ -163,10 +169,10 @@ class DescentSettings:
 
     @classmethod
     def of(cls, probe: Probe) -> DescentSettings:
-        """Return the recipe that a probe's parameters give.
+        """Return the settings from the parameters of a probe.
 
         Raises:
-            BadParameter: out of range.
+            BadParameter: a parameter is out of range.
         """
         given: dict[str, Any] = probe.get_params(deep=False)
         for name in ("batch_words", "max_epochs", "patience", "rank"):
@@ -182,7 +188,7 @@ class DescentSettings:
 
 @dataclass(frozen=True)
 class Descent:
-    """Course of a descent: dev losses by epoch, the best epoch (from 1), and whether patience ended it."""
+    """Records a descent: the dev loss of every epoch, the best epoch (from 1), and whether patience ended it."""
 
     dev_losses: list[float]
     best_epoch: int
@@ -196,14 +202,14 @@ def descend(
     dev_loss: Callable[[], float],
     recipe: DescentSettings,
 ) -> Descent:
-    """Minimise the loss, and leave the parameters as they were at the best epoch on dev.
+    """Minimise the loss by AdamW, set the parameters to their values at the best epoch on dev, and return the record.
 
     Args:
-        parameters: leaves that require gradients.
-        loss: mean loss of one batch.
-        epochs: the batches of an epoch, by its number.
-        dev_loss: mean loss on dev, called after every epoch.
-        recipe: of the descent.
+        parameters: tensors that require gradients; they are changed in place.
+        loss: returns the mean loss of a batch.
+        epochs: returns the batches of an epoch, given its number.
+        dev_loss: returns the mean loss on dev; it is called after every epoch.
+        recipe: options of the descent.
     """
     optimiser = torch.optim.AdamW(list(parameters), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     losses: list[float] = []
@@ -229,7 +235,9 @@ def descend(
 
 
 def held_out_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return nine tenths and one tenth of the rows, at least one each."""
+    """Split n rows at random: return the indices of nine tenths and of the other tenth (at least one row each; the same
+    row twice if n is 1).
+    """
     order = generator(seed, "held out").permutation(n)
     count = max(1, n // 10)
     if n <= count:
@@ -238,13 +246,13 @@ def held_out_rows(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def dev_codes(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the codes of dev labels, -1 for labels that training never saw."""
+    """Return the index of each dev label in `classes`, -1 for labels that do not occur in training."""
     places = np.searchsorted(classes, y).clip(0, len(classes) - 1)
     return np.where(classes[places] == y, places, -1).astype(np.int64)
 
 
 def require_scored(coded: list[NDArray[np.int64]]) -> None:
-    """Refuse dev labels of which training saw none.
+    """Check that every array of dev codes (from `dev_codes`) has a label that occurs in training.
 
     Raises:
         DegenerateDesign: no dev row can be scored.
@@ -267,7 +275,7 @@ _LEAST = 1e-6  # a temperature of 0 would make all classes alike
 
 @dataclass(frozen=True)
 class Calibration:
-    """Maps scores to logits `temperature · score + intercept`; `intercept` is `(K,)`, of mean 0."""
+    """Holds a fitted map from scores to logits, `temperature · score + intercept`; `intercept` is `(K,)`, of mean 0."""
 
     temperature: float
     intercept: Matrix
@@ -275,14 +283,15 @@ class Calibration:
 
 
 def calibrate(scores: Matrix, codes: NDArray[np.int64]) -> Calibration:
-    """Minimise mean log loss + 1/(2N) (t² + ‖b - b₀‖²), t for scores of unit variance, b₀ the log class frequencies.
+    """Fit a temperature t and intercepts b by penalised log loss: minimise mean log loss + (t² + ‖b - b₀‖²) / (2N),
+    with t for scores scaled to unit variance and b₀ the log class frequencies.
 
-    The penalty keeps the temperature finite where the classes separate. With scores `M (μₖ - μ̄)·x` the temperature is
-    never negative, since the gradient at 0 is minus the scatter of the class means.
+    The penalty keeps the temperature finite if the scores separate the classes. For scores `M (μₖ - μ̄)·x` (see
+    `mass_mean`) the temperature is never negative, since the gradient at t = 0 is minus the scatter of the class means.
 
     Args:
         scores: `(N, K)` float64.
-        codes: `(N,)` in 0 … K-1; every class occurs.
+        codes: `(N,)` class codes in 0 … K-1; every class occurs.
 
     References:
         Guo et al. 2017, *On calibration of modern neural networks*, §4.2 (there without intercepts, on held-out rows).
@@ -317,12 +326,13 @@ def calibrate(scores: Matrix, codes: NDArray[np.int64]) -> Calibration:
 
 
 def calibrate_temperature(scores: Matrix, offsets: Matrix, codes: NDArray[np.int64]) -> Calibration:
-    """Minimise mean log loss + t²/(2N) over t alone, for logits `t · (score + offset)`: the largest logit stays it.
+    """Fit the temperature t alone: minimise mean log loss + t²/(2N) for logits `t · (score + offset)`. Since t is
+    positive, it does not change which logit is largest.
 
     Args:
         scores: `(N, K)` float64.
-        offsets: `(K,)`.
-        codes: `(N,)` in 0 … K-1.
+        offsets: `(K,)` numbers that are added to the scores.
+        codes: `(N,)` class codes in 0 … K-1.
     """
     shifted = scores + offsets
     n, spread = len(scores), float((scores + offsets).std()) or 1.0

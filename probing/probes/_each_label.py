@@ -1,4 +1,4 @@
-"""Probes of several labels at once, and probes that predict from a key of the row alone."""
+"""Probes of several labels at once, and probes that predict from a key of the row, such as its word type."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 
 
 class EachLabelProbe(Probe):
-    """Fits `base` once for each of C labels; all labels of all label sets are fitted in one `fit_many`.
+    """Fits a copy of `base` for each of C labels; all labels of all label sets are fitted in one `fit_many`.
 
-    A label that all train rows have, or none, is not fitted: what train says of it is predicted everywhere, with
-    certainty. Its fits are not saved.
+    A label that all training rows have, or that none has, is not fitted: the same value is predicted for every row,
+    with probability 1. This probe cannot be saved.
 
     Args:
-        base: an unfitted probe of classes.
+        base: an unfitted classifier probe.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("labels",)
@@ -50,7 +50,7 @@ class EachLabelProbe(Probe):
 
     @property
     def accepts_pairs(self) -> bool:  # type: ignore[override]
-        """Whether the base probe reads pairs of states."""
+        """Whether the base probe takes `Pairs`."""
         return self.base.accepts_pairs
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
@@ -104,11 +104,11 @@ class EachLabelProbe(Probe):
         return logs
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Refuse to give the state: see the class."""
+        """Raise BadParameter, since this probe cannot be saved."""
         raise _not_saved()
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Refuse to take a state: see the class."""
+        """Raise BadParameter, since this probe cannot be restored."""
         raise _not_saved()
 
 
@@ -151,11 +151,12 @@ def _distinct(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 class KeyedVote(_Keyed, ClassifierProbe):
-    """Predicts the commonest training label of the row's key, and the prior for keys not seen in training.
+    """Predicts the commonest training label of the row's key; for keys that do not occur in training, the commonest
+    label.
 
-    Probabilities are `(count + smoothing · prior) / (total + smoothing)`: a key seen often speaks for itself,
-    a key seen once is drawn towards the training distribution, an unseen key is the training distribution.
-    Between labels equally common for a key, the one commoner in training wins.
+    Probabilities are `(count + smoothing · prior) / (total + smoothing)`, with the prior the training label
+    frequencies: a frequent key follows its counts, a rare key is pulled towards the prior, and an unseen key gets the
+    prior. If several labels are equally common for a key, the one that is commoner in training wins.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -186,7 +187,7 @@ class KeyedVote(_Keyed, ClassifierProbe):
 
 
 class KeyedMean(_Keyed, RegressorProbe):
-    """Predicts the mean training target of the row's key, the overall mean for keys not seen in training."""
+    """Predicts the mean training target of the row's key; for keys that do not occur in training, the overall mean."""
 
     _arrays = ("keys", "means")
 

@@ -26,10 +26,11 @@ Dev = tuple[Any, Any] | None
 
 
 class FittedState(Probe):
-    """Base of probes of states: `fit`, `fit_many`, `state` and `with_state` from what a subclass names and defines.
+    """Base of probes of states: implements `fit`, `fit_many`, `state` and `with_state` by means of methods and names
+    that a subclass defines.
 
-    A subclass sets its fitted attributes in `_fit`, for one set of labels, or in `_fit_all`, for several at once where
-    these can share work; and names them in `_arrays` (numbers, texts) and `_scalars` (one number each).
+    A subclass sets its fitted attributes in `_fit`, for one label set, or in `_fit_all`, for several that can share
+    work. It lists their names in `_arrays` (arrays of numbers or strings) and `_scalars` (single numbers).
     """
 
     _arrays: ClassVar[tuple[str, ...]] = ()
@@ -38,13 +39,13 @@ class FittedState(Probe):
     n_features_in_: int
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. Probes that choose anything by held-out
-        rows choose it by `dev`.
+        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. Probes that choose anything on held-out
+        rows use `dev` for it.
 
         Raises:
-            ValueError: wrong shapes, or not finite.
-            DegenerateDesign: labels from which nothing can be learned.
-            BadParameter: parameters out of range.
+            ValueError: X or y has a wrong shape, or holds numbers that are not finite.
+            DegenerateDesign: nothing can be learned from the labels.
+            BadParameter: a parameter is out of range.
         """
         rows, target = self._training_rows(X, y)
         self._fit_all(rows, [[self]], [target], None if dev is None else (np.asarray(dev[0]), [np.asarray(dev[1])]))
@@ -58,9 +59,10 @@ class FittedState(Probe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit every label set of `targets` under every seed on one X: result[m][s]. See `Probe.fit_many`.
+        """Fit one probe for each label set of `targets` and each seed on the same X, and return them as `result[m][s]`.
+        See `Probe.fit_many`.
 
-        A probe that does not depend on the seed is fitted once a label set; its copies share their arrays.
+        A probe that does not depend on the seed is fitted once per label set; its copies share their arrays.
         """
         if type(self).fit is not FittedState.fit:
             rows: Any = X
@@ -112,14 +114,14 @@ class FittedState(Probe):
         """Return the fitted arrays by name, and `n_features_in`.
 
         Raises:
-            NotFittedError: not fitted yet.
+            NotFittedError: the probe is not fitted.
         """
         check_is_fitted(self)
         names = (*self._arrays, *self._scalars, "n_features_in")
         return {name: np.asarray(getattr(self, name + "_")) for name in names}
 
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Set fitted attributes from `state()` and return self."""
+        """Set the fitted attributes from the arrays that `state` returned, and return self."""
         for name in self._arrays:
             setattr(self, name + "_", np.asarray(state[name]))
         for name in (*self._scalars, "n_features_in"):
@@ -133,7 +135,7 @@ class FittedState(Probe):
 
 
 class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
-    """Base of probes that predict classes: subclasses give `predict_log_proba`."""
+    """Base of probes that predict classes; subclasses define `predict_log_proba`."""
 
     kinds = ("classes",)
     predicts_most_probable = True
@@ -211,16 +213,16 @@ _MOST_FEATURES = 10**7
 
 @with_typed_errors
 def load_probe(path: str | Path) -> Probe:
-    """Return the probe that `Probe.save(path)` wrote; its predictions are bit-equal.
+    """Load the probe that `Probe.save(path)` wrote, and return it; it predicts exactly what the saved probe did.
 
-    One that `train` saved predicts the labels by name, and `about` says of which task, site, model and corpus it is.
+    A probe that `train` saved predicts the labels by name, and its `about` records its task, site, model and corpus.
 
     Args:
-        path: the stem given to `save`, or either of the two files.
+        path: the path given to `save`, or either of the two files.
 
     Raises:
         BadParameter: a file is missing.
-        UnsupportedFormat: not a saved probe, or one of a class that is not registered here.
+        UnsupportedFormat: the files are not a saved probe, or its class is not registered here.
     """
     stem = Path(path)
     if stem.suffix in (".json", ".safetensors"):

@@ -1,4 +1,4 @@
-"""Standardised rows and their moments, held in memory or read anew at every pass over a store."""
+"""Standardised rows and their moments, for rows that are held in memory or streamed from a store on every pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROWS_IN_CACHE = 1024
 
 
 def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the number of the first row and `(n, D)` raw states, block by block in order."""
+    """Yield, in order, blocks of rows as (index of the first row, raw states `(n, D)`)."""
     if isinstance(X, RowBlocks):
         yield from X.blocks()
         return
@@ -31,13 +31,14 @@ def row_blocks(X: NDArray[Any] | RowBlocks) -> Iterator[tuple[int, NDArray[Any]]
 
 
 def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and scale `(D,)` of the columns of `(N, D)`, in float64, a block of rows at a time.
+    """Return the mean and the scale `(D,)` of each column of `(N, D)`, in float64, computed block by block.
 
-    A column is constant if its variance is at most 1e-12 of its mean square; its scale is 1, so that it
-    becomes 0 and not noise blown up. The second pass is around the mean, so large offsets cost no digits.
+    The scale is the standard deviation. A column counts as constant if its variance is at most 1e-12 of its mean
+    square; its scale is then 1, so that standardising makes it 0 and does not amplify rounding errors. Squares are
+    summed around the mean in a second pass, so large offsets do not cost precision.
 
     Raises:
-        ValueError: streamed rows that are not finite.
+        ValueError: the rows are not finite.
     """
     n = len(X)
     total = np.zeros(X.shape[1])
@@ -55,15 +56,17 @@ def moments(X: NDArray[Any] | RowBlocks) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def scale_of(variance: NDArray[np.float64], mean: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scales `(D,)`, and which columns are constant: a variance of at most 1e-12 of the mean square is
-    rounding.
+    """Return the scales `(D,)`, and which columns are constant, `(D,)` bool: those with a variance of at most 1e-12 of
+    their mean square, which is rounding error.
     """
     constant = variance <= 1e-12 * (variance + mean**2)
     return np.sqrt(np.where(constant, 1.0, variance)), constant
 
 
 def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return `(X - mean) / scale` as float32, subtracted in float64 so that a large offset costs no digits."""
+    """Return `(X - mean) / scale` as float32; the arithmetic is in float64, so that large offsets do not cost
+    precision.
+    """
     out = np.empty(X.shape, np.float32)
     for low in range(0, len(X), _BLOCK):
         block = X[low : low + _BLOCK].astype(np.float64)
@@ -74,16 +77,17 @@ def standardise(X: NDArray[Any], mean: NDArray[np.float64], scale: NDArray[np.fl
 
 
 def rounded(part: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return means or scales that float32 can hold."""
+    """Return means or scales rounded to float32, as float64."""
     return part.astype(np.float32).astype(np.float64)
 
 
 def standardise_rounded(
     X: NDArray[np.float32], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Standardise by `rounded` means and scales, all in float32 at a quarter of the time.
+    """Standardise as `standardise` does, by means and scales that `rounded` returned, and return float32; all
+    arithmetic is in float32, which takes a quarter of the time.
 
-    A mean that float32 holds is subtracted from float32 states without loss of digits.
+    No precision is lost, since float32 represents these means exactly.
     """
     out = np.empty(X.shape, np.float32)
     X, centre, spread = X.astype(np.float32, copy=False), mean.astype(np.float32), scale.astype(np.float32)
@@ -99,19 +103,20 @@ _ROWS_AT_ONCE = 1024  # so that a block stays in the cache
 
 @dataclass(frozen=True, eq=False)
 class StreamedMoments:
-    """Sums over N rows of D columns and over M targets that closed forms need; nothing grows with N. All float64.
+    """Holds the sums over N rows of D columns and over M targets that closed-form fits need. All are float64, and their
+    size does not grow with N.
 
-    Sums are taken around the mean c of the first block and moved to the mean μ at the end. That costs few digits,
-    whatever the offset and the order: if the first block holds a share f of the rows, (μ - c)² is at most (1 - f)/f
-    variances in every direction, so that log10(1/f) digits go. (The store's own moments are around 0 and keep 10
-    digits of states with a mean of 1000 standard deviations; so fits do not take them, kept or not.)
+    Sums are taken around the mean c of the first block and moved to the mean μ at the end. This costs few digits,
+    whatever the offset and the order of rows: if the first block holds a share f of the rows, (μ - c)² is at most (1 -
+    f)/f variances in every direction, so log10(1/f) digits are lost. (The moments in a store are taken around 0 and
+    keep only 10 digits if the mean of a state is 1000 standard deviations; fits therefore do not use them.)
 
     Attributes:
         count: N.
-        mean: `(D,)`.
-        centred: `(D, D)` sum of (x - μ)(x - μ)ᵀ, 0 where a column is constant.
-        with_targets: `(D, M)` sum of (x - μ)(y - ȳ)ᵀ, likewise.
-        scale: `(D,)`, by the rule of `moments`.
+        mean: `(D,)` means μ.
+        centred: `(D, D)` sum of (x - μ)(x - μ)ᵀ, 0 for constant columns.
+        with_targets: `(D, M)` sum of (x - μ)(y - ȳ)ᵀ, 0 for constant columns.
+        scale: `(D,)` scales, as `moments` defines them.
     """
 
     count: int
@@ -122,10 +127,11 @@ class StreamedMoments:
 
     @classmethod
     def of(cls, X: NDArray[Any] | RowBlocks, targets: Sequence[NDArray[Any]] = (), device: str = "cpu") -> Self:
-        """Read `(N, D)` rows once, block by block, beside M targets `(N,)`; products are summed on the device.
+        """Read `(N, D)` rows once, block by block, and return their sums and those with M targets `(N,)`; matrix
+        products are computed on `device`.
 
         Raises:
-            ValueError: rows that are not finite.
+            ValueError: the rows are not finite.
         """
         n, width = X.shape
         Y = np.empty((n, len(targets)))
@@ -182,8 +188,8 @@ class _Products:
 
 
 def solved(positive: Matrix, right: Matrix, device: str = "cpu") -> Matrix:
-    """Return the solution of a positive definite system `(D, D)` for right sides `(D, M)`, by Cholesky's method on the
-    device.
+    """Solve a positive definite system `(D, D)` for right-hand sides `(D, M)` by Cholesky's method on `device`, and
+    return the solution.
 
     Raises:
         numpy.linalg.LinAlgError, torch.linalg.LinAlgError: the matrix is not positive definite in float64.
@@ -210,25 +216,27 @@ _LARGE = 2**22  # elements: 16 MiB, more than caches hold
 
 
 def has_low_precision(n: int, width: int) -> bool:
-    """Return whether rows are so many or so wide that products in bfloat16 repay its copies, and cost less here."""
+    """Return whether bfloat16 products pay: this processor must have them, and the rows must be so many or so wide that
+    the saved time exceeds that of converting them.
+    """
     return (are_many(n, width) or n * width >= _LARGE) and low_precision_helps()
 
 
 def low_precision_helps() -> bool:
-    """Return whether this processor multiplies bfloat16, so that products in it cost less than in float32."""
+    """Return whether this processor multiplies bfloat16 natively, which is faster than float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(known is not None and known())
 
 
 def are_many(n: int, width: int) -> bool:
-    """Return whether there are so many rows, of so few features, that a rough pass over them brings the solver near the
-    optimum.
+    """Return whether there are so many rows, relative to their width, that a rough pass over them brings the solver
+    near the optimum.
     """
     return n >= _MANY or n >= max(_SOME, _ROWS_A_FEATURE * width)
 
 
 class Operand:
-    """Rows `(n, D)` as an operand of the two products of a pass, which are made in their dtype."""
+    """Wraps rows `(n, D)` for the two matrix products of a pass; both are computed in the data type of the rows."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows
@@ -237,16 +245,18 @@ class Operand:
         return len(self._rows)
 
     def logits(self, weights: Tensor, to: Tensor, intercept: Tensor) -> None:
-        """Write `weights` `(P, D)` times the rows, plus `(P, 1)`, to `(P, n)`."""
+        """Write `weights @ rows.T + intercept` to `to`: weights `(P, D)`, intercept `(P, 1)`, `to` `(P, n)`."""
         torch.add(weights.to(self._rows.dtype) @ self._rows.T, intercept, out=to)
 
     def add_gradient(self, residual: Tensor, to: Tensor) -> None:
-        """Add `(P, n)` times the rows to `(P, D)`."""
+        """Add `residual @ rows` to `to`: residual `(P, n)`, `to` `(P, D)`."""
         to += residual.to(self._rows.dtype) @ self._rows
 
 
 class PackedOperand:
-    """Packed parts of rows, `(_PACK, D)` each but the last, and of their transposes: see `Operand`."""
+    """Does the products of `Operand` on rows in packed parts of `_PACK` rows each (the last may be shorter), kept with
+    their packed transposes.
+    """
 
     def __init__(self, parts: list[tuple[Tensor, Tensor]], n: int, dtype: torch.dtype) -> None:
         self._parts, self._n, self._dtype = parts, n, dtype
@@ -265,14 +275,13 @@ class PackedOperand:
 
 
 class HeldRows:
-    """Rows that are held in memory.
+    """Gives the solver rows that are held in memory.
 
     Attributes:
-        n, width: N and D.
-        dtype: of all arithmetic.
-        device: of all arithmetic.
-        budget: elements that logits, and as many again the factors, may take.
-        has_low: whether `blocks(low=True)` gives bfloat16.
+        n, width: number of rows N and of features D.
+        dtype, device: data type and torch device of all arithmetic.
+        budget: number of elements that the logits may take; the factors may take as many again.
+        has_low: whether `blocks(low=True)` yields bfloat16.
     """
 
     def __init__(self, X: Tensor, *, budget: int = 2**26) -> None:
@@ -288,13 +297,15 @@ class HeldRows:
         return self._rows.bfloat16()
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""
+        """Yield, in order, blocks of at most `size` rows as (index of the first row, rows `(n, D)`)."""
         rows = self._low if low and self.has_low else self._rows
         for start in range(0, self.n, size):
             yield start, rows[start : start + size]
 
     def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand | PackedOperand]]:
-        """Yield the rows of `blocks`, to multiply by; `size` is rounded where they are packed."""
+        """Yield what `blocks` yields, with the rows as operands of matrix products; `size` is rounded to whole parts if
+        the rows are packed.
+        """
         if not (low and self._packs):
             yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
             return
@@ -313,17 +324,18 @@ class HeldRows:
 
     @cached_property
     def pilot(self) -> Tensor:
-        """Rows that curvature is estimated from, `(P, D)`: here all."""
+        """Rows `(P, D)` from which curvature is estimated: all rows."""
         return self._low if self.has_low else self._rows
 
 
 class StreamedRows:
-    """Rows read from a store and standardised on the way; of them only a pilot sample is held. See `HeldRows`.
+    """Gives the solver rows that are read from a store and standardised on every pass; only a sample is held (`pilot`).
+    The attributes are those of `HeldRows`.
 
     Args:
-        source: the rows.
-        mean, scale: `(D,)`, which float32 can hold.
-        device: where rows are given.
+        source: the rows of the store.
+        mean, scale: `(D,)` means and scales, rounded to float32.
+        device: torch device of the rows that are yielded.
     """
 
     def __init__(
@@ -337,7 +349,7 @@ class StreamedRows:
         self.has_low = self.device.type == "cpu" and has_low_precision(self.n, self.width)
 
     def blocks(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first row's number and `(n, D)` rows, in order, `size` at most."""
+        """Yield, in order, blocks of at most `size` rows as (index of the first row, rows `(n, D)`)."""
         for start, raw in self._source.blocks():
             rows = torch.from_numpy(standardise_rounded(raw, self._mean, self._scale)).to(self.device)
             rows = rows.bfloat16() if low and self.has_low else rows
@@ -345,12 +357,14 @@ class StreamedRows:
                 yield start + first, rows[first : first + size]
 
     def operands(self, size: int, *, low: bool = False) -> Iterator[tuple[int, Operand]]:
-        """Yield the rows of `blocks`, to multiply by."""
+        """Yield what `blocks` yields, with the rows as operands of matrix products."""
         yield from ((start, Operand(rows)) for start, rows in self.blocks(size, low=low))
 
     @cached_property
     def pilot(self) -> Tensor:
-        """Rows at even distances, `(P, D)`, as many as an eighth of the budget holds."""
+        """Evenly spaced rows `(P, D)` from which curvature is estimated, as many as an eighth of the budget holds (at
+        least 256).
+        """
         count = min(self.n, max(256, self._source.budget // (32 * self.width)))
         chosen = torch.arange(count) * self.n // count
         parts = []

@@ -1,13 +1,13 @@
 """L2 softmax regression of many label sets on one X: the batched solver behind the linear probe.
 
-Objective of label set m: mean log loss + ½ λₘ ‖W‖², intercept free. Label sets are stacked as columns of one product.
-What makes it fast: L-BFGS around a preconditioner, which is either low-rank, found once for all label sets, or one
-Cholesky factor a class, whichever the cost model of `_softmax_curvature` says; a few epochs of Adam as a warm start
-where rows are many; one pass over the rows a step, which finds logits, objective and gradient at the unit step block by
-block, and a line search on cached logits, which costs no product, for those label sets alone whose unit step does not
-serve; products in bfloat16 where the processor has them, of rows packed once, each label set's end being judged by its
-float32 gradient; and dropping each label set as it converges. Rows may be streamed: then logits are multiplied anew
-instead of held.
+The objective of label set m is the mean log loss + ½ λₘ ‖W‖², with the intercept unpenalised. The weights of all label
+sets are stacked, so that one matrix product serves them all. The solver is L-BFGS with a preconditioner: either a
+low-rank one, computed once for all label sets, or one Cholesky factor per class, as the cost model of
+`_softmax_curvature` decides. If there are many rows, a few epochs of Adam come first. A step costs one pass over the
+rows, which computes logits, objective and gradient at step size 1, block by block. Only label sets for which that step
+size fails get a line search, which reuses the logits and needs no further product. Products are in bfloat16 where the
+processor has it; convergence is judged by the float32 gradient. Label sets are dropped as they converge. Rows may be
+streamed; logits are then recomputed instead of stored.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §§7.2, 8.1; Böhning 1992, Ann. Inst. Statist. Math. 44.
@@ -37,7 +37,7 @@ _MOST_REFUSALS = 3
 
 @dataclass(frozen=True)
 class Solution:
-    """One label set's optimum: `weights` `(D, K)` and `intercept` `(K,)`, centred over classes."""
+    """Holds the solution for one label set: `weights` `(D, K)` and `intercept` `(K,)`, both centred over classes."""
 
     weights: Tensor
     intercept: Tensor
@@ -62,18 +62,20 @@ def solve(
     stop: Stop,
     starts: Sequence[Solution] | None = None,
 ) -> list[Solution]:
-    """Minimise every label set's objective; label sets go through in groups that fit in memory.
+    """Minimise the objective of every label set and return the solutions; label sets are solved in groups that fit in
+    memory.
 
     Args:
-        rows: `(N, D)` standardised, float32 or float64; all arithmetic but sums of losses is in this dtype, except
-            early products in bfloat16.
-        codes: M of `(N,)` int64 in 0 … K-1.
-        classes: K of each label set.
+        rows: `(N, D)` standardised, float32 or float64; all arithmetic is in this dtype, except sums of losses
+            (float64) and early products (bfloat16).
+        codes: for each of M label sets, `(N,)` int64 class codes in 0 … K-1.
+        classes: number of classes K of each label set.
         penalties: λ of each label set.
-        stop: a label set is done when the decrease that the Newton model still predicts is below `tolerance` of its
-            objective (or of 5 % of log K where the objective is below that), the last step gained less than half
-            of that, and no gradient entry exceeds 10 times `tolerance`; after `max_iterations` iterations at most.
-        starts: solutions to start from, of the same number of classes each.
+        stop: a label set is done when three conditions hold: the decrease that the Newton model still predicts is below
+            `tolerance` times its objective (or times 5 % of log K, if that is larger); the last step gained less than
+            half of that (or a thousandth of that is predicted); and no gradient entry exceeds 10 times `tolerance`. It
+            also stops after `max_iterations` iterations.
+        starts: solutions to start from, with the same numbers of classes.
     """
     if rows.device.type != "cpu" and torch.get_default_device() != rows.device:
         with rows.device:  # all that is made on the way is made there
@@ -285,15 +287,18 @@ class _Fits:
 def solve_low_rank(
     rows: Rows, codes: Sequence[Tensor], full: Sequence[Solution], penalties: Sequence[float], rank: int
 ) -> list[Solution]:
-    """Return a low point of mean log loss + ½ λ (‖A‖² + ‖B‖²) for every label set, near a local minimum.
+    """Fit weights W = A·B of limited rank for every label set: return a low point of the mean log loss + ½ λ (‖A‖² +
+    ‖B‖²), near a local minimum.
 
-    All label sets see the same batches in the same order, so that rows are drawn, and multiplied, once for all; none
-    knows of the others. Each starts from its full solution, cut. Few directions that tell many classes apart need
-    large weights, and those many steps: 8,000, of a rate that falls to 0 and is the larger the lower the rank. Of the
-    start and the last two epochs the best by the objective on all rows is kept.
+    Each label set starts from its full-rank solution, cut to the rank, and is trained by Adam for about 8,000 steps,
+    since few directions that separate many classes need large weights. The learning rate falls to 0; it is larger for
+    lower ranks. All label sets read the same batches in the same order, so each batch is multiplied once for all; they
+    do not affect each other. Of the start and the last two epochs, the point with the lowest objective on all rows is
+    returned.
 
     Returns:
-        Solutions; converged if the last two epochs differ by less than 1e-3 of the objective.
+        One solution per label set; `converged` if the objectives of the last two epochs differ by less than a share of
+        1e-3.
     """
     y, lam = torch.stack(list(codes)), torch.tensor(penalties, dtype=torch.float64)
     best = _Fits.cut(full, rank, rows.dtype)

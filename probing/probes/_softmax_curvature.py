@@ -1,4 +1,4 @@
-"""Curvature that the softmax solver divides gradients by: a dense factor a class, or a shared low-rank one.
+"""Preconditioners of the softmax solver: dense factors, one per class, or a shared low-rank approximation.
 
 References:
     Nocedal & Wright 2006, *Numerical Optimization*, §7.2; Frangella, Tropp & Udell 2023, *SIAM J. Matrix Anal. Appl.*
@@ -32,12 +32,13 @@ _SHARED_CERTAINTY = 0.1  # a preconditioner that classes share promises less tha
 
 @dataclass
 class Dense:
-    """Inverses of the Cholesky factors of the Hessian's class blocks; a product by both is always a descent.
+    """Holds the inverses of the Cholesky factors of the Hessian's class blocks. The preconditioner L⁻ᵀL⁻¹ is positive
+    definite, so it always gives a descent direction.
 
     Attributes:
-        inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 shared by all classes.
-        levels: `(M, F)` mean p(1-p) of each when it was made, in rows at even distances.
-        common: `(D+1, D+1)` lower triangle of the Gram matrix of all rows.
+        inverses: `(M, F, D+1, D+1)`, lower triangles; F is K, or 1 if all classes share a factor.
+        levels: `(M, F)` mean p(1-p) over evenly spaced rows, as it was when each factor was computed.
+        common: `(D+1, D+1)` lower triangle of the Gram matrix of evenly spaced rows, divided by their number.
     """
 
     inverses: Tensor
@@ -47,7 +48,9 @@ class Dense:
 
     @classmethod
     def of(cls, problems: Problems, W: Tensor, source: torch.Generator) -> Dense:
-        """Estimate the blocks at weights W, with one factor a class where that saves more than it costs."""
+        """Compute the factors at weights W and return them: one factor per class if that saves more time than it costs,
+        else one for all classes.
+        """
         many, width, k = len(problems), problems.width, problems.k
         factors = k if Costs.of(problems.rows, many, k).has_own else 1
         made = cls(
@@ -60,14 +63,18 @@ class Dense:
 
     @property
     def certainty(self) -> float:
-        """The share of the remaining decrease that these factors' prediction is trusted for."""
+        """Share of the tolerance at which the solver may stop by these factors' prediction of the remaining decrease:
+        below 1 if classes share a factor, since the prediction is then too low.
+        """
         return _SHARED_CERTAINTY if self.inverses.shape[1] == 1 else 1.0
 
     def refresh(self, problems: Problems, W: Tensor, source: torch.Generator) -> None:
-        """Estimate XᵀDiag(p(1-p))X/N + λI from rows drawn in proportion to p(1-p), all rows if there are few.
+        """Recompute the factors of XᵀDiag(p(1-p))X/N + λI, estimated from rows sampled in proportion to p(1-p), or from
+        all rows if there are few.
 
-        Where rows are drawn, the estimate is shrunk towards the Gram matrix of all rows, scaled: 1,024 rows alone
-        say little of hundreds of directions. Factors are kept whose mean p(1-p) is still nearly what it was.
+        An estimate from sampled rows is shrunk towards the scaled Gram matrix `common`, since 1,024 rows determine
+        hundreds of directions poorly. A factor per class is kept if its mean p(1-p) has changed by a factor of at most
+        1.5; a shared factor is always recomputed.
         """
         shared = self.inverses.shape[1] < problems.k
         rows = problems.rows.pilot
@@ -90,7 +97,9 @@ class Dense:
         return Dense(self.inverses[keep], self.levels[keep], self.common)
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
-        """Apply the preconditioner to each of some gradients `(M, K, D+1)`: the factors are read once for all."""
+        """Apply the preconditioner to each gradient `(M, K, D+1)` in `parts` and return the results; the factors are
+        read once for all of them.
+        """
         many, k, width = parts[0].shape
         shared = self.inverses.shape[1] == 1
         right = torch.cat(parts, 1) if shared else torch.stack(parts, 2).view(many * k, len(parts), width)
@@ -103,16 +112,17 @@ class Dense:
 
 @dataclass
 class LowRank:
-    """The leading directions of XᵀX/N, found once for all label sets, and the mean variance of all others
-    that the rows span.
+    """Holds the leading directions of XᵀX/N, computed once for all label sets, and the mean variance of the other
+    directions that the rows span.
 
-    Class block k of label set m is taken to be v·(U diag(e) Uᵀ + t (I - UUᵀ)) + λI, v being its mean p(1-p), times
-    K/(K-1), as blocks of equal classes act on centred weights. Its inverse costs 2·D·R a gradient.
+    The block of class k of label set m is approximated by v·(U diag(e) Uᵀ + t (I - UUᵀ)) + λI. Here v is the mean
+    p(1-p) of the class times K/(K-1), since blocks of equal classes act on centred weights. Applying the inverse costs
+    2·D·R per gradient.
 
     Attributes:
         basis: U `(D, R)`, orthonormal.
-        top: e `(R,)`.
-        tail: t.
+        top: e `(R,)`, variances along U.
+        tail: t, mean variance of the other directions.
         levels: v `(M, K)`.
         penalties: λ `(M,)`.
     """
@@ -127,7 +137,9 @@ class LowRank:
 
     @classmethod
     def of(cls, problems: Problems, W: Tensor, source: torch.Generator) -> LowRank:
-        """Find the directions by one step of randomised subspace iteration on at most max(2048, D/2) rows."""
+        """Compute the directions by one step of randomised subspace iteration on about max(2048, D/2) evenly spaced
+        rows at most, and return the preconditioner at weights W.
+        """
         rows = _spread(problems.rows.pilot, max(_SKETCHED_ROWS, problems.width // 2))
         rank = min(_RANK, *rows.shape)
         draws = torch.randn(rows.shape[1], rank, generator=source, dtype=torch.float64, device="cpu").to(rows)
@@ -143,7 +155,7 @@ class LowRank:
         return made
 
     def refresh(self, problems: Problems, W: Tensor, source: torch.Generator) -> None:
-        """Take p(1-p) at weights W, from 1,024 rows at even distances."""
+        """Recompute `levels` at weights W, from at most 1,024 evenly spaced rows."""
         p = torch.softmax(problems.product(W, Operand(_spread(problems.rows.pilot, 1024))), 1)
         equal = torch.tensor([k / (k - 1) for k in problems.classes], dtype=W.dtype)
         self.levels = (p * (1 - p)).mean(2) * equal[:, None]
@@ -153,7 +165,7 @@ class LowRank:
         return LowRank(self.basis, self.top, self.tail, self.levels[keep], self.penalties[keep])
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
-        """Apply the preconditioner to each of some gradients `(M, K, D+1)`."""
+        """Apply the preconditioner to each gradient `(M, K, D+1)` in `parts` and return the results."""
         level, penalty = self.levels.view(-1, 1), self.penalties.repeat_interleave(self.levels.shape[1]).unsqueeze(1)
         rest = 1 / (level * self.tail + penalty).clamp_min(1e-12)
         inside = 1 / (level * self.top + penalty).clamp_min(1e-12) - rest
@@ -173,13 +185,14 @@ Curvature = Dense | LowRank
 
 @dataclass(frozen=True)
 class Costs:
-    """The cost model: multiplications of each way to solve M label sets of K classes on N rows of D features.
+    """Counts the multiplications that each preconditioner needs, for M label sets of K classes on N rows of D features.
 
-    A pass over the rows costs 2·N·D·MK, but no less than 16 columns cost, as reading the rows then takes the time.
-    Dense factors take F·D²·(S + D) each time they are made (S sampled rows; F = MK, or M where classes share one),
-    and 2·MK·D² a step. The numbers of steps were measured on states of encoders and on made-up states with a flat tail
-    (`scripts/bench_probes.py --shapes`): a dense factor ends in some 25; the low-rank one in 10 to 50, or in 80 to 200
-    where variances fall slowly and classes are many, which shows only on the way.
+    A pass over the rows costs 2·N·D·MK, or as much as for 16 columns if MK is less, since reading the rows then takes
+    the time. Computing dense factors costs F·D²·(S + D), for S sampled rows and F = MK factors (M if classes share
+    them); applying them costs 2·MK·D² per step. The numbers of steps were measured on states of encoders and on
+    synthetic states with a flat tail (`scripts/bench_probes.py --shapes`): about 25 with dense factors; with the
+    low-rank one 10 to 50, or 80 to 200 if variances decrease slowly and classes are many, which shows only during the
+    run.
     """
 
     n: int
@@ -190,7 +203,9 @@ class Costs:
 
     @classmethod
     def of(cls, rows: Rows, many: int, k: int) -> Costs:
-        """Return the costs; a factor a class is made only where rows are many enough to repay it, and memory is."""
+        """Return the cost model of these rows and label sets; `has_own` (a factor per class) is set only if there are
+        enough rows to repay it, and enough memory.
+        """
         few = rows.width >= _WIDE and rows.n < _ROWS_A_COLUMN * rows.width
         own = not few and many * k * (rows.width + 1) ** 2 <= rows.budget
         return cls(rows.n, rows.width, many * k, many * (k if own else 1), own)
@@ -208,17 +223,23 @@ class Costs:
 
     @property
     def starts_dense(self) -> bool:
-        """Whether a dense factor costs less even than the few steps that the low-rank one may take."""
+        """Whether dense factors cost less than the 40 steps that the low-rank preconditioner needs at best; the solver
+        then starts with them.
+        """
         return self.dense < _HOPED_STEPS * self.a_pass
 
     @property
     def becomes_dense(self) -> bool:
-        """Whether a dense factor costs less than the many steps that the low-rank one has shown it needs."""
+        """Whether dense factors cost less than the 120 steps that a slow low-rank preconditioner needs; the solver then
+        switches to them.
+        """
         return self.dense < _FEARED_STEPS * self.a_pass
 
 
 def label_sets_at_once(rows: Rows, many: int, k: int) -> int:
-    """Return how many of M label sets of K classes fit the budget of the rows with logits and curvature, 1 at least."""
+    """Return how many of M label sets of K classes can be solved at once, with their logits and curvature in the rows'
+    budget; at least 1.
+    """
     width = rows.width + 1
     square = min(width * width, rows.budget // k) if Costs.of(rows, 1, k).becomes_dense else 0
     vectors, logits = _VECTORS * width + square, 2 * rows.n
@@ -227,13 +248,15 @@ def label_sets_at_once(rows: Rows, many: int, k: int) -> int:
 
 
 def curvature(problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
-    """Return the preconditioner to begin with, at weights W `(M, K, D+1)`: see `Costs`."""
+    """Return the preconditioner to start with, computed at weights W `(M, K, D+1)`, as `Costs` decides."""
     costs = Costs.of(problems.rows, len(problems), problems.k)
     return (Dense if costs.starts_dense else LowRank).of(problems, W, source)
 
 
 def renewed(now: Curvature, iteration: int, problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
-    """Return the preconditioner for this iteration: the same, estimated anew from time to time, or a dense one."""
+    """Return the preconditioner for this iteration: the current one, refreshed every few iterations, or dense factors
+    in its place if the low-rank one is slow.
+    """
     if iteration == 0 or iteration % now.iterations_between:
         return now
     costs = Costs.of(problems.rows, len(problems), problems.k)
@@ -265,7 +288,9 @@ def _block(rows: Tensor, importance: Tensor, common: Tensor, source: torch.Gener
 
 
 def invert(lower: Tensor, to: Tensor) -> None:
-    """Write the inverse of a lower triangle `(D, D)`, by halves, as products; above the diagonal `to` is left alone."""
+    """Write the inverse of a lower triangular matrix `(D, D)` to `to`, by recursion on halves, which uses matrix
+    products. Large matrices leave most of `to` above the diagonal unchanged.
+    """
     n = len(lower)
     if n <= _SMALL_TRIANGLE:
         to.copy_(torch.linalg.solve_triangular(lower, torch.eye(n, dtype=lower.dtype), upper=False))
@@ -284,7 +309,9 @@ def _common(rows: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """Return the lower triangle of `XᵀX` for X `(n, D)`, by strips, which saves a third of the products."""
+    """Return the lower triangle of `XᵀX` for X `(n, D)`, computed in three strips, which saves a third of the
+    multiplications.
+    """
     width = rows.shape[1]
     found = rows.new_zeros(width, width)
     for low in range(0, width, max(64, -(-width // 3))):
@@ -299,7 +326,9 @@ def with_ones(rows: Tensor) -> Tensor:
 
 
 def weighted_gram(rows: Tensor, weights: Tensor, count: int, source: torch.Generator) -> Tensor:
-    """Return the lower triangle of `Σ wₙ xₙ xₙᵀ / N`, exactly or from `count` rows drawn systematically by weight."""
+    """Return the lower triangle of `Σ wₙ xₙ xₙᵀ / N`: exact if there are at most `2 · count` rows, else estimated from
+    `count` rows, sampled systematically in proportion to the weights.
+    """
     n = len(rows)
     if n <= 2 * count:
         all_rows = with_ones(rows.to(weights.dtype))

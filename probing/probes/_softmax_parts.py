@@ -1,4 +1,4 @@
-"""Sums of the batched softmax solver over all rows: objectives, gradients and slopes, block by block."""
+"""Objectives, gradients and slopes of the batched softmax solver, summed over all rows block by block."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _BLOCK_ELEMENTS = 2**18
 
 @dataclass
 class Logits:
-    """Logits of all rows under weights `(M, K, D+1)`: `held` `(M, K, N)`, or None to multiply anew block by block.
+    """Holds the logits of all rows under weights `(M, K, D+1)`: `held` is `(M, K, N)`, or None if they are recomputed
+    block by block.
 
-    Those of a direction have no mask: spare classes change by 0.
+    `masked` is False for the logits of a search direction: those of unused classes are 0 and not -inf.
     """
 
     weights: Tensor
@@ -25,7 +26,7 @@ class Logits:
     masked: bool = True
 
     def moved(self, change: Logits, step: Tensor) -> Logits:
-        """Move these logits in place by steps `(M,)` of a change, and return them."""
+        """Add `step` `(M,)` times `change` to these logits and their weights, in place, and return them."""
         size = step.to(self.weights.dtype).view(-1, 1, 1)
         self.weights.addcmul_(change.weights, size)
         if self.held is not None and change.held is not None:
@@ -33,21 +34,22 @@ class Logits:
         return self
 
     def put(self, chosen: Tensor, part: Logits) -> None:
-        """Set the logits of the chosen label sets."""
+        """Replace the logits of the label sets `chosen` by those of `part`."""
         self.weights[chosen] = part.weights
         if self.held is not None and part.held is not None:
             self.held[chosen] = part.held
 
     def take(self, keep: Tensor) -> Logits:
-        """Return the logits of the chosen label sets."""
+        """Return the logits of the label sets `keep`."""
         return Logits(self.weights[keep], None if self.held is None else self.held[keep], self.masked)
 
 
 class Problems:
-    """M label sets on one X. Weights are `(M, K, D+1)`, the last column the intercept; logits `(M, K, N)`.
+    """Holds M label sets on one X. Weights are `(M, K, D+1)`, with the intercept in the last column; logits are `(M, K,
+    N)`.
 
-    Rows are the last axis of everything that is computed of them, so that a softmax runs along vectors.
-    Label sets with fewer classes than the widest have their spare logits masked with -inf.
+    Rows are the last axis of all that is computed from them, so that a softmax runs along contiguous vectors. Label
+    sets with fewer than K classes have their unused logits masked with -inf.
     """
 
     def __init__(self, rows: Rows, codes: Tensor, classes: list[int], penalties: list[float]) -> None:
@@ -63,11 +65,11 @@ class Problems:
 
     @property
     def block(self) -> int:
-        """Number of rows of a block, such that its logits stay in the cache."""
+        """Number of rows of a block, small enough that its logits stay in the processor's cache."""
         return max(64, _BLOCK_ELEMENTS // (len(self) * self.k))
 
     def take(self, keep: Tensor) -> Problems:
-        """Return the chosen label sets, as wide as before."""
+        """Return the problems of the label sets `keep`, with K unchanged."""
         chosen = keep.tolist()
         classes, penalties = ([one[m] for m in chosen] for one in (self.classes, self.penalties))
         part = Problems(self.rows, self.codes[keep], list(classes), list(penalties))
@@ -75,7 +77,7 @@ class Problems:
         return part
 
     def logits(self, W: Tensor, *, masked: bool = True) -> Logits:
-        """Return the logits of all rows."""
+        """Return the logits of all rows under weights W `(M, K, D+1)`."""
         if not self.holds:
             return Logits(W, None, masked)
         held = torch.empty(len(W), self.k, self.n, dtype=W.dtype)
@@ -84,28 +86,29 @@ class Problems:
         return Logits(W, held, masked)
 
     def product(self, W: Tensor, x: Multiplied, *, masked: bool = True) -> Tensor:
-        """Return the logits of n rows, `(M, K, n)`."""
+        """Return the logits of the n rows `x` under weights W, `(M, K, n)`."""
         z = self.product_to(W.new_empty(len(W), self.k, len(x)), W, x)
         return z.add_(self.mask) if masked else z
 
     def product_to(self, z: Tensor, W: Tensor, x: Multiplied) -> Tensor:
-        """Write the logits of n rows, without the mask, to `z`."""
+        """Write the logits of the n rows `x`, without the mask, to `z` `(M, K, n)`, and return it."""
         flat = W.reshape(-1, self.width)
         x.logits(flat[:, :-1], z.view(len(flat), -1), flat[:, -1:])
         return z
 
     def stepped(self, Z: Logits, direction: Tensor) -> tuple[Logits, Logits, Tensor, Tensor]:
-        """Take one unit step, and return the logits there (held ones are moved in place) and of the direction,
-        objectives and gradients.
+        """Take a step of size 1 along `direction`. Return the logits after it (held logits are moved in place), the
+        logits of the direction, and the objectives and gradients after the step.
         """
         change = Logits(direction, None if Z.held is None else torch.empty_like(Z.held), masked=False)
         there = Logits(Z.weights + direction, Z.held)
         return there, change, *self.gradient(there, change)
 
     def gradient(self, Z: Logits, change: Logits | None = None) -> tuple[Tensor, Tensor]:
-        """Return the objectives `(M,)` in float64 and gradients like the weights.
+        """Return the objectives `(M,)` in float64, and the gradients, of the shape of the weights.
 
-        Held logits are first moved by `change`, whose own are found in the same pass, while rows are in the cache.
+        If `change` is given, its held logits are computed and added to those of `Z` in the same pass, while the rows
+        are in the processor's cache.
         """
         W = Z.weights
         G = torch.zeros(len(self) * self.k, self.width, dtype=W.dtype)
@@ -127,8 +130,8 @@ class Problems:
         return loss / self.n + 0.5 * self.lam * penalised.square().sum((1, 2), dtype=torch.float64), gradient
 
     def along(self, Z: Logits, ZD: Logits, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return objective, slope and curvature `(M,)` at `step` along a direction, from logits alone where they are
-        held.
+        """Return objective, slope and curvature, each `(M,)`, at `step` along the direction `ZD`; no rows are read if
+        the logits are held.
         """
         value, slope, curvature = (torch.zeros(len(self), dtype=torch.float64) for _ in range(3))
         size = step.to(Z.weights.dtype).view(-1, 1, 1)

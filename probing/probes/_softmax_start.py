@@ -1,4 +1,4 @@
-"""Gives the softmax solver its start and its steps."""
+"""Starting points, search directions and step sizes of the softmax solver."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 
 
 def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
-    """Return a start `(M, K, D+1)`: the given one, or log class frequencies as intercepts; then Adam, rate falling,
-    when rows are many.
+    """Return a starting point `(M, K, D+1)`: `start`, or weights 0 with log class frequencies as intercepts. If there
+    are many rows, it is improved by a few epochs of Adam with a falling rate.
     """
     W = _frequencies(problems) if start is None else start
     if are_many(problems.n, problems.width - 1):
@@ -59,7 +59,7 @@ def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
 
 @contextmanager
 def one_thread(is_small: bool) -> Iterator[None]:
-    """Within the block, compute on one thread if the problem is small."""
+    """Return a context manager within which torch computes on one thread if the problem is small."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if is_small else before)
@@ -73,12 +73,14 @@ _SLOPE_LEFT = 0.9
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner products, `(M,)` float64."""
+    """Return the inner product of a and b for each label set, `(M,)` float64."""
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
 def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -> Tensor:
-    """Return the direction `(M, K, D+1)` by the two-loop recursion around the preconditioner, problem by problem."""
+    """Return the L-BFGS search direction `(M, K, D+1)` of each label set, by the two-loop recursion with the
+    preconditioner in its middle.
+    """
     q = G.clone()
     kept = []
     for s, t in reversed(pairs):
@@ -109,22 +111,25 @@ def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -
 
 
 def accepts_step(value: Tensor, before: Tensor, slope: Tensor, fall: Tensor) -> Tensor:
-    """Return whether a step lowers the objective and leaves little of its slope, `(M,)`."""
+    """Return, for each label set `(M,)`, whether a step does not raise the objective and leaves at most 90 % of the
+    slope (a strong Wolfe condition).
+    """
     return (value <= before) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
 
 
 def line_search(
     problems: Problems, Z: Logits, ZD: Logits, before: Tensor, fall: Tensor, unit: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Return steps `(M,)` that lower each convex objective and leave little of its slope; 0 where none does.
+    """Search along the direction and return step sizes `(M,)`: the one with the lowest objective tried, 0 if none
+    lowers it. The search ends when all label sets meet `accepts_step`, after 12 trials at most.
 
     Args:
-        problems: M of them.
-        Z: logits one unit step on.
+        problems: the M label sets.
+        Z: logits after a step of size 1.
         ZD: logits of the direction.
-        before: objectives before the step.
-        fall: slopes there.
-        unit: objectives and slopes one unit step on.
+        before: objectives before the step, `(M,)`.
+        fall: slopes before the step, `(M,)`.
+        unit: objectives and slopes after a step of size 1.
     """
     value, slope = unit
     curvature = slope - fall

@@ -1,7 +1,7 @@
 """The losses that sparse probes minimise (slopes, curvature, refits), and the selection of coordinates by them.
 
-Weights are `(D, K)` on standardised states and intercepts `(K,)`; K is 1 for a real target. Slopes are of the mean loss
-without the penalty; refits add ½ λ ‖W‖².
+Weights are `(D, K)` on standardised states and intercepts `(K,)`; K is 1 for a real target. Slopes are those of the
+mean loss without the penalty; refits add ½ λ ‖W‖².
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class Slope:
-    """Value and derivatives at one point: the mean loss, its slopes in weights `(D, K)` and intercepts `(K,)`, and its
-    curvature.
+    """Holds the mean loss at one point, its derivatives by the weights `(D, K)` and intercepts `(K,)`, and its
+    curvature over outputs `(K, K)`.
 
-    Near it the loss is `loss + ⟨weights, Δ⟩ + ½ tr(Δᵀ A Δ C)`, A the correlations of columns, C the curvature `(K, K)`.
+    For a small change Δ of the weights the loss is approximately `loss + ⟨weights, Δ⟩ + ½ tr(Δᵀ A Δ C)`, with A the
+    correlations of the columns and C the curvature.
     """
 
     loss: float
@@ -39,14 +40,14 @@ class Slope:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights `(s, K)` on the chosen columns and intercepts `(K,)`."""
+    """Holds weights `(s, K)` on the s chosen columns, and intercepts `(K,)`."""
 
     weights: Matrix
     intercept: Matrix
 
 
 class Objective(ABC):
-    """A mean loss over N rows in D columns and K outputs.
+    """A mean loss over N rows with D columns and K outputs.
 
     Attributes:
         correlations: `(D, D)`, `XᵀX / N`.
@@ -60,15 +61,19 @@ class Objective(ABC):
 
     @abstractmethod
     def slope(self, columns: Sequence[int], fit: Fit) -> Slope:
-        """Return the loss, slopes in all D columns, and curvature, where only `columns` have weights."""
+        """Return the loss, its slopes in all D columns, and its curvature, at a fit whose weights are on `columns`
+        only.
+        """
 
     @abstractmethod
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """Minimise the penalised loss over the weights of `columns`, from `start`."""
+        """Minimise the penalised loss over the weights of `columns` and the intercepts, starting from `start`, and
+        return the fit.
+        """
 
 
 class SquaredLoss(Objective):
-    """Half the mean squared error: everything follows from `XᵀX` and `Xᵀy`. Targets are of mean 0."""
+    """Half the mean squared error, computed from `XᵀX` and `Xᵀy` alone. Targets have mean 0."""
 
     def __init__(self, correlations: Matrix, products: Matrix, square: float, penalty: float) -> None:
         """Keep the sums over rows: `products` is `Xᵀy / N` `(D, 1)`, `square` is `yᵀy / N`."""
@@ -90,7 +95,7 @@ class SquaredLoss(Objective):
 
 
 class LogLoss(Objective):
-    """Mean log loss of a softmax, in nats. Rows and logits are in the dtype of `rows`, sums of losses in float64."""
+    """Mean log loss of a softmax, in nats. Arithmetic is in the dtype of `rows`, sums of losses in float64."""
 
     def __init__(self, rows: Tensor, codes: Tensor, classes: int, correlations: Matrix, penalty: float) -> None:
         """Keep the rows: `rows` are `(N, D)` standardised, `codes` `(N,)`."""
@@ -107,8 +112,8 @@ class LogLoss(Objective):
         return Slope(loss, slopes, residual.sum(0, dtype=torch.float64).numpy() / len(p), curvature)
 
     def refit(self, columns: Sequence[int], start: Fit) -> Fit:
-        """Refit as `Objective.refit` does, by L-BFGS around Newton steps that take the curvature to be the same in
-        every row.
+        """Refit as `Objective.refit` does, by L-BFGS with a preconditioner: Newton's step if every row had the mean
+        curvature.
         """
         rows = self._taken(columns)
         W = self._tensor(np.vstack([start.weights, start.intercept]))
@@ -214,13 +219,15 @@ _TOLERANCE = 1e-5
 
 
 def forward(objective: Objective, most: int) -> tuple[list[int], list[Fit]]:
-    """Add the coordinate whose score test promises the largest fall of the loss, refit, and go on.
+    """Select coordinates forward: repeatedly add the coordinate whose score test predicts the largest decrease of the
+    loss, and refit.
 
-    The promise is ½ gⱼᵀ C⁺ gⱼ / vⱼ: gⱼ the slopes of coordinate j at the fit so far, C the curvature over classes, vⱼ
-    what of its variance the chosen ones leave unexplained. For squared loss it is exact (orthogonal least squares).
+    The predicted decrease is ½ gⱼᵀ C⁺ gⱼ / vⱼ, with gⱼ the slopes of coordinate j at the current fit, C the curvature
+    over classes, and vⱼ the part of its variance that the chosen coordinates do not explain. For squared loss it is
+    exact (orthogonal least squares).
 
     Returns:
-        coordinates in the order of entry, at most `most`, and the refit after each.
+        The coordinates in the order of entry, at most `most`, and the refit after each.
 
     References:
         Rao 1948 (score test); Chen, Billings & Luo 1989, Int. J. Control 50 (orthogonal least squares).
@@ -242,7 +249,7 @@ def forward(objective: Objective, most: int) -> tuple[list[int], list[Fit]]:
 
 
 def along(objective: Objective, order: Sequence[int]) -> list[Fit]:
-    """Return refits on the first coordinate of `order`, the first two, and so on."""
+    """Return the refits on the first coordinate of `order`, on the first two, and so on."""
     fits: list[Fit] = []
     fit = start_of(objective)
     for count in range(1, len(order) + 1):
@@ -252,7 +259,7 @@ def along(objective: Objective, order: Sequence[int]) -> list[Fit]:
 
 
 def start_of(objective: Objective) -> Fit:
-    """Return the fit without coordinates: intercepts alone."""
+    """Return the fit with intercepts only."""
     return objective.refit([], Fit(np.zeros((0, objective.outputs)), np.zeros(objective.outputs)))
 
 
@@ -290,11 +297,12 @@ class _Unexplained:
 
 
 def lasso_order(objective: Objective, most: int) -> list[int]:
-    """Return the coordinates in the order in which they enter a group-lasso path, at most `most`.
+    """Return at most `most` coordinates in the order in which they enter a group-lasso path.
 
-    Minimises loss + α Σⱼ ‖Wⱼ‖₂ for α falling by a tenth from where all weights are 0, each from the last solution,
-    until `most` coordinates are in (or α is a thousandth of the first). Coordinates that enter together are ordered by
-    their weights; those that leave again do not count.
+    The path minimises loss + α Σⱼ ‖Wⱼ‖₂ for decreasing α, starting each time from the previous solution. It begins at
+    the smallest α for which all weights are 0 and lowers α by 10 % at a time, until `most` coordinates have weights or
+    α is a thousandth of the first. Coordinates that enter at the same α are ordered by the size of their weights; those
+    whose weights are 0 again at the end are left out.
 
     References:
         Yuan & Lin 2006, J. R. Stat. Soc. B 68 (group lasso); Friedman, Hastie & Tibshirani 2010, J. Stat. Softw. 33

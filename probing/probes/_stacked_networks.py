@@ -1,10 +1,9 @@
 """M small ReLU networks of one seed on one X: their parameters, one step of Adam, and their losses.
 
 The networks differ in their targets only: they start from the same weights, read the same batches and drop the same
-hidden units, so that a task and its controls differ in labels and in nothing else. Activations are `(M, H, B)`: the
-first layer of all networks is then one product `(M·H, D) @ (D, B)`, and every later one is long in its last axis. The
-gradients are written out: the graph is always the same one, and to record it anew at every step would cost as much as
-a narrow network's products.
+hidden units, so a task and its controls differ in nothing but labels. Activations are `(M, H, B)`: the first layer of
+all networks is a single product `(M·H, D) @ (D, B)`, and later layers run along the long last axis. Gradients are
+computed by hand, since recording the graph at every step would cost as much as the products of a narrow network.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _EVALUATED = 1024
 
 @dataclass
 class Networks:
-    """Parameters of M networks on one device, and the moments that Adam keeps of each.
+    """Holds the parameters of M networks on one device, with Adam's moments of each.
 
     Attributes:
         parameters: weights `(M, out, in)` and bias `(M, out)` of each layer in turn.
-        means, squares: Adam's running moments, shaped like the parameters.
-        steps: taken so far.
-        low: whether the first layer's products are rounded to bfloat16 (sums, weights and moments are float32).
-        partial: whether networks are trained on parts of the rows: a class code of -1 is of no effect.
+        means, squares: Adam's running moments, of the shapes of the parameters.
+        steps: number of steps taken so far.
+        low: whether the first layer's products are in bfloat16 (sums, weights and moments are float32).
+        partial: whether networks are trained on parts of the rows; rows with class code -1 then have no effect.
     """
 
     parameters: list[Tensor]
@@ -57,8 +56,8 @@ class Networks:
         partial: bool = False,
         device: torch.device | None = None,
     ) -> Networks:
-        """Draw weights and biases uniformly from ±1/√(fan in), for each network as if it were trained alone; draws are
-        the same for every device.
+        """Return networks with weights and biases drawn uniformly between ±1/√(fan in), the same for each network as if
+        it were trained alone, and the same on every device.
         """
         parameters = []
         for layer, (fan_in, fan_out) in enumerate(pairwise([width, *hidden, max(outputs)])):
@@ -69,18 +68,23 @@ class Networks:
         return cls(parameters, zeros[0], zeros[1], low, partial=partial)
 
     def step(self, X: Tensor, targets: Tensor, rates: Sequence[float], decay: float, masks: Sequence[Tensor]) -> None:
-        """Take one step of AdamW on `(B, D)` rows and `(M, B)` targets, at a learning rate for each network.
+        """Take one step of AdamW on rows `(B, D)` and targets `(M, B)`, with one learning rate for each network.
 
         Args:
-            masks: `(H, B)` for each hidden layer: 0 where a unit is dropped, else 1/(1 - dropout); or none.
+            X: rows.
+            targets: class codes or real values.
+            rates: learning rate of each network.
+            decay: decoupled weight decay.
+            masks: dropout, `(H, B)` for each hidden layer: 0 where a unit is dropped, else 1/(1 - dropout); empty:
+                none.
         """
         activations = self._hidden(X, masks)
         slope = (_partial_slope if self.partial else _slope)(self._output(activations), targets)
         self._adam(self._gradients(X, activations, slope, masks), rates, decay)
 
     def losses(self, X: Tensor, targets: Tensor) -> list[float]:
-        """Return the mean log loss in nats, or mean squared error, of each network on all rows; a code of -1 is not
-        scored.
+        """Return, for each network, the mean log loss in nats (or mean squared error) over all rows; rows with class
+        code -1 are left out.
         """
         real = targets.dtype.is_floating_point
         total = torch.zeros(len(targets), dtype=torch.float64, device=X.device)
@@ -96,12 +100,14 @@ class Networks:
         return found
 
     def only(self, going: list[int]) -> Networks:
-        """Return the networks that go on."""
+        """Return the networks with these indices, with Adam's moments."""
         parameters, means, squares = ([p[going] for p in kind] for kind in (self.parameters, self.means, self.squares))
         return Networks(parameters, means, squares, self.low, self.steps, self.partial)
 
     def arrays(self, network: int, outputs: int) -> list[NDArray[np.float32]]:
-        """Return a copy, not a view, of one network's parameters: weights `(in, out)` and bias by layer."""
+        """Return a copy of one network's parameters, with its first `outputs` outputs: weights `(in, out)` and bias of
+        each layer in turn.
+        """
         own = [p[network] for p in self.parameters]
         own[-2:] = [part[:outputs] for part in own[-2:]]
         return [
@@ -214,13 +220,17 @@ class NetworkSettings:
     low: bool
 
     def batch(self, n: int) -> int:
-        """Return the rows a step when there are `n` rows."""
+        """Return the number of rows per step if there are `n` rows: `batch_size`, or fewer so that an epoch has at
+        least 50 steps (but at least 16 rows).
+        """
         return min(self.batch_size, max(_SMALLEST_BATCH, n // _STEPS_AN_EPOCH))
 
 
 @dataclass
 class FittedNetwork:
-    """The best epoch of one network: weights and biases by layer, float32."""
+    """Holds one network at its best epoch (weights and bias of each layer in turn, float32) and the record of its
+    training.
+    """
 
     arrays: list[NDArray[np.float32]] = field(default_factory=list)
     converged: bool = False
@@ -229,18 +239,18 @@ class FittedNetwork:
     lowest: float = np.inf
 
     def waited(self) -> int:
-        """Return the epochs since the best one; 0 if the last was the best."""
+        """Return the number of epochs since the best one; 0 if the last was the best."""
         return len(self.dev_losses) - self.best_epoch
 
 
 @dataclass(frozen=True)
 class Data:
-    """The rows that every stack reads.
+    """Holds the rows and targets that all stacks of networks are trained on.
 
     Attributes:
-        rows: `(N, D)` standardised, in the precision of the products.
-        targets: `(M, N)` class codes (int64; -1: a row that this network is not trained on), or real values (float32).
-        dev_rows, dev_targets: the same of the rows for early stopping; a code of -1 is not scored.
+        rows: `(N, D)` standardised, in the dtype of the first layer's products.
+        targets: `(M, N)` class codes (int64; -1 for rows that a network is not trained on) or real values (float32).
+        dev_rows, dev_targets: rows and targets for early stopping; rows with class code -1 are not scored.
     """
 
     rows: Tensor
@@ -252,12 +262,12 @@ class Data:
 def train(
     data: Data, outputs: Sequence[int], seeds: Sequence[int], recipe: NetworkSettings
 ) -> list[list[FittedNetwork]]:
-    """Train networks `[m][s]`, one for each of M label sets under each of S seeds.
+    """Train one network for each of M label sets and each of S seeds, and return them as `result[m][s]`.
 
     Args:
         data: rows and targets.
-        outputs: classes of each label set (1 for real targets).
-        seeds: S seeds.
+        outputs: number of classes of each label set (1 for real targets).
+        seeds: the S seeds.
         recipe: hyper-parameters.
     """
     threads = torch.get_num_threads()

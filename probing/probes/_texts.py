@@ -1,4 +1,4 @@
-"""Probes that read the text itself and no hidden state: features of strings into a linear probe."""
+"""Base classes of probes that read the text itself and no hidden state: a linear probe on features of strings."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _ITERATIONS = 300
 
 
 class TextProbe(Probe):
-    """Base of probes of texts. X is `(N, 1)` (or `(N,)`) strings; numbers are taken as features that are made already.
+    """Base of probes of texts. X is strings, `(N, 1)` or `(N,)`; if X is numeric, it is taken as ready-made features.
 
-    Dense features are standardised; sparse ones (counts of words) are used as they are.
+    Dense features are standardised; sparse ones (word counts) are used as they are.
     """
 
     input: ClassVar[str] = "text"
@@ -81,9 +81,10 @@ class TextProbe(Probe):
 
 
 class WordCounts(TextProbe):
-    """Counts the words of texts: runs of letters and digits, and every other sign, in lower case.
+    """Counts the words of texts, in lower case. A word is a run of letters, digits and underscores, or any other single
+    character that is not white space.
 
-    The commonest `most_words` of the training texts are known; other words count for nothing.
+    Only the commonest `most_words` words of the training texts are counted.
     """
 
     most_words: int
@@ -109,7 +110,9 @@ class WordCounts(TextProbe):
 
 
 class TextClassifier(TextProbe, ClassifierProbe):
-    """Softmax regression on features of texts, penalised as `LogisticRegression(C=1/l2)`; no seed."""
+    """Softmax regression on features of texts, with the penalty of `LogisticRegression(C=1/l2)`; it does not depend on
+    a seed.
+    """
 
     intercept_: NDArray[np.float64]
 
@@ -130,7 +133,9 @@ class TextClassifier(TextProbe, ClassifierProbe):
         *,
         dev: tuple[NDArray[Any], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit every label set on texts that are read once; one fit serves every seed. See `Probe.fit_many`."""
+        """Fit every label set on the same features, which are computed once; a single fit serves every seed. See
+        `Probe.fit_many`.
+        """
         first = self.with_seed(0)
         features = first._training_features(X)
         fitted = [self.with_seed(0) for _ in targets]
@@ -156,7 +161,7 @@ class TextClassifier(TextProbe, ClassifierProbe):
 
 
 class TextRegressor(TextProbe, RegressorProbe):
-    """Ridge regression on features of texts, as `Ridge(alpha=l2)`."""
+    """Ridge regression on features of texts, the same as `Ridge(alpha=l2)`."""
 
     intercept_: float
 
@@ -179,7 +184,7 @@ class TextRegressor(TextProbe, RegressorProbe):
 
 
 def as_texts(X: Any) -> list[str] | None:
-    """Return the strings of `(N, 1)` or `(N,)` texts; None for anything else."""
+    """Return the strings of texts `(N, 1)` or `(N,)` as a list; None if X is not strings of such a shape."""
     array = np.asarray(X) if isinstance(X, np.ndarray | list | tuple) else X
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "UO" or array.size == 0:
         return None

@@ -116,7 +116,7 @@ class AttentionPoolingProbe(ClassifierProbe):
         return self
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each piece in its row, `(R,)`."""
+        """Return the weight of each of the R pieces within its row, `(R,)`."""
         return self._pooled(X)[1]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:

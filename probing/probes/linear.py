@@ -105,7 +105,7 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit every prefix of the rows, each fit starting from that of the prefix before; see `Probe.fit_prefixes`."""
+        """Fit every prefix of the rows, each starting from the fit of the prefix before; see `Probe.fit_prefixes`."""
         fits, starts = [], None
         for end in ends:
             part = X.head(end) if isinstance(X, RowBlocks) else X[:end]

@@ -8,10 +8,11 @@ from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class LinearOrderProbe(KeyedVote):
-    """Predicts the commonest label of the training pairs whose words are as far apart, in the same order.
+    """Predicts the commonest label of the training pairs with the same distance between their words, in the same
+    direction.
 
-    It is like `word_type`, but reads the key `offset` instead of the word. For `head` it is the baseline that guesses a
-    word's head by its distance alone.
+    It is like `word_type`, but its key is `offset` (how many words b comes after a) and not the word. For `head` it is
+    the baseline that predicts a word's head from distance alone.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -21,7 +22,9 @@ class LinearOrderProbe(KeyedVote):
 
 
 class LinearOrderMeanProbe(KeyedMean):
-    """Predicts the mean target of the training pairs whose words are as far apart; see `LinearOrderProbe`."""
+    """Predicts the mean target of the training pairs with the same distance and direction between their words; see
+    `LinearOrderProbe`.
+    """
 
     input: ClassVar[str] = "offset"
 

@@ -19,15 +19,15 @@ class SklearnProbe(ClassifierProbe):
     """Wraps a scikit-learn classifier: `SklearnProbe(LinearSVC())`. The estimator is cloned and never fitted itself.
 
     A wrapped estimator can be of any class, so its fit cannot be saved: `save` and `state` raise BadParameter. Save the
-    estimator with scikit-learn's own tools if you trust the place where it will be read.
+    estimator with scikit-learn's tools if you trust the place where it will be read.
 
     Args:
         estimator: an unfitted scikit-learn classifier; None is `LogisticRegression(max_iter=1000)`.
-        random_state: given to the estimator if it has one and its own is None.
+        random_state: seed that is passed to the estimator if it has a `random_state` that is None.
 
     Attributes:
         estimator_: the fitted clone.
-        converged_: whether it stopped before its `max_iter`, if it says so.
+        converged_: whether it stopped before its `max_iter`, as far as it reports its iterations.
     """
 
     stochastic = True
@@ -50,7 +50,7 @@ class SklearnProbe(ClassifierProbe):
         return chosen
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`, clipped at the smallest float64.
+        """Return the natural log probabilities, `(N, K)`; probabilities of 0 are raised to the smallest float64.
 
         Raises:
             AttributeError: the wrapped classifier does not give probabilities.

@@ -1,4 +1,4 @@
-"""A linear probe of every piece, whose logits are averaged over the pieces that say most."""
+"""A linear probe of every piece, whose logits are averaged with the largest weight on the highest ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
     """Softmax regression on every piece, `zₜ = xₜW + b`; the logit of a class k is the mean of `zₜₖ` over the pieces of
     the row, weighted by softmax(zₜₖ / τ).
 
-    The pieces that speak most for a class count most: with a large temperature τ it is the linear probe on the mean,
-    and as τ goes to 0 each class is judged by its highest piece. Unlike `attention_pooling` it learns no query: the
-    weights follow from what is read. Given an array `(N, D)`, every row is one piece.
+    The pieces with the highest logits for a class count most: for a large temperature τ it is the linear probe on the
+    mean, and as τ goes to 0 only the highest piece of each class counts. Unlike `attention_pooling` it learns no query:
+    the weights follow from the logits. Given an array `(N, D)`, every row is one piece.
 
-    With `heads` it is MultiMax instead: H linear scores a class, of each the highest piece, summed: `bₖ + Σₕ maxₜ
-    xₜvₕₖ`. One loud piece decides, however long the text.
+    With `heads` it is MultiMax instead: each class has H linear scores, and its logit is the sum of each score's
+    maximum over the pieces, `bₖ + Σₕ maxₜ xₜvₕₖ`. A single piece can decide, however long the text.
 
     It is trained as `attention_pooling` is. The loss is not convex: use several seeds.
 
     Args:
         temperature: τ, above 0; without effect with `heads`.
-        heads: number of scores a class, of which the highest piece counts; 0: the softmax-weighted mean.
-        learning_rate, weight_decay, batch_size, max_epochs, patience, random_state: as of `attention_pooling`.
+        heads: number H of linear scores per class; 0: the softmax-weighted mean.
+        learning_rate, weight_decay, batch_size, max_epochs, patience, random_state: see `attention_pooling`.
 
     Attributes:
         coef_, intercept_: `(D, K)` and `(K,)` on standardised pieces; with heads `(D, H·K)`, head by head, and `(K,)`.
@@ -73,7 +73,7 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         return super().fit(X, y, dev=dev)
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each piece in its row, `(R,)`: the mean over classes (and heads)."""
+        """Return the weight of each of the R pieces within its row, `(R,)`, averaged over classes (and heads)."""
         return np.asarray(self._pooled(X)[1])
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:

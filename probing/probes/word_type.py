@@ -8,8 +8,8 @@ from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class WordTypeProbe(KeyedVote):
-    """Predicts the commonest label of the training rows with the row's word type, and the prior for types not seen in
-    training.
+    """Predicts the commonest label of the training rows with the same word type; for types that do not occur in
+    training, the commonest label of all.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -19,8 +19,8 @@ class WordTypeProbe(KeyedVote):
 
 
 class WordTypeMeanProbe(KeyedMean):
-    """Predicts the mean target of the training rows with the row's word type, and the overall mean for types not seen
-    in training.
+    """Predicts the mean target of the training rows with the same word type; for types that do not occur in training,
+    the overall mean.
     """
 
     input: ClassVar[str] = "type"

@@ -19,7 +19,7 @@ from probing.results.probe import read_lines
 
 @dataclass(frozen=True)
 class Point:
-    """A number that an analysis returns.
+    """Holds a number that an analysis returns.
 
     Attributes:
         quantity: name of the quantity: `code_length`, `accuracy`, …
@@ -63,7 +63,9 @@ class AnalysisResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def of(self, quantity: str, *, control: str | None = "") -> tuple[Point, ...]:
-        """Return the points of one quantity: those of the task, those of one control, or (None) all."""
+        """Return the points of one quantity: by default those of the task; with `control`, those of that control; with
+        None, all.
+        """
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""ModelFacts: which model a result is of, as readers are shown it, and its place among other models."""
+"""ModelFacts: the model that a result is of, as readers are shown it, and its place among other models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ UNNAMED = "a model that is not named"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Holds what results record of their model; what is not known is None.
+    """Holds the facts about a model that results record; unknown facts are None.
 
     Attributes:
         model: full name, by which results are told apart: `checkpoint-40 [step 40, weights fb05cb64, float32]`.
-        label: the same for readers: a folder has the name of its parent, too (`small/checkpoint-40 […]`).
-        architecture, layers, width, parameters: type of model, numbers of blocks and of features, number of parameters.
+        label: the full name as readers are shown it; the name of a folder is preceded by that of its parent
+            (`small/checkpoint-40 […]`).
+        architecture, layers, width, parameters: type of model, numbers of blocks, features and parameters.
         step, run: for a checkpoint, number of steps trained, and name of the training run ("": the only one).
         is_untrained: whether the weights are random.
         weights: a hash of the weights.
@@ -40,7 +41,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: str, facts: Mapping[str, Any] | None) -> ModelFacts:
-        """Return the facts of a model with this full name; `facts` are those that its results record."""
+        """Return the facts of the model with this full name, from the mapping `facts` that its results record."""
         known = dict(facts or {})
         name, bracket, rest = model.partition(" [")
         label = f"{known.get('name') or name}{bracket}{rest}" if model else UNNAMED
@@ -55,8 +56,8 @@ class ModelFacts:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Place among models: untrained ones first, then checkpoints from the first step to the last, then others from
-        small to large.
+        """Key by which models are sorted: untrained ones first; then by name of the training run, by step (models
+        without a step last), and by size.
         """
         step = math.inf if self.step is None else self.step
         return not self.is_untrained, self.run, step, self.parameters or 0, self.label, self.model
@@ -70,7 +71,7 @@ class ModelFacts:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Name and build: what a model and its untrained twin have in common."""
+        """Name and build, which a model and its untrained twin have in common."""
         return self.label.partition(" [")[0], self.build
 
     @property
@@ -82,14 +83,16 @@ class ModelFacts:
 
     @property
     def place(self) -> str:
-        """The model in few words, as ticks of axes have it: `step 40`, `151k`, `untrained`; else its label."""
+        """Short label of the model for the ticks of axes: `step 40`, `151k` or `151k, untrained`; if neither step nor
+        size is known, its full label.
+        """
         if self.step is not None:
             return f"step {self.step:,}"
         return f"{size(self.parameters)}{', untrained' if self.is_untrained else ''}" if self.parameters else self.label
 
 
 def size(parameters: int) -> str:
-    """Return a number of parameters in few characters: `151k`, `135M`, `7.2B`."""
+    """Return a number of parameters in short form: `151k`, `135M`, `7.2B`."""
     for unit, least in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if parameters >= least:
             value = parameters / least

@@ -1,4 +1,6 @@
-"""PatchingResult: effects of patching by site and position; patching.json, which the report shows as heat maps."""
+"""PatchingResult: effects of patching by site and position, and the file patching.json, which the report shows as heat
+maps.
+"""
 
 from __future__ import annotations
 
@@ -141,10 +143,10 @@ def write_patching(results: Mapping[str, PatchingResult], folder: str | Path) ->
 
 
 def read_patching(folder: str | Path) -> dict[str, PatchingResult]:
-    """Return the results that `write_patching` wrote; an empty mapping if there is no such file.
+    """Return the results in patching.json of a folder, by title; an empty mapping if there is no such file.
 
     Raises:
-        InputError: `write_patching` did not write the file.
+        InputError: the file was not written by `write_patching`.
     """
     path = Path(folder) / NAME
     if not path.is_file():

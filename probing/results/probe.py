@@ -100,7 +100,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """Holds the score of one measure on one split, its comparison with every control and its gain over every
+    """Holds the score of one measure on one split, its comparison with every control, and its gain over every
     baseline.
     """
 
@@ -175,14 +175,14 @@ class ProbeResult:
         raise UnknownName(f"{name} on {split} was not scored", needed=f"one of: {known}", found=f"{name} on {split}")
 
     def judged_split(self, split: str = "test") -> str:
-        """Return the split whose rows verdicts are based on: `test_new`, the test rows whose input is not in train, if
-        it was scored apart; else `test`. Likewise for `dev`.
+        """Return the name of the split whose rows verdicts are based on: for `test` it is `test_new`, the test rows
+        whose input is not in train, if these were scored separately, else `test`; likewise for `dev`.
         """
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """Return the result of one measure on the rows of a split that verdicts are based on: those whose input is not
-        in train, if they were scored apart, else all (see `judged_split`).
+        """Return the result of one measure on the rows that verdicts are based on: those of the split whose input is
+        not in train, if these were scored separately, else all (see `judged_split`).
 
         Raises:
             UnknownName: the measure was not scored on that split.

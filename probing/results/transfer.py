@@ -32,11 +32,13 @@ class CrossResult:
         score: score on the test rows, mean over seeds.
         difference: this score minus that of the probe trained on the tested source itself, on the same rows, with the
             sign turned if lower scores are better, so that negative is worse; None: it is that probe, or there is none.
-        known: score on the rows whose label occurs in training; None: there are fewer than two, or it is undefined.
-        unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of rows with one.
+        known: score on the rows whose label occurs in training; None: there are fewer than two such rows, or it is
+            undefined.
+        unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of these
+            rows.
         train_rows: number of rows trained on.
-        provenance: see `ProbeResult`; of the rows tested on. `model_facts` and `sentences`, the number of different
-            texts of test, entered no score.
+        provenance: see `ProbeResult`, for the rows tested on. Its `model_facts` and `sentences` (number of different
+            texts of test) did not affect any score.
     """
 
     task: str
@@ -162,10 +164,10 @@ def _reader() -> TypeAdapter[CrossResult]:
 
 
 def read_cross(folder: str | Path) -> list[CrossResult]:
-    """Return the results in transfer.jsonl and leave_one_out.jsonl of a folder; none where there is no such file.
+    """Return the results in transfer.jsonl and leave_one_out.jsonl of a folder; a missing file has none.
 
     Raises:
-        InputError: a line that is no result.
+        InputError: a line is not a result.
     """
     paths = [Path(folder) / f"{name}.jsonl" for name in ("transfer", "leave_one_out")]
     return [one for path in paths if path.is_file() for one in read_lines(path, _reader().validate_json, path.stem)]

@@ -22,7 +22,7 @@ Answers = tuple[tuple[tuple[int, str], ...], ...]
 
 
 def visible(text: str) -> str:
-    """Return a text in which all white space and control characters are visible: `␣is` for ` is`."""
+    """Return a text with all white space and control characters made visible: `␣is` for ` is`."""
     shown = (_SEEN.get(c) or (c if c.isprintable() else ascii(c)[1:-1]) for c in text)
     return "".join(shown)
 

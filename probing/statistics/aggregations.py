@@ -1,4 +1,4 @@
-"""What scores of the pieces of a text come to together: last, mean, highest, and means that forget."""
+"""Running aggregates of the scores of a text's pieces: last, mean, maximum, and exponential or rolling means."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ AGGREGATIONS = ("last", "mean", "max", "exponential", "rolling", "rolling_max")
 
 
 def running(scores: Floats, how: str, *, decay: float = 0.9, width: int = 8) -> Floats:
-    """Return what scores `(n,)` of pieces come to after each piece, `(n,)`.
+    """Return the aggregate of the scores of the pieces read so far, after each piece, `(n,)`.
 
     Args:
-        scores: scores in the order of the pieces.
+        scores: `(n,)` scores in the order of the pieces.
         how: `last`, the score itself; `mean`; `max`; `exponential`, eₜ = decay · eₜ₋₁ + (1 − decay) · sₜ from e₁ = s₁;
-            `rolling`, the mean of the last `width` pieces (of all, before there are so many); `rolling_max`, the
+            `rolling`, the mean of the last `width` pieces (of all, while there are fewer); `rolling_max`, the
             largest rolling mean so far.
-        decay: weight of what came before in the exponential mean, from 0 to 1.
-        width: pieces of a rolling mean.
+        decay: weight of the previous value in the exponential mean, at least 0 and below 1.
+        width: number of pieces of a rolling mean, at least 1.
 
     Raises:
-        BadParameter: no such aggregation, or a decay or width out of range.
+        BadParameter: there is no such aggregation, or decay or width is out of range.
     """
     if how not in AGGREGATIONS:
         raise unknown_name("aggregation", how, AGGREGATIONS, error=BadParameter)

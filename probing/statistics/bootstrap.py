@@ -1,7 +1,7 @@
 """Cluster bootstrap: p values, and intervals that also cover seeds and draws. R resamples, S clusters.
 
-Rows of one sentence (or document) are not independent, so whole clusters are resampled. One matrix of weights serves
-every score of a split: task, controls, probes and sites are compared on the same resamples, paired.
+Rows of one sentence (or document) are not independent, so whole clusters are resampled. The same matrix of weights
+serves every score of a split, so task, controls, probes and sites are compared in pairs on the same resamples.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Describes the clusters of a resampling: how many there are, and how many equal clusters they are worth if some
-    are much larger than others.
+    """Describes the clusters of a resampling: their number, and the number of equal clusters that would be as
+    informative.
 
     Attributes:
         count: number of clusters S.
@@ -109,8 +109,8 @@ def interval(samples: NDArray[np.float64], *, df: float = math.inf, level: float
     """Return the expanded percentile interval of bootstrap samples; undefined samples (NaN) are left out.
 
     The distances of the percentiles from the median are stretched by t/z, the ratio of the quantiles of Student's t
-    with `df` degrees of freedom and of the normal distribution: a spread that few draws, seeds or clusters show is
-    itself uncertain.
+    with `df` degrees of freedom and of the normal distribution, since a spread estimated from few draws, seeds or
+    clusters is itself uncertain.
 
     References:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, §13.3. Hesterberg 2015, What teachers should know
@@ -273,16 +273,16 @@ def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = 
 
 
 def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Return the smallest true difference that would have been shown to exceed `margin` with probability `power`.
+    """Return the smallest true difference that would be shown to exceed `margin` with probability `power`:
 
         margin + (t(1 − alpha, df) + z(power)) · error
 
     Args:
         error: standard error of the difference.
         df: degrees of freedom of that error.
-        margin: what has to be exceeded.
-        alpha: one-sided level of the one test, after adjustment.
-        power: probability of seeing a true difference of that size.
+        margin: value that has to be exceeded.
+        alpha: one-sided level of a single test, after adjustment.
+        power: probability of detecting a true difference of that size.
 
     References:
         Bloom 1995, Minimum detectable effects, Evaluation Review 19(5).
@@ -291,5 +291,5 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
 
 
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
-    """Return the standard error whose normal interval at `level` is as wide as (`low`, `high`)."""
+    """Return the standard error of a normal distribution whose interval at `level` is as wide as (`low`, `high`)."""
     return float((high - low) / 2 / ndtri((1 + level) / 2))

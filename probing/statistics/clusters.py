@@ -1,4 +1,4 @@
-"""Resampler: the clusters of a split and their weights in every resample, which all compared scores share."""
+"""Resampler: the clusters of a split and their bootstrap weights, which all scores of the split share."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Resampler:
 
     @property
     def base(self) -> str:
-        """Name of the split without the suffix `_new`: `dev` or `test`."""
+        """Name of the split, without the suffix `_new`: `dev` or `test`."""
         return self.split.removesuffix(NEW)
 
     @cached_property
     def clusters(self) -> Clusters:
-        """Number of clusters, and the number of equal clusters that they are worth."""
+        """Description of the clusters: their number, and the number of equal clusters that would be as informative."""
         return Clusters.of_sizes(np.bincount(self.groups))
 
     @classmethod
@@ -86,16 +86,16 @@ class Resampler:
         """Return the ends of the 95 % interval of a score or difference, from its values `(draws, seeds, R)` on the R
         resamples.
 
-        For a fraction the interval is cut to `least` (-1 for differences) … 1. Where no resample changed the score, a
-        fraction gets the interval that is possible for so many clusters, so its width is never 0.
+        For a fraction the interval is cut to the range from `least` (-1 for differences) to 1. If the score is the same
+        in every resample, a fraction gets the interval of `unvaried_interval`, so its width is never 0.
         """
         found = replicates(samples, clusters=self.clusters, seed=self.seed)
         return bounded(value, found, unit=unit, clusters=self.clusters, least=least)
 
 
 def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
-    """Return the ends of an interval. For a fraction it is cut to `least` (-1 for differences) … 1, and its width is
-    never 0.
+    """Return the ends of the interval of replicates of a score. For a fraction they are cut to the range from `least`
+    (-1 for differences) to 1, and the width is never 0.
     """
     bounds = found.interval
     if unit == FRACTION and is_unvaried(bounds):
@@ -104,15 +104,16 @@ def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, l
 
 
 def is_unvaried(bounds: tuple[float, float]) -> bool:
-    """Return whether no resample changed the score."""
+    """Return whether an interval has width 0 (up to 1e-12), as when the score is the same in every resample."""
     return bounds[1] - bounds[0] <= 1e-12
 
 
 def evaluated(labels: Labels, draws: Iterable[Labels], *, resamples: int, root_seed: int) -> dict[str, Resampler]:
-    """Return resamplers of dev and test, and, if some of their inputs occur in train, also of the rows whose input does
-    not.
+    """Return the resamplers of dev and test by name and, if some of their inputs occur in train, also of the rows whose
+    input does not (`dev_new`, `test_new`).
 
-    If those rows are too few to be resampled, or all have one label (in the task or in a control draw), they get none.
+    No such resampler is made if those rows are in a single cluster, or all have one label (in the task or in a control
+    draw).
 
     Raises:
         DegenerateDesign: dev or test has fewer than two clusters.

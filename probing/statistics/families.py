@@ -1,4 +1,4 @@
-"""p values and smallest detectable gains, adjusted over all that was tried on one store."""
+"""p values and smallest detectable gains, adjusted over all tests on one store."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def adjusted(results: Iterable[ProbeResult], *, correction: Correction = "holm")
     """Return the results with p values adjusted over the sites, probes, baselines and tasks of a store, separately for
     each measure and split.
 
-    A task of which a unit failed is not in the family of the other tasks.
-
-    The smallest detectable gain depends on that family, too, and is computed anew.
+    Tasks of which a unit failed are adjusted separately from the others. The smallest detectable gain depends on the
+    number of tests as well, and is recomputed.
     """
     listed = list(results)
     families: dict[tuple[str, ...], list[Gain]] = {}

@@ -1,4 +1,4 @@
-"""Corrections for multiple tests: adjusted p values, and the level at which one more test would be decided."""
+"""Corrections for multiple tests: adjusted p values, and the level that they leave to a single test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Correction = Literal["holm", "bh"]
 
 
 def level_after(p: Sequence[float], correction: Correction, *, alpha: float = ALPHA) -> float:
-    """Return the level at which one more test of a family of n would be decided, given the p values of all.
+    """Return the level at which a single test of a family of n is decided after correction, given the p values of all.
 
     For Holm it is alpha / n, the level of the first step, which does not depend on other tests. For Benjamini-Hochberg
     it is alpha · k / n, with k the number of tests rejected (at least 1).

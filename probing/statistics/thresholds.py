@@ -1,4 +1,4 @@
-"""Thresholds: chosen on dev for a rate of false positives, with the recall and false positives they have on test."""
+"""Thresholds that are chosen on dev for a rate of false positives, with their recall and false positives on test."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Holds a threshold with its evidence: a row is flagged if its score is above it.
+    """Holds a threshold and its performance on test: a row is flagged if its score is above the threshold.
 
     Attributes:
-        value: the threshold, in the unit of the scores; of probes the natural log odds of `label`.
+        value: the threshold, in the unit of the scores; for probes the natural log odds of `label`.
         label: class whose rows are to be flagged; "" if not named.
         fpr: share of the other rows that may be flagged on average.
-        dev_negatives, dev_positives: number of rows on which it was chosen.
-        recall, false_positives: shares of the rows of test flagged, of the class and of the others; None: there are
-            no such rows.
-        by, groups: name of what groups the rows of test, and (recall, false positives) of each group.
-        dev_clusters: number of clusters that the other rows of dev are in; 0: not recorded.
+        dev_negatives, dev_positives: numbers of dev rows of other classes and of the class.
+        recall, false_positives: shares of test rows flagged, among rows of the class and among the others; None if
+            there are no such rows.
+        by, groups: what the test rows are grouped by, and (recall, false positives) of each group.
+        dev_clusters: number of clusters that the dev rows of other classes are in; 0: not recorded.
     """
 
     value: float
@@ -81,12 +81,12 @@ class Threshold:
         return np.asarray(np.asarray(scores, np.float64) > self.value)
 
     def facts(self) -> dict[str, Any]:
-        """Return the threshold and its evidence, ready for JSON."""
+        """Return the threshold and its performance on test, ready for JSON."""
         return asdict(self) | {"groups": {name: list(map(_facts, both)) for name, both in self.groups.items()}}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """Return the threshold that `facts` describes."""
+        """Return the threshold that `facts` returned as a mapping."""
         groups = {name: (_rate(a), _rate(b)) for name, (a, b) in facts["groups"].items()}
         rates = {name: _rate(facts[name]) for name in ("recall", "false_positives")}
         return cls(**{**facts, **rates, "groups": groups})
@@ -94,7 +94,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class AskedThreshold:
-    """What `--threshold fpr=0.01,label=NAME,by=COLUMN` asks for; `label` and `by` may be left out ("")."""
+    """Holds a request for a threshold, as in `--threshold fpr=0.01,label=NAME,by=COLUMN`; `label` and `by` may be
+    "".
+    """
 
     fpr: float
     label: str = ""
@@ -102,10 +104,10 @@ class AskedThreshold:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse the option and return it.
+        """Parse the text of the option and return the request.
 
         Raises:
-            BadParameter: it has another form, or the share is not between 0 and 1.
+            BadParameter: the text has another form, or the share is not between 0 and 1.
         """
         found = _ASKED.fullmatch(text.strip())
         try:
@@ -136,35 +138,37 @@ def choose_threshold(
     label: str = "",
     seed: int = 0,
 ) -> Threshold:
-    """Choose the least threshold at which a new row of another class is flagged with a chance of at most `fpr`, and
-    return it with what it does on test.
+    """Choose the lowest threshold at which a new row of another class is flagged with a probability of at most `fpr`,
+    and return it with its performance on test.
 
-    With n other rows on dev it is their k-th highest score, k = ⌊fpr · (n + 1)⌋: of n + 1 rows that might be exchanged
-    for one another, the new one is among the k highest with a chance of k / (n + 1). So n has to be at least
-    1/fpr − 1. This is the average over draws of dev; the false positives of the threshold at hand are those on test.
+    With n other rows on dev, the threshold is their k-th highest score, k = ⌊fpr · (n + 1)⌋: if the n rows and the new
+    one are exchangeable, the new one is among the k highest with probability k / (n + 1). So n has to be at least 1/fpr
+    − 1. This probability is an average over draws of dev; the false positives of this very threshold are those on test.
 
-    Rows of one document or group are not exchanged for one another, groups are. With clusters, G of them with other
-    rows on dev, it is the least score at which (the sum over clusters of the share of their rows flagged, + 1) /
-    (G + 1) is at most `fpr`: what a row of a new group can expect. So G has to be at least 1/fpr − 1.
+    Rows of one document or group are not exchangeable; groups are. With G clusters that have other rows on dev, the
+    threshold is the lowest score at which (the sum over clusters of the share of their rows flagged, + 1) / (G + 1) is
+    at most `fpr`, which bounds the expected rate in a new group. So G has to be at least 1/fpr − 1.
 
-    Intervals are 95 %: exact binomial where every row is independent; else those of Korn and Graubard, exact binomial
-    on as many rows as the clusters are worth, by the variance over bootstrap resamples of whole clusters. Where no row
-    (or every row) is flagged that variance is 0, and every cluster counts as one row.
+    Intervals are 95 %. If rows are independent they are exact binomial intervals; else those of Korn and Graubard,
+    which are exact binomial intervals for the effective number of rows, estimated from the variance over bootstrap
+    resamples of whole clusters. Where no row (or every row) is flagged that variance is 0, and every cluster counts as
+    one row.
 
     Args:
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
-        test_scores, test_positive: `(M,)` the same of rows that nothing was chosen on; empty: no evidence is given.
+        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; empty: recall and false
+            positives are not measured.
         fpr: share of other rows that may be flagged.
         dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
             None: rows are independent.
-        groups: `(M,)` names by which recall and false positives are also given apart.
+        groups: `(M,)` names of groups for which recall and false positives are also given separately.
         by: what the groups are.
         label: name of the class.
         seed: seed of the resamples.
 
     Raises:
-        BadParameter: the share is not between 0 and 1, or scores and flags are not as many, or not numbers.
-        DegenerateDesign: too few other rows, or groups of them, on dev; the message says how many are needed.
+        BadParameter: the share is not between 0 and 1, or scores and flags differ in number or are not numbers.
+        DegenerateDesign: there are too few other rows, or groups of them, on dev; the message says how many are needed.
 
     References:
         Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World, §4.1. Clopper & Pearson 1934. Korn &

@@ -1,6 +1,4 @@
-"""Helpers of tasks that read one column of the corpus: they check that it is there, and whether it has classes or
-numbers.
-"""
+"""Helpers of tasks that read a column of the corpus: checks that it exists, and whether it holds classes or numbers."""
 
 from __future__ import annotations
 
@@ -21,29 +19,29 @@ MAX_NUMERIC_CLASSES = 20
 
 
 class WordColumnTask(Task):
-    """A task of the classes in one column of words."""
+    """Base of tasks whose labels are the classes in a column of words."""
 
     level = "word"
     kind: Kind = "classes"
     column = ""
 
     def prepare(self, corpus: Corpus) -> None:
-        """Check that the column is there.
+        """Check that the column exists.
 
         Raises:
-            UnknownName: no such word column, with the nearest one.
-            DegenerateDesign: it is entirely null.
+            UnknownName: there is no such word column; the message names the nearest.
+            DegenerateDesign: the column has no values.
         """
         refuse_argument(self)
         require_column(corpus, self.column, "word")
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the class of every word, None where it has none."""
+        """Return the class of every word; None for words without one."""
         return word_values(example, self.column, class_name)
 
 
 def refuse_argument(task: Task) -> None:
-    """Refuse an argument of a task that takes none: `upos:x` is an error.
+    """Raise an error if a task that takes no argument was given one, such as `upos:x`.
 
     Raises:
         BadParameter: there is an argument.
@@ -54,11 +52,11 @@ def refuse_argument(task: Task) -> None:
 
 
 def require_column(corpus: Corpus, column: str, level: str) -> None:
-    """Refuse a column that is missing or has no value.
+    """Raise an error if a column is missing or has no values.
 
     Raises:
-        UnknownName: not there at this level.
-        DegenerateDesign: entirely null.
+        UnknownName: there is no such column at this level.
+        DegenerateDesign: the column has no values.
     """
     known = {name for name, its_level in corpus.column_names().items() if its_level == level}
     if column not in known:
@@ -81,19 +79,19 @@ def values_of(corpus: Corpus, column: str, level: str) -> list[Label]:
 
 
 def word_values(example: Example, column: str, convert: Callable[[Label], Any]) -> tuple[Any, ...]:
-    """Return the converted value of every word; all None where the example has not the column."""
+    """Return the converted value of every word; None for every word if the example lacks the column."""
     values = example.word_columns.get(column)
     return (None,) * len(example.words) if values is None else tuple([convert(value) for value in values])
 
 
 def class_name(value: Label) -> str | None:
-    """Return a label as a class name, see `named`; None where it is missing or empty."""
+    """Return a label as a class name (see `named`); None if it is missing or empty."""
     return named(value)
 
 
 def kind_of(values: Sequence[Label]) -> Kind:
-    """Return `real` where a number has a fraction or there are more than `MAX_NUMERIC_CLASSES` values, else
-    `classes`.
+    """Return `real` if all values are numbers and either one has a fraction or more than `MAX_NUMERIC_CLASSES` differ;
+    else `classes`.
     """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values):
@@ -103,10 +101,10 @@ def kind_of(values: Sequence[Label]) -> Kind:
 
 
 def number(value: Label) -> float | None:
-    """Return the value as a finite number, or None.
+    """Return the value as a finite float; None if it is None.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is not a finite number.
     """
     if value is None:
         return None
@@ -122,30 +120,30 @@ COMBINED: tuple[RowForm, ...] = ("difference", "product")
 
 
 class TreeTask(Task):
-    """A task of pairs of words of one dependency tree."""
+    """Base of tasks whose rows are pairs of words in one dependency tree."""
 
     level = "pair"
     kind: Kind = "classes"
     row_form: RowForm = "pair"
 
     def prepare(self, corpus: Corpus) -> None:
-        """Check that every sentence is a tree, and how its pairs are read.
+        """Check that every sentence is a tree, and set how the states of a pair are combined.
 
         Raises:
-            BadParameter: an argument other than `difference` or `product`.
-            UnknownName: no word column `head`.
-            DegenerateDesign: it is entirely null.
-            CorpusError: heads out of range or in a circle, with the sentence.
+            BadParameter: the argument is neither `difference` nor `product`.
+            UnknownName: the corpus has no word column `head`.
+            DegenerateDesign: the column has no values.
+            CorpusError: heads are out of range or form a circle; the message names the sentence.
         """
         self.row_form = pair_row_form(self, self.argument) if self.argument else "pair"
         require_trees(corpus)
 
 
 def pair_row_form(task: Task, ending: str) -> RowForm:
-    """Return how the two states of a pair are combined.
+    """Return how the two states of a pair are combined: `pair` if `ending` is empty, else `difference` or `product`.
 
     Raises:
-        BadParameter: neither `difference` nor `product`.
+        BadParameter: the ending is neither `difference` nor `product`.
     """
     for row_form in COMBINED:
         if ending == row_form:
@@ -157,7 +155,7 @@ def pair_row_form(task: Task, ending: str) -> RowForm:
 
 
 def require_trees(corpus: Corpus) -> None:
-    """Refuse a corpus without heads, or with heads that form no tree.
+    """Raise an error if the corpus has no heads, or if the heads of a sentence form no tree.
 
     Raises:
         UnknownName, DegenerateDesign, CorpusError: see `TreeTask.prepare`.
@@ -168,7 +166,9 @@ def require_trees(corpus: Corpus) -> None:
 
 
 def heads(example: Example) -> Ints:
-    """Return the head of every word, `(n,)`, counted from 0; `ROOT` for the root, `UNKNOWN` where it is missing."""
+    """Return the index of every word's head, `(n,)`, counted from 0; `ROOT` for the root, `UNKNOWN` where the head is
+    missing.
+    """
     column: Any = example.word_columns.get("head", (None,) * len(example.words))
     return np.array([UNKNOWN if head is None else head - 1 for head in column], dtype=np.int64)
 
@@ -176,7 +176,8 @@ def heads(example: Example) -> Ints:
 def path_lengths(example: Example) -> NDArray[np.float64]:
     """Return the number of arcs between every two words, `(n, n)`; infinite if no path joins them.
 
-    In order of depth a word lies one arc farther from everything known so far than its head does.
+    Words are visited from the root downwards: the distance from a word to each visited word is its head's distance plus
+    1.
     """
     above = heads(example)
     lengths = np.full((len(above), len(above)), np.inf)

@@ -16,13 +16,13 @@ _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labe
 
 
 class Column(Task):
-    """`column:<name>`: the labels are the values of a column, at the level (word or sentence) that the corpus has it
-    at.
+    """`column:<name>`: the labels are the values of a column, at the level (word or sentence) at which the corpus has
+    it.
 
-    A column of numbers is real-valued if it has a fraction somewhere or more than 20 distinct values; JSON lists of
-    strings are sets of labels; everything else is classes. `column:<name>:real` and `column:<name>:classes` decide
-    otherwise. `column:<name>:labels` gives each row any number of labels, written `a|b` or as a JSON list of strings;
-    an empty value is a row without labels, and a missing value is no row.
+    A column of numbers is real-valued if one of them has a fraction or more than 20 differ; JSON lists of strings are
+    sets of labels; all other columns are classes. `column:<name>:real` and `column:<name>:classes` override this.
+    `column:<name>:labels` gives each row any number of labels, written `a|b` or as a JSON list of strings; a row with
+    an empty value has no labels, and a row with a missing value is left out.
     """
 
     def __init__(self, argument: str = "") -> None:

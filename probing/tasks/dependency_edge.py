@@ -15,9 +15,9 @@ class DependencyEdge(TreeTask):
     """`dependency_edge`: whether a pair of words is joined by an edge of the tree. The rows are all edges and as many
     pairs without one, the earlier word first.
 
-    For each edge, a pair without an edge is chosen from the same sentence whose words are as far apart, or as nearly so
-    as possible, so that distance says little about the label. Among such pairs the one with the smallest hash of
-    sentence id and words is taken, which is the same in every run, whatever else the corpus holds. `:difference` and
+    For each edge, a pair without an edge is chosen from the same sentence, with the same distance between its words or
+    the nearest possible, so that distance says little about the label. Among such pairs the one with the smallest hash
+    of sentence id and words is taken; it is the same in every run, whatever else the corpus holds. `:difference` and
     `:product` combine the two states.
     """
 

@@ -12,12 +12,12 @@ from probing.text.corpus import Example
 
 
 class Head(TreeTask):
-    """`head`: which word of its sentence is a word's head. For every word but the root, each word (itself too) is a
-    pair with it; the label is `yes` for its head.
+    """`head`: which word of its sentence is a word's head. Every word except the root is paired with each word of the
+    sentence (itself included); the label is `yes` for its head, else `no`.
 
     In a pair (a, b), word a is the dependent and word b the candidate; the pairs of one word a are alternatives, scored
-    together by UAS. A word is never its own head, but these pairs are there so that the `edge` control can use the same
-    rows. `head:difference` and `head:product` combine the two states for probes that read one.
+    together by UAS. A word is never its own head, but these pairs are included so that the `edge` control can use the
+    same rows. `head:difference` and `head:product` combine the two states for probes that read one.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.
@@ -29,7 +29,7 @@ class Head(TreeTask):
     measures = ("uas", "log_loss")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Return the pairs (a, b) of every word a that has a head with every word b."""
+        """Return a pair (a, b) for every word a that has a head and every word b of the sentence."""
         dependents = np.flatnonzero(heads(example) > ROOT)
         n = len(example.words)
         return np.stack([np.repeat(dependents, n), np.tile(np.arange(n), len(dependents))], axis=1)

@@ -12,15 +12,15 @@ from probing.text.corpus import Corpus, Example
 
 
 class SentenceLength(Task):
-    """`sentence_length`: the label is the number of words of the sentence, punctuation included, as the reader counts
-    words.
+    """`sentence_length`: the label is the number of words of the sentence, with punctuation, as the corpus splits it
+    into words.
     """
 
     level = "sentence"
     kind: Kind = "real"
 
     def prepare(self, corpus: Corpus) -> None:
-        """Check that there are words.
+        """Check that the corpus has words.
 
         Raises:
             DegenerateDesign: no example has words.

@@ -57,12 +57,13 @@ def train(
     threshold: str | None = None,
     progress: bool = True,
 ) -> ProbeResults:
-    """Fit every probe at every site on the task and on every draw of every control, and score all of it.
+    """Fit every probe at every site on the task and on every draw of every control, score all fits, and return the
+    results.
 
     Probes are trained on train, stopped early by dev, and scored on dev (to choose a site) and on test. The task and
-    its controls get the same probe, budget and seeds. The baselines `prior`, for words `word_type`, and for sentences
-    `text_length`, `bag_of_words` and `tfidf` are always fitted, with site "(none)", and every probe's gain over each is
-    given.
+    its controls get the same probe, budget and seeds. Baselines are always fitted, with site "(none)": `prior`; for
+    words `word_type`; for sentences `text_length`, `bag_of_words` and `tfidf`. The gain of every probe over each of
+    them is reported.
 
     Args:
         store: the states, or the directory of a store.
@@ -85,13 +86,13 @@ def train(
         correction: how the p values of gains are adjusted over the sites, probes, baselines and tasks of a store:
             `holm`, or `bh` (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any.
             It is applied to all results in the folder.
-        to: folder for results.jsonl, results.parquet, fitted probes, and units by which a killed run resumes. All
-            results that were trained into it before stay, of any model.
+        to: folder for results.jsonl, results.parquet, fitted probes, and the units by which a killed run resumes.
+            Earlier results in the folder stay, whatever their model.
         replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
             settings (seeds, controls, measures, …).
-        executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`: a
-            worker gives no sign of life while it fits), or an object. Other processes need `to`; they read the stores
-            themselves.
+        executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`,
+            since a worker reports nothing while it fits), or an object. With other processes `to` is required; they
+            read the stores themselves.
         workers: number of processes, for `processes` and `ray`.
         threads: processor threads of each worker; None: as many as this process has. With the same number every
             executor gives the same bytes; with different numbers the last bits of a score can differ.
@@ -99,15 +100,15 @@ def train(
             them from the store, with the same results up to rounding; other probes and analyses still load them all.
             None: no limit.
         device: torch device that `linear`, `mlp`, `ridge` and `mass_mean` compute on; other probes, and all scoring,
-            use the CPU. Results are equal up to rounding, so that it is not part of a fit's identity: a run that was
+            use the CPU. Results are equal up to rounding, so the device is not part of a fit's identity: a run that was
             begun on one device can be finished on another.
-        array_size, array_index: number of processes that share the work (on any machines that see `to`), and number of
-            this one, which takes every `array_size`-th unit from number `array_index` on. The process that finds all
-            units done writes the results.
-        threshold: `fpr=0.01`, perhaps with `,label=CLASS` and `,by=COLUMN`: a threshold on the log odds of a class
-            (of two the second in sorted order), which is chosen on dev for every probe, and kept in its saved card with
+        array_size, array_index: number of processes that share the work (on any machines that see `to`), and the
+            number of this process, which does every `array_size`-th unit from number `array_index` on. The process that
+            finds all units done writes the results.
+        threshold: `fpr=0.01`, perhaps with `,label=CLASS` and `,by=COLUMN`: a threshold on the log odds of a class (by
+            default the second of two in sorted order) is chosen on dev for every probe, and saved in its card with
             recall and false positives on test (also by the values of the column). See `choose_threshold`.
-        progress: whether to show on standard error what is done: a bar in a terminal, else a line every 30 s.
+        progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.

@@ -56,32 +56,34 @@ def probe(
     max_memory_mib: int | None = None,
     progress: bool = True,
 ) -> ProbeResults:
-    """Fit probes on arrays beside controls and baselines, score them, and say what is decodable; no store is needed.
+    """Fit probes on arrays beside controls and baselines, score them, and return the results with their verdicts; no
+    store is needed.
 
-    It does what `train` does on a store that holds the same rows, with the same numbers: the result has the same
-    table, charts and card. With `keys` a row counts as a word of its group, and its key as the type of the word: the
-    default control draws a random label for each key, and the baseline `word_type` predicts from the key alone.
-    Without keys a row counts as a sentence, and the default control is a chance check.
+    It does what `train` does on a store that holds the same rows, with the same numbers: the result has the same table,
+    charts and card. With `keys` a row counts as a word of its group, and its key as the type of the word: the default
+    control draws a random label for each key, and the baseline `word_type` predicts from the key alone. Without keys a
+    row counts as a sentence, and the default control is a chance check.
 
     Args:
-        X: states `(N, D)` as array, tensor or DataFrame, float32 from here on; or `{site: states}`, several layers of
+        X: states `(N, D)` as array, tensor or DataFrame, converted to float32; or `{site: states}`, several layers of
             the same rows, such as `{"resid.3": …, "resid.6": …}`.
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
-        groups: `(N,)` names of what splits and resampling never divide: sentences, documents, speakers. None: every
-            row stands alone. Rows of copies of one input must share a group, since arrays do not show copies.
-        keys: `(N,)` what random labels of the control are drawn by, such as the form of each word.
+        groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
+            every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
+            equal.
+        keys: `(N,)` values for each of which the control draws one random label, such as the form of each word.
         texts: `(N,)` the text of each row, if rows are texts: baselines then read them, copies of a text are never
-            parted, and `keys` are drawn by with the control `keyed:key=key`.
+            in different splits, and the control `keyed:key=key` draws by `keys`.
         split: `(N,)` `train`, `dev` or `test` (or `validation`); None: made at random of whole groups, 80/10/10.
         split_seed: seed of that random split.
         kind: `classes` or `real`; `auto`: numbers that have a fraction or more than 20 values are real.
         name: name of the property, for tables and messages.
-        model: name of what the states come from, recorded as given.
+        model: name of the source of the states, which is recorded with the results.
         probes, controls, measures, analyses, seeds, root_seed, correction, to, replace, max_memory_mib, progress: as
             for `train`.
 
     Raises:
-        BadParameter: arrays do not fit each other, or a name or parameter is wrong.
+        BadParameter: the shapes of arrays do not match, or a name or parameter is wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
@@ -300,10 +302,10 @@ def _crosses(group: str, here: str, there: str) -> DegenerateDesign:
 
 
 class ArrayStore:
-    """Presents arrays as what training asks of a store.
+    """Presents arrays in memory as a store, with what training reads of one.
 
     Attributes:
-        sites, rows, identity, environment, store_id, content_id, path: as of `Store`; the content id is the hash of all
+        sites, rows, identity, environment, store_id, content_id, path: see `Store`; the content id is the hash of all
             states.
     """
 
@@ -331,5 +333,5 @@ class ArrayStore:
         return int(self._states[site].shape[1])
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` float32 of the rows asked for; None: of all rows."""
+        """Return the states `(N, D)` float32 of these rows; None: of all rows."""
         return self._states[site] if rows is None else self._states[site][rows]

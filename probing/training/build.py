@@ -1,5 +1,5 @@
-"""Builds the members that a run asks for by name: probes, measures, analyses, controls, baselines; and chooses those
-that fit each of several tasks.
+"""Builds the members that a run names: probes, measures, analyses, controls, baselines; and chooses those that fit each
+of several tasks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StateSet:
 
     @property
     def recipe(self) -> dict[str, str]:
-        """Everything that determines the control's states."""
+        """Names and hashes of everything that determines the control's states."""
         return {"class": full_recipe(self.control)["class"], "draws": str(self.control.draws)} | self.source.recipe()
 
 

@@ -1,4 +1,4 @@
-"""Compares sites and probes of one task on the same rows, paired, from the samples that every unit keeps."""
+"""Compares sites and probes of one task on the same rows, paired, by the bootstrap samples that every unit saved."""
 
 from __future__ import annotations
 
@@ -81,11 +81,12 @@ def compare(
     between: Between = "all",
     against: str | None = None,
 ) -> pd.DataFrame:
-    """Compare every pair of sites, probes and models of one task by the difference of their scores on the same rows.
+    """Compare every pair of sites, probes and models of one task by the difference of their scores on the same rows,
+    and return the comparisons.
 
     Differences are taken within each bootstrap resample of the sentences, so variation that two sites have in common
-    cancels: they may differ significantly although their own intervals overlap. Choose a site on dev
-    (`ProbeResults.best`), not by this table on test.
+    cancels: they may differ significantly although their intervals overlap. Choose a site on dev (`ProbeResults.best`),
+    not by this table on test.
 
     Args:
         results: the folder that `train(…, to=…)` wrote.
@@ -96,8 +97,8 @@ def compare(
         correction: how p values are adjusted over the pairs, `holm` or `bh`.
         model: compare only this model, given by its full name or a part of it (default: all).
         between: which pairs: `all`; `models`, two models at the same site by the same probe; or `best`, two models,
-            each at its own site that is best on dev. For models, a is the later checkpoint, the larger or the trained
-            one.
+            each at the site that is best for it on dev. For models, a is the later checkpoint, the larger or the
+            trained model.
         against: compare models with this one only, given by its full name or a part of it.
 
     Returns:
@@ -131,12 +132,13 @@ def differences(
     split: str = "test",
     correction: Correction = "holm",
 ) -> list[dict[str, Any]]:
-    """Return a record for each pair of results, with the columns of `compare`; p is adjusted over these pairs.
+    """Compare pairs of results and return a record for each, with the columns of `compare`; p is adjusted over these
+    pairs.
 
     Args:
-        folder: where the results were written.
+        folder: folder of the results.
         results: results of one task, on the same rows and resamples.
-        pairs: ordinals of a and b.
+        pairs: indices into `results` of a and b.
         measure, split, correction: see `compare`.
 
     Raises:

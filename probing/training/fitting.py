@@ -55,7 +55,7 @@ def analysis_id(plan: Plan, analysis: Analysis, unit: Unit) -> str:
 
 
 def baseline_scores(plan: Plan) -> dict[str, Scores]:
-    """Fit the baselines on the task and return their scores, over which gains are computed."""
+    """Fit the baselines on the task and return their scores by name; gains are computed over these."""
     scores: dict[str, Scores] = {}
     for name, probe in plan.baselines.items():
         states = stateless(plan, probe)
@@ -76,9 +76,15 @@ def fit_unit(
     others: Sequence[OtherFits],
     folder: Path | None,
 ) -> ProbeResult:
-    """Fit one probe at one site on the task and all control draws, score it, and commit the result.
+    """Fit one probe at one site on the task and all control draws, score it, commit the result and return it.
 
-    `others` are its fits on the states of state controls.
+    Args:
+        plan: plan of the run.
+        unit: site, name and probe.
+        states: input of the probe by split.
+        baselines: scores of the baselines.
+        others: the probe's fits on the states of state controls.
+        folder: folder of the results; None: nothing is written.
     """
     site, name, probe = unit
     fits = fits_of(plan, probe, states, plan.label_sets)
@@ -132,7 +138,7 @@ def fit_unit(
 def run_analysis(
     plan: Plan, name: str, unit: Unit, states: States, given: States | None, folder: Path | None
 ) -> AnalysisResult:
-    """Run one analysis of one probe at one site, and commit its result."""
+    """Run one analysis of one probe at one site, commit its result and return it."""
     site, probe_name, probe = unit
     analysis = plan.analyses[name]
     data = _judged(
@@ -185,7 +191,7 @@ def _judged(data: SiteData) -> SiteData:
 
 
 def has_converged(fits: Sequence[Probe]) -> bool:
-    """Return whether every fit met its tolerance, as far as fits report this."""
+    """Return whether every fit converged; fits that do not report it count as converged."""
     return all(bool(getattr(fit, "converged_", True)) for fit in fits)
 
 

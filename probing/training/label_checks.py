@@ -20,7 +20,7 @@ from probing.training.row_facts import key_columns
 
 
 def check_labels(labels: Labels, corpus: Corpus) -> None:
-    """Refuse labels from which nothing can be learned, or on which a score would be meaningless.
+    """Raise an error if nothing can be learned from the labels, or if a score on them would be meaningless.
 
     Raises:
         DegenerateDesign: there are no rows, a split is empty, there is one class only or fewer rows than classes, no
@@ -129,7 +129,8 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Labels], splits: Iterable[str]) -> None:
-    """Refuse measures that contrast classes if all rows of a split have one class, since they are undefined there.
+    """Raise an error if all rows of a split have one class and a measure is undefined there, since it contrasts
+    classes.
 
     Raises:
         DegenerateDesign: all rows have one class; the message names measure, split and label set.

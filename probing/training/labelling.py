@@ -1,4 +1,4 @@
-"""Makes Labels of the rows of a store and a task: the target of every row, with all that controls and statistics
+"""Makes the Labels of a store's rows for a task: the target of every row, with all that controls and statistics
 need.
 """
 
@@ -29,7 +29,7 @@ Inputs = Mapping[int, tuple[int, str]]
 
 
 def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[str]:
-    """Return a name for the input of each example, equal for equal inputs: its text, and with `of_chats` also all
+    """Return a name for the input of each example, the same for equal inputs: its text and, with `of_chats`, all
     messages around it.
     """
     names = [as_input(e.text) for e in examples]
@@ -39,8 +39,8 @@ def input_names(examples: Sequence[Example], *, of_chats: bool = False) -> list[
 
 
 def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> Ints:
-    """Return a code for each example, `(E,)`, equal for examples with the same input: by text, or by pieces if the
-    store knows them.
+    """Return a code for each example, `(E,)`, the same for examples with the same input: with equal texts, or with
+    equal pieces if the store recorded them.
 
     Args:
         corpus: the corpus of the store.
@@ -53,9 +53,9 @@ def input_codes(corpus: Corpus, inputs: Inputs, *, of_chats: bool = False) -> In
 
 
 def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | None = None) -> Labels:
-    """Return the labels with `fresh` set: which rows of dev and test have an input that is not in train.
+    """Return the labels with `fresh` set: whether the input of each dev and test row does not occur in train.
 
-    A score on the other rows may come from memory.
+    A score on rows whose input occurs in train may come from memory.
 
     Args:
         labels: labels of all rows.
@@ -69,11 +69,11 @@ def with_fresh(labels: Labels, codes: Ints, also_trained: NDArray[np.bool_] | No
 
 
 def with_clusters(labels: Labels, corpus: Corpus, codes: Ints, resample_by: str) -> Labels:
-    """Return the labels with `groups` and `unit` set to the unit asked for; for `auto`, the largest unit in which the
-    label is constant.
+    """Return the labels with `groups` and `unit` set to the requested unit; for `auto`, to the largest unit in which
+    the label is constant.
 
     If the label is (nearly) constant within a unit, there are only as many observations as units, however many rows:
-    rows of a document that share a label also share whatever a probe reads off the document. Copies of an input are
+    rows of a document that share a label also share whatever a probe reads of the document. Copies of an input are
     always in one cluster.
 
     Raises:
@@ -104,12 +104,12 @@ def _reason(agreement: float, corpus: Corpus) -> str:
 
 
 def label_agreement(labels: Labels, corpus: Corpus) -> float:
-    """Return how much more sentences of one document agree in their label than by chance: 1 if the label is constant
+    """Return by how much sentences of one document agree in their label more than by chance: 1 if the label is constant
     within documents, 0 if there are no documents.
 
     For classes it is (P − P₀) / (1 − P₀), with P the share of equal labels among pairs of rows from two sentences of
-    one document, and P₀ among all pairs. For numbers it is 1 − (mean squared difference within documents) / (mean over
-    all pairs).
+    one document, and P₀ that among all pairs. For numbers it is 1 − (mean squared difference within documents) / (mean
+    squared difference over all pairs).
     """
     document = [e.document for e in corpus.examples]
     names = {name: code for code, name in enumerate(dict.fromkeys(document))}
@@ -153,7 +153,7 @@ Ints = NDArray[np.int64]
 
 
 class RowTable(Protocol):
-    """The columns of a store's R rows that labelling uses."""
+    """Gives the columns of a store's R rows that labelling uses."""
 
     @property
     def example(self) -> Ints:
@@ -230,7 +230,7 @@ def label_rows(
 
 
 def task_name(task: Task) -> str:
-    """Return the name by which a task is asked for, such as `feature:Number`."""
+    """Return the name of a task as users write it, such as `feature:Number`."""
     name = registry.member_name(type(task))
     return f"{name}:{task.argument}" if task.argument else name
 

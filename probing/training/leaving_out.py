@@ -53,7 +53,8 @@ def leave_one_out(
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
-    """For every value of a group, train on the rows of all other values and score on the rows with this one.
+    """For every value of a group, train on the rows of all other values, score on the rows with this value, and return
+    the results.
 
     The splits of the corpus are used for early stopping only: the rows of the group are tested whatever their split; of
     the others, those in dev (or, if there are none, a tenth of the other groups) stop the probe early, and the rest
@@ -75,8 +76,8 @@ def leave_one_out(
     Raises:
         UnknownName: there is no such column.
         BadParameter: it is a column of words.
-        DegenerateDesign: there is one group only, sentences have no group, a document is in two groups, or no other
-            group has a group's labels.
+        DegenerateDesign: there is one group only, every group is too small, sentences have no group, a document is in
+            two groups, or no label of a group occurs in the other groups.
         ProvenanceMismatch, NonFiniteStates: see `train`.
     """
     opened = store if not isinstance(store, str | Path) else Store.open(store)

@@ -19,8 +19,8 @@ _Done = tuple[Scores, int, bool]  # scores, how many fits, whether all converged
 
 @dataclass
 class OtherStates:
-    """Fits probes on the states of state controls, and remembers each fit by probe, control, draw and name of the
-    states, so that sites that share control states share the fit.
+    """Fits probes on the states of state controls, and caches each fit by probe, control, draw and name of the states,
+    so that sites with the same control states share the fit.
 
     A fit is the same, bit for bit, in every process, so it makes no difference which process computes it.
     """
@@ -30,7 +30,7 @@ class OtherStates:
 
     def fits(self, unit: Unit) -> list[OtherFits]:
         """Return the fits of one probe on every state control that has states for its site; an empty list for a probe
-        that reads more than one state a row.
+        that does not read a single state per row.
         """
         site, name, probe = unit
         if probe.input != "states":

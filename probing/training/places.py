@@ -1,4 +1,4 @@
-"""Spans and pairs of words: those that a task labels, the rows of a store that they consist of, and their keys for
+"""Places of spans and pairs of words: those that a task labels, the store rows of their words, and keys for
 controls.
 """
 

@@ -1,4 +1,4 @@
-"""Plan: everything a training run needs, as built objects, checked before anything is fitted."""
+"""Plan: everything that a training run needs, as built objects, checked before anything is fitted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reads_states(name: str, probe: Probe) -> bool:
 
 
 def check_analyses(plan: Plan) -> None:
-    """Refuse an analysis that reads a site which the store does not have, or that accepts no probe of the run."""
+    """Raise an error if an analysis reads a site which the store does not have, or accepts no probe of the run."""
     for name, analysis in plan.analyses.items():
         if analysis.given and analysis.given not in plan.store.sites:
             raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
@@ -67,7 +67,7 @@ def check_analyses(plan: Plan) -> None:
 
 
 def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: Mapping[str, Probe]) -> None:
-    """Refuse pairs that are too many to be laid out as one matrix, for a probe that cannot read `Pairs`."""
+    """Raise an error if a probe that does not take `Pairs` would get more pairs than fit in memory as one matrix."""
     laid_out = [name for name, probe in probes.items() if reads_states(name, probe) and not probe.accepts_pairs]
     if laid_out and labels.level == "pair":
         width = max(store.width(site) for site in sites) * (2 if labels.row_form == "pair" else 1)
@@ -108,7 +108,7 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
 
 
 def refuse_constant_target(labels: Labels) -> None:
-    """Refuse a split in which all targets are equal, since R² and rank correlation are undefined there."""
+    """Raise an error if all targets of a split are equal, since R² and rank correlation are undefined there."""
     for split in EVALUATED if labels.kind == "real" else ():
         if np.ptp(labels.y[labels.rows(split)]) == 0:
             raise DegenerateDesign(
@@ -129,18 +129,19 @@ class Plan:
 
     Attributes:
         store, sites: the store, and the sites of it that are probed.
+        task: name of the task.
         labels, controls, state_controls: labels of the task; labels of every draw of every control; other states for
             the task's labels.
         probes, baselines: unfitted probes by name; baselines read no states.
-        analyses: analyses by name, each run on every probe that it accepts.
         measures, chosen_measures: measures by name; whether the caller named them.
+        analyses: analyses by name, each run on every probe that it accepts.
         seeds: one child seed for each seed asked for.
         resamplers: clusters and their weights, by split.
         seen: `(N,)` whether the row's word type occurs in train (for a choice, that of word a); None for sentence rows.
         facts: facts about the data.
         provenance: facts that all results of the run have in common.
-        max_memory_mib: MiB of memory that the states of a site may take; more are streamed. None: no limit.
-        threshold: the threshold that is chosen on dev for every saved probe; None: none.
+        max_memory_mib: MiB that the states of a site may take; if they take more, they are streamed. None: no limit.
+        threshold: request for a threshold, which is chosen on dev for every saved probe; None: no threshold.
         example_groups: group of every example of the corpus that is never split: of a document, a named group or one
             text; None: no threshold is asked for.
     """
@@ -171,14 +172,14 @@ class Plan:
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
 
     def judged(self, split: str) -> Resampler:
-        """Return the split whose rows verdicts are based on: the rows of a split whose input is not in train, if these
-        are scored separately.
+        """Return the resampler of the rows that verdicts are based on: the rows of the split whose input is not in
+        train, if these are scored separately, else all rows of the split.
         """
         return self.resamplers.get(split + NEW, self.resamplers[split])
 
     def units(self) -> list[tuple[str, str, Probe]]:
-        """Return (site, name, probe) for everything to fit: first what reads no states, at site "(none)", then the
-        probes at each site.
+        """Return (site, name, probe) for everything to fit: first baselines and probes that read no states, at site
+        "(none)", then the other probes at each site.
         """
         stateless = {name: probe for name, probe in self.probes.items() if not reads_states(name, probe)}
         reading = {name: probe for name, probe in self.probes.items() if name not in stateless}
@@ -186,8 +187,8 @@ class Plan:
         return found + [(site, name, probe) for site in self.sites for name, probe in reading.items()]
 
     def analysis_units(self) -> list[tuple[str, tuple[str, str, Probe]]]:
-        """Return (analysis, unit) for every analysis and every probe on states that reads one state a row, site by
-        site.
+        """Return (analysis, unit) for every analysis and every probe that it accepts and that reads one state per row,
+        site by site.
         """
         reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].input == "states"]
         return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
@@ -229,8 +230,8 @@ def make_plan(
     trained: Collection[str] = (),
     threshold: AskedThreshold | None = None,
 ) -> Plan:
-    """Build and check all parts of a run, and return its plan; `trained` are inputs on which other probes scored on
-    these rows are trained.
+    """Build and check all parts of a run, and return its plan. `trained` names inputs on which other probes that are
+    scored on these rows are trained; the other arguments are those of `train`.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.
@@ -355,7 +356,7 @@ def _provenance(store: Store, corpus: Corpus, labels: Labels, *, root_seed: int,
 
 
 def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
-    """Return everything that determines one result except the data."""
+    """Return everything except the data that determines one result."""
     return {
         "site": site,
         "name": name,
@@ -366,8 +367,8 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
 
 
 def run_id(plan: Plan) -> str:
-    """Return the hash of what all results of a run have in common, whatever the site and the probe; results with the
-    same hash make one table.
+    """Return the hash of the settings that all results of a run have in common, whatever the site and the probe;
+    results with the same hash make one table.
     """
     measures = {key: full_recipe(measure) for key, measure in plan.measures.items()}
     return digest([_recipe_of_all(plan), measures, dict(plan.provenance)])

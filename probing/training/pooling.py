@@ -20,11 +20,11 @@ from probing.text.positions import SCOPE, Position, check_spans, parse_positions
 
 
 class StoreView:
-    """The base of views of a store, which have other rows; everything that does not depend on the rows is the store's.
+    """Base of views of a store with other rows; everything that does not depend on the rows is taken from the store.
 
     Attributes:
-        base: the store that the view, or the view below it, is of.
-        identity: that of the store, with the view's own `rows`.
+        base: the store that is viewed; for a view of a view, the store below both.
+        identity: the store's identity, with `rows` replaced by that of the view.
         sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the store.
     """
 
@@ -51,11 +51,11 @@ _CUT = 2 | 8  # flags of an example that is truncated, or read in windows
 
 
 class PiecePositions(StoreView):
-    """Presents a piece store as a store of one position, with the same rows and bits as a store extracted with that
-    position.
+    """Presents one position of each example of a piece store as a store, with the same rows and bits as a store
+    extracted with that position.
 
     A piece store has no special pieces, and does not record how many follow the text or which pieces were cut off. A
-    position that needs one of these in any example is refused.
+    position that needs such information in any example is refused.
 
     Attributes:
         rows: example and word of each of the R rows.
@@ -102,8 +102,8 @@ class PiecePositions(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` float32 of the rows asked for (for a whole span the mean of its pieces); None: of
-        all rows.
+        """Return the states `(N, D)` float32 of these rows (for a whole span the mean of its pieces); None: of all
+        rows.
         """
         chosen = np.arange(len(self._bounds) - 1) if rows is None else np.asarray(rows, dtype=np.int64)
         counts = self._bounds[chosen + 1] - self._bounds[chosen]
@@ -168,7 +168,7 @@ POOLINGS = (
 
 
 def with_rows(store: Any, corpus: Corpus, rows: str | None, level: str) -> Any:
-    """Return the store with the rows asked for: unchanged, a piece store pooled to `rows` (default: the mean at this
+    """Return the store with the requested rows: unchanged, a piece store pooled to `rows` (default: the mean at this
     level), or one position (`position:NAME`) of a store of positions or pieces.
 
     Raises:
@@ -232,7 +232,7 @@ class PooledStore(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return pooled states `(N, D)` float32 of the rows asked for; None: of all rows."""
+        """Return the pooled states `(N, D)` float32 of these rows; None: of all rows."""
         chosen = np.arange(len(self._first)) if rows is None else np.asarray(rows)
         first, end = self._first[chosen], self._bounds[chosen]
         if self._how == "first":
@@ -247,7 +247,7 @@ class PooledStore(StoreView):
         return pooled
 
     def pieces(self, site: str, rows: Ints) -> Pieces:
-        """Return the states of the pieces of the rows asked for, not pooled."""
+        """Return the states of the pieces of these rows, not pooled."""
         first, counts = self._first[rows], self._bounds[rows] - self._first[rows]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(first - bounds[:-1], counts) + np.arange(bounds[-1])
@@ -257,8 +257,9 @@ class PooledStore(StoreView):
 class PositionStore(StoreView):
     """Presents one position of a store of positions as a store with at most one row per example.
 
-    Attributes: as of `StoreView`, and
-        one_of_several: the name of the position where the store has others too, else "".
+    Attributes:
+        one_of_several: name of the position if the store has others as well, else "".
+        rows: example and word of each row; the other attributes are those of `StoreView`.
     """
 
     def __init__(self, store: Store | PiecePositions, corpus: Corpus, rows: str | None) -> None:
@@ -298,7 +299,7 @@ class PositionStore(StoreView):
         )
 
     def read(self, site: str, rows: Ints | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` float32 of the rows asked for; None: of all rows."""
+        """Return the states `(N, D)` float32 of these rows; None: of all rows."""
         return self._of_store(site, self._chosen if rows is None else self._chosen[np.asarray(rows)])
 
 

@@ -1,4 +1,4 @@
-"""ProbeResults: the results of a training run, their tables, and the files they are kept in."""
+"""ProbeResults: the results of a training run, their tables, and the files that store them."""
 
 from __future__ import annotations
 
@@ -275,11 +275,11 @@ class ProbeResults(Sequence[ProbeResult]):
 
     def write(self, folder: str | Path, *, replace: bool = False) -> Path:
         """Merge the results into `folder`/results.jsonl and results.parquet, with p values adjusted over all results of
-        a store.
+        a store, and return the folder.
 
-        Results that the folder holds already stay, except earlier copies of these same results. With `replace`, results
-        of the same store, rows, task, site and probe with other settings are dropped. The environment is written into a
-        file of its own, so that equal inputs give equal result files.
+        Results already in the folder stay, except earlier copies of these same results. With `replace`, results of the
+        same store, rows, task, site and probe with other settings are dropped. The environment is written into a
+        separate file, so that equal inputs give equal result files.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -305,7 +305,7 @@ class ProbeResults(Sequence[ProbeResult]):
         )
 
     def adjusted_in(self, folder: Path) -> ProbeResults:
-        """Return these results with p values adjusted over all results that `folder` holds."""
+        """Return these results with p values adjusted over all results in `folder`."""
         wanted = {_key(result) for result in self._results}
         merged = (result for result in self.merged_into(folder) if _key(result) in wanted)
         found = ProbeResults(merged, self.analyses)

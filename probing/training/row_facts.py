@@ -1,4 +1,4 @@
-"""Facts about the rows of a task (classes, majority, entropy, what was left out), and the keys that rows share."""
+"""Facts about the rows of a task (classes, majority, entropy, rows left out), and the keys that rows share."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Ints = NDArray[np.int64]
 
 
 def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
-    """Return facts about the data of a task, ready for JSON.
+    """Return facts about the data of a task, ready for JSON. Facts that do not apply are None.
 
     Returns:
-        `level`; `rows`, `sentences` (different inputs) and `clusters` (what is resampled) by split; `unit`, what a
-        cluster is, and `unit_reason`; `shared_inputs` of dev and test: number of `rows` and `texts` that are in train,
-        too, and `new_rows` and `new_sentences` that are not (empty: none is in train); `alone`, number of labelled
-        examples without a document or group, if others have one; `classes` (0 for real); `majority_label` (of train)
-        and `majority`, the fraction of test rows that carry it; `entropy_bits` of the train labels; `type_overlap`, the
-        fraction of test rows whose type occurs in train (None: no types); `excluded` by reason; `unseen_classes`,
-        number of classes of dev and test that are not in train, and `unseen_rows`, number of test rows that carry one
-        (absent: none does); `duplicate_sentences`, number of dev and test examples
-        whose text occurs in train; `mean` and `std` of real train targets. Facts that do not apply are None.
+        `level`; `rows`, `sentences` (different inputs) and `clusters` (resampled units), by split; `unit`, the kind of
+        a cluster, and `unit_reason`; `shared_inputs` of dev and test: numbers of `rows` and `texts` that also occur in
+        train, and of `new_rows` and `new_sentences` that do not (empty if no input occurs in train); `alone`, number of
+        labelled examples without a document or group, if others have one; `classes` (0 for real); `majority_label` (of
+        train) and `majority`, the fraction of test rows with that label; `entropy_bits` of the train labels;
+        `type_overlap`, the fraction of test rows whose type occurs in train (None: no types); `excluded`, by reason;
+        `unseen_classes`, number of classes of dev and test that are not in train, and `unseen_rows`, number of test
+        rows with such a class (absent if there is none); `duplicate_sentences`, number of dev and test examples whose
+        text occurs in train; `mean` and `std` of real train targets.
     """
     train, test = labels.rows("train"), labels.rows("test")
     examples = {split: np.unique(labels.example[labels.rows(split)]).tolist() for split in SPLITS}
@@ -150,8 +150,8 @@ def example_codes(values: Sequence[str | None], example: Ints) -> Coded:
 
 
 def row_keys(corpus: Corpus, placed: Placed, level: str) -> tuple[dict[str, Ints], dict[str, tuple[str, ...]]]:
-    """Return the keys by which controls can draw, and the names of their codes; a row that has no value has the code
-    `MISSING`.
+    """Return the keys by which controls can draw, as codes, and the string of every code; a row without a value has the
+    code `MISSING`.
     """
     found: dict[str, Coded] = {}
     examples, example, word = corpus.examples, placed.example, placed.word

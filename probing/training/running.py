@@ -1,4 +1,4 @@
-"""Runs a plan by an executor, with a progress bar and a fixed number of threads; units that are done are skipped."""
+"""Runs a plan on an executor, with a progress bar and a fixed number of threads; units that are done are skipped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Threads:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within the block, this process computes with these numbers of threads."""
+        """Return a context manager within which this process computes with these numbers of threads."""
         before = torch.get_num_threads()
         with threadpool_limits(self.blas, user_api="blas"):
             torch.set_num_threads(self.torch)
@@ -67,7 +67,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Fit:
-    """Describes the work of a unit: to fit a probe at a site or, if `analysis` is named, to run an analysis of it."""
+    """Describes a unit of work: fitting a probe at a site or, if `analysis` is not "", running that analysis of it."""
 
     unit: Unit
     analysis: str = ""
@@ -124,13 +124,13 @@ class UnitResults:
 
 @dataclass(frozen=True)
 class Fitters:
-    """Makes workers in any process: the plan is sent there, and its stores are opened again.
+    """Makes workers in any process; the plan is sent there, and the stores are opened again.
 
     Attributes:
         plan: plan of the run.
         done: results of the units done so far; only its folder, if workers are other processes.
         threads: numbers of threads of every worker.
-        told: for an inline run, a function that is called with site and probe when a unit is begun.
+        told: for an inline run, a function that is called with the name of each unit when it starts.
     """
 
     plan: Plan
@@ -144,9 +144,7 @@ class Fitters:
 
 
 class Fitter(Worker):
-    """Fits probes and runs analyses; it reads the states of a site once for all units of the site that follow each
-    other.
-    """
+    """Fits probes and runs analyses; it reads the states of a site only once for consecutive units of that site."""
 
     def __init__(self, made: Fitters) -> None:
         self._plan = made.plan
@@ -159,7 +157,7 @@ class Fitter(Worker):
         self._stack.enter_context(made.threads.used())
 
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
-        """Do the whole unit, unless it is done."""
+        """Do the whole unit, unless it is done already, and return a function that does nothing."""
         task: Fit = unit.payload
         plan, folder = self._plan, self._done.folder
         result: ProbeResult | AnalysisResult | None
@@ -182,7 +180,7 @@ class Fitter(Worker):
         return lambda: None
 
     def close(self) -> None:
-        """Set the numbers of threads of the process back."""
+        """Restore the numbers of threads that the process had before."""
         self._stack.close()
 
     def _states(self, site: str) -> States:
@@ -204,10 +202,10 @@ class Fitter(Worker):
 
 
 def reopened(path: str, content_id: str) -> Store:
-    """Open again, in another process, a store that was opened before, and return it.
+    """Open a store by its path in another process, and return it.
 
     Raises:
-        ProvenanceMismatch: it holds other states now.
+        ProvenanceMismatch: the store now holds other states than `content_id` says.
     """
     store = Store.open(path)
     if store.content_id != content_id:
@@ -229,7 +227,7 @@ copyreg.pickle(Store, _sent)  # a store goes to another process as its path
 
 
 def results_of(units: Sequence[WorkUnit], done: UnitResults) -> tuple[list[ProbeResult], list[AnalysisResult]]:
-    """Return the results that exist: of fits, and of analyses."""
+    """Return the results of those units that are done: first those of fits, then those of analyses."""
     found = [result for unit in units if (result := done.result(unit)) is not None]
     return (
         [result for result in found if isinstance(result, ProbeResult)],
@@ -241,7 +239,7 @@ _SHOWN = 5
 
 
 def check_run(executor: Executor, folder: Path | None, array_size: int, array_index: int) -> None:
-    """Refuse a run of several processes without a folder to share.
+    """Check that several processes have a folder to share, and that `array_index` is in range.
 
     Raises:
         BadParameter: `array_index` is out of range, or there are several processes without a folder.
@@ -262,10 +260,10 @@ def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor,
 
     Args:
         plan: plan of the run.
-        units: the units of it that this process does.
+        units: the units of the plan that this process does.
         done: results of the units done so far.
         executor: executor that runs the units.
-        progress: whether to show on standard error what is done: a bar in a terminal, else a line every 30 s.
+        progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
 
     Raises:
         UnitFailed: some units failed; it is raised after all others were done.

@@ -1,4 +1,6 @@
-"""What the card of a saved probe records: how its rows were read, from which model, its scores, and its threshold."""
+"""Facts that the card of a saved probe records: how its rows were read, from which model, its scores, and its
+threshold.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,13 @@ _READ = ("dtype", "long_inputs", "max_length", "stride", "modules", "chat", "pos
 def card_facts(
     plan: Plan, probe: Probe, measures: Sequence[MeasureResult], threshold: Threshold | None
 ) -> dict[str, Any]:
-    """Return what the card of a saved probe records of the run, ready for JSON.
+    """Return the facts about the run that the card of a saved probe records, ready for JSON.
 
     Returns:
-        `corpus_source`; `keys`, the names of keys that it reads as codes; `read`, how its rows are made of texts (rows
-        of the store, and how these were pooled when read); `model_facts`, what identifies the model; `scores`, with
-        intervals, controls and the best baseline; `clusters`, numbers of rows and of clusters by split; `threshold`.
+        `corpus_source`; `keys`, the names of the keys that the probe reads as codes; `read`, how its rows are made from
+        texts (rows of the store, and how these were pooled when read); `model_facts`, which identify the model;
+        `scores`, with intervals, controls and the best baseline; `clusters`, numbers of rows and of clusters by split;
+        `threshold`.
     """
     base = getattr(plan.store, "base", plan.store)
     identity, pooled = base.identity, plan.store.identity["extraction"]["rows"]
@@ -81,12 +84,12 @@ def _ends(score: Score) -> list[float | None]:
 
 
 def check_threshold(plan: Plan, asked: AskedThreshold) -> None:
-    """Check before anything is fitted that a threshold can be chosen on these labels.
+    """Check, before anything is fitted, that a threshold can be chosen on these labels.
 
     Raises:
-        BadParameter: labels that are no classes, or more than two and none is named.
+        BadParameter: the labels are not classes, or there are more than two classes and none is named.
         UnknownName: there is no such class or column.
-        DegenerateDesign: too few rows of other classes on dev; the message says how many are needed.
+        DegenerateDesign: dev has too few rows of other classes; the message says how many are needed.
     """
     label = _label(plan, asked)
     if asked.by and asked.by not in plan.labels.keys:
@@ -103,8 +106,8 @@ def check_threshold(plan: Plan, asked: AskedThreshold) -> None:
 
 
 def threshold_of(plan: Plan, asked: AskedThreshold | None, fit: Probe, states: States) -> Threshold | None:
-    """Choose the threshold of a fit on dev, and return it with its evidence on test; None if none was asked for, or the
-    probe gives no probabilities.
+    """Choose the threshold of a fit on dev, and return it with its performance on test; None if none was asked for, or
+    the probe gives no probabilities.
     """
     if asked is None or not gives_probabilities(fit):
         return None

@@ -33,7 +33,9 @@ MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Holds a measure on one label set and split, for each seed: `values` (S,) and bootstrap `samples` (S, R)."""
+    """Holds the scores of one label set by one measure on one split, for S seeds: `values` (S,), and bootstrap
+    `samples` (S, R).
+    """
 
     values: NDArray[np.float64]
     samples: NDArray[np.float64]
@@ -51,8 +53,8 @@ Scores = Mapping[tuple[str, str], Sampled]  # by measure name and split
 
 @dataclass(frozen=True)
 class ControlScores:
-    """Holds the scores of one control: whether it defines selectivity, its ceilings, the scores on each draw, and words
-    for what is `above` it.
+    """Holds the scores of one control: whether it defines selectivity, its ceilings, the scores on each draw, and in
+    `above` a phrase for its states.
 
     `ceilings_of` is the measure that the ceilings belong to.
     """
@@ -65,7 +67,8 @@ class ControlScores:
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
-    """Return the arrays, by name, by which a probe can later be compared with others on the same rows.
+    """Return the arrays, by name, that a unit saves so that its probe can later be compared with others on the same
+    rows.
 
     They are bootstrap samples and not sums by cluster, since samples also serve rank measures, and intervals are made
     from them.
@@ -92,10 +95,11 @@ def score_label_set(
     seen: NDArray[np.bool_] | None,
     tempers: Sequence[Tempers] | None,
 ) -> dict[tuple[str, str], Sampled]:
-    """Score the fits (one per seed) of one label set by every measure on every split, and return the scores; `seen` is
-    per row of the labels.
+    """Score the fits (one per seed) of one label set by every measure on every split, and return the scores by
+    (measure, split).
 
-    For measures that count bits, each fit's log odds are scaled by its entry in `tempers` (None: not scaled).
+    `seen` says for each row of the labels whether its key occurs in train. For measures that count bits, each fit's log
+    odds are scaled by its entry in `tempers` (None: not scaled).
     """
     scores = {}
     measures = {name: measure.informed(labels) for name, measure in measures.items()}
@@ -153,7 +157,9 @@ def measure_results(
     measures: Mapping[str, Measure],
     resamplers: Mapping[str, Resampler],
 ) -> tuple[MeasureResult, ...]:
-    """Return the scores of the task with those of each control, and the paired gains over each baseline."""
+    """Return, for every measure and split, the score of the task, its comparison with each control, and the paired
+    gains over each baseline.
+    """
     results = []
     for name, split in task:
         measure, resampler, ours = measures[name], resamplers[split], task[name, split]

@@ -22,8 +22,7 @@ Read = Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
 
 
 def unit_states(plan: Plan, site: str, probe: Probe, states: States) -> States:
-    """Return what a probe is fitted on at a site: the states, which were read already, or all pieces of each row, or a
-    key.
+    """Return the input of a probe at a site, by split: the given states, or all pieces of each row, or a key.
 
     Raises:
         NonFiniteStates: states of pieces are NaN or infinite; the message names the site and the first rows.
@@ -73,7 +72,7 @@ def site_states(plan: Plan, site: str, read: Read | None = None) -> States:
 
 
 def rows_read(store: Any, site: str, labels: Labels, split: str, read: Read | None = None) -> Any:
-    """Return the states of the rows of one split, made from rows of the store as `Labels.row_form` says.
+    """Return the states of the rows of one split, combined from rows of the store as `Labels.row_form` says.
 
     Raises:
         NonFiniteStates: states are NaN or infinite; the message names the site and the first rows.

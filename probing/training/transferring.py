@@ -60,10 +60,10 @@ class Trained:
 def crossed(
     plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
 ) -> list[CrossResult]:
-    """Score every trained probe on those test rows of `plan` whose input is not in the train rows of any source, and
+    """Score every trained probe on the test rows of `plan` whose input is not in the train rows of any source, and
     return the results.
 
-    The others are compared with the probe that was trained on the plan's own rows.
+    Probes trained on other sources are compared with the probe that was trained on the rows of `plan`.
 
     Args:
         plan: plan whose test rows are scored. All labels must have the same classes.

@@ -193,7 +193,7 @@ def commit_analysis(folder: Path | None, result: AnalysisResult) -> None:
 
 
 def spoiled_units(folder: Path | None, units: Collection[str]) -> list[str]:
-    """Return those units that count as not done although their file exists, since it, or a file that belongs to it, has
+    """Return the ids of those units that count as not done because their file, or a file that belongs to it, has
     changed.
     """
     return [] if folder is None else sorted(unit for unit in units if _path(folder, unit).is_file())

@@ -80,7 +80,7 @@ def baseline_value(measured: MeasureResult, gain: Gain) -> float:
 
 
 def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
-    """Return whether the baseline knows the label frequencies only, and the whole interval of the score is better than
+    """Return whether the baseline uses the label frequencies only, and the whole interval of the score is better than
     the baseline's score.
     """
     if gain.baseline != "prior":
@@ -90,7 +90,9 @@ def clears_frequencies(measured: MeasureResult, gain: Gain) -> bool:
 
 
 def too_few(facts: Mapping[str, Any]) -> int | None:
-    """Return the number of different test sentences that are judged if it is too small to judge by, else None."""
+    """Return the number of different test sentences that are judged if it is below the minimum for a judgement, else
+    None.
+    """
     found = shared_inputs(facts).get("new_sentences", (facts.get("sentences") or {}).get("test"))
     return int(found) if found is not None and found < MIN_SENTENCES else None
 
@@ -102,8 +104,8 @@ def only_test_label(facts: Mapping[str, Any]) -> str | None:
 
 
 def shared_inputs(facts: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return `rows` and `texts`, numbers of test inputs that are in train, too, and `new_rows` and `new_sentences`,
-    numbers that are not; an empty mapping if none is in train.
+    """Return numbers of test inputs: `rows` and `texts` that also occur in train, `new_rows` and `new_sentences` that
+    do not. The mapping is empty if none occurs in train.
     """
     found: Mapping[str, int] = (facts.get("shared_inputs") or {}).get("test") or {}
     return found if found.get("rows") else {}

@@ -1,4 +1,4 @@
-"""Turns results into verdicts: first corrections for multiple tests, then a pure function of numbers and criteria."""
+"""Turns results into verdicts: corrects for multiple tests, then applies the criteria to the numbers of each place."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _Z90 = float(ndtri(0.95))
 
 
 def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" with its reason if, with other random assignments of the fitting rows, too few show the
-    edit's effect, or one bounds it below ε; else None.
+    """Return "inconclusive" with its reason if the edit's effect depends on the random assignment of the fitting rows:
+    too few other assignments show it, or one bounds it below ε. Return None otherwise, and always for `U`.
 
     Args:
         edit: measured effect of the edit.
@@ -43,8 +43,9 @@ def turning_used(edit: EditEffect, by: str, level: float, criteria: Criteria) ->
 
 
 def turning_bounded(cell: UseCell, level: float, criteria: Criteria) -> tuple[Word, str] | None:
-    """Return "inconclusive" with its reason if, with other random assignments of the fitting rows, too few bound the
-    effects of both edits below ε, or one shows an effect of ε; else None.
+    """Return "inconclusive" with its reason if the absence of an effect depends on the random assignment of the fitting
+    rows: too few other assignments bound the effects of both edits below ε, or one shows an effect of ε. Return None
+    otherwise.
     """
     edits = [edit for edit in (cell.subspace, cell.whole) if edit.deals]
     both = list(zip(*(_claims(edit, level, criteria) for edit in edits), strict=True))

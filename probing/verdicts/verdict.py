@@ -1,4 +1,4 @@
-"""UseRun: results and verdicts of one run, in files and tables."""
+"""Verdict, Criteria, UseRun: verdicts on use, the thresholds they follow, and the results and tables of a run."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Verdict:
 
 
 def effect_said(what: str, edit: EditEffect, by: str, result: UseResult, criteria: Criteria) -> str:
-    """Return a sentence on the effect of an edit that was shown by τ or by U."""
+    """Return a sentence that states the effect of an edit, as shown by τ or by U."""
     asked = f"at least {criteria.epsilon} SD is asked for"
     if by == "U":
         moved = f"{edit.whole_effect_size:.2f} SD{_apart(result)}"
@@ -175,7 +175,7 @@ def undecided_said(cell: UseCell, level: float, criteria: Criteria, *, incomplet
 
 
 def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
-    """Return a sentence that says how small the effects of both edits are."""
+    """Return a sentence that states the upper bound on the effects of both edits."""
     edits: Sequence[EditEffect] = (cell.subspace, cell.whole)
     low, high = min(edit.effect_size_low90 for edit in edits), max(edit.effect_size_high90 for edit in edits)
     whole = max(edit.off_high for edit in edits)
@@ -186,8 +186,8 @@ def bound_said(cell: UseCell, p: float, criteria: Criteria) -> str:
 
 
 def together_said(cell: UseCell, joint: EditEffect, criteria: Criteria, *, alone: bool) -> str:
-    """Return a sentence on the effect of exchanging the states of all positions together; `alone`: another position has
-    such an effect by itself.
+    """Return a sentence that states the effect of exchanging the states of all positions together; `alone` says whether
+    another position has such an effect by itself.
     """
     others = " and ".join(cell.together_with)
     said = f"Exchanged together with {others}, states move the output by {_size_said(joint, criteria)}"
