@@ -1,4 +1,4 @@
-"""LanguageModel: a model and its tokenizer; reads states at sites, gives logits, and checks itself."""
+"""LanguageModel: reads the states of a model and its tokenizer at sites, returns logits, and checks itself."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class LanguageModel:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
-        source, suffix: arguments it was loaded with (None: it was built in memory); the object that runs the model from
-            a given block on.
+        source: arguments that it was loaded with; None: it was built in memory.
+        suffix: object that runs the model from a given block on.
     """
 
     source: ModelSource | None = None
@@ -297,8 +297,8 @@ class LanguageModel:
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise texts as the model is given them, without truncation, and return them; raise `UnsupportedModel` for
-        a piece that has no embedding vector.
+        """Tokenise texts with special pieces and without truncation, and return them; raise `UnsupportedModel` for a
+        piece that has no embedding vector.
         """
         return self._known(encoded(self.tokenizer, texts))
 
@@ -323,8 +323,7 @@ class LanguageModel:
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless the tokenizer pads on the
-        left.
+        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless `padding_side` is `left`.
         """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
@@ -360,7 +359,7 @@ class LanguageModel:
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
-        """Check on four small inputs that the hooks read the states that the site names promise.
+        """Run small inputs and check that the hooks read the states that the site names promise.
 
         Raises:
             UnsupportedModel: they do not; the message names the model's family and what failed.
@@ -368,7 +367,7 @@ class LanguageModel:
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of a store's identity, which contain no paths of this machine."""
+        """Return the blocks `model` and `tokenizer` of a store's identity; they contain no local paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {
@@ -381,7 +380,7 @@ class LanguageModel:
         return dict(found)
 
     def facts(self) -> dict[str, Any]:
-        """Return name, architecture, layers, width and number of parameters, as far as known; see `model_facts`."""
+        """Return name, architecture, number of layers, width and number of parameters, as far as known."""
         return model_facts(self._model, self._called)
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Loading a Hugging Face model and its tokenizer by name or folder: safetensors only, no remote code."""
+"""Loads a Hugging Face model and its tokenizer by name or folder: by default safetensors only, and never remote code.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ from probing.models.loading.weight_files import (
 
 
 def is_recomputed(model: Any, key: str) -> bool:
-    """Return whether initialisation alone determines a weight that the files lack, whatever the seed (a table of
-    positions, say).
+    """Return whether initialisation alone determines a weight that the files lack, whatever the seed (for example a
+    table of positions).
 
     A trained weight may also start as a constant, as the scales of norms do; so a constant counts only if the weight is
     not trained.
@@ -74,7 +75,7 @@ KINDS = ("auto", "base", "causal", "masked")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Holds a model and tokenizer, and the folder that their files lie in."""
+    """Holds a model and its tokenizer, the folder of their files, and the hub revision (None: an ordinary folder)."""
 
     model: nn.Module
     tokenizer: Any
