@@ -181,6 +181,7 @@ class HuggingFaceTrunk(HookedModule):
 
     def layout_of(self, site: str) -> Layout:
         """Return the layout of the states at a site: the layout of the blocks, or `(B, T, D)` at sites that were added.
+
         """
         return Layout() if site in self.added else self.layout
 

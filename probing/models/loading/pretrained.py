@@ -1,4 +1,5 @@
-"""Loads a Hugging Face model and its tokenizer by name or folder: by default safetensors only, and never remote code.
+"""Loads a Hugging Face model and its tokenizer by name or folder: by default safetensors only, and never remote
+code.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ class Listener(Protocol):
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
         """Receive a forward pass over ids `(B, t)`, columns `start` … `start + t - 1`, with states `(B, t, D)` by site.
+
         """
 
     def ends(self, ids: Tensor) -> None:
