@@ -323,8 +323,8 @@ class LanguageModel:
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless `padding_side` is `left`.
-
+        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless `padding_side` is
+        `left`.
         """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)

@@ -180,8 +180,8 @@ class HuggingFaceTrunk(HookedModule):
         return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
 
     def layout_of(self, site: str) -> Layout:
-        """Return the layout of the states at a site: the layout of the blocks, or `(B, T, D)` at sites that were added.
-
+        """Return the layout of the states at a site: the layout of the blocks, or `(B, T, D)` at sites that
+        were added.
         """
         return Layout() if site in self.added else self.layout
 
