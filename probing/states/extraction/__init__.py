@@ -81,8 +81,8 @@ def extract(
         shard_bytes: approximate size of a shard.
         chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
         array_size, array_index: number of processes that share the work (on one file system), and number of this one,
-            which takes the shards whose number modulo `array_size` is `array_index`. The process that finds all shards
-            done seals the store; the others return it unfinished.
+            which takes the shards whose number modulo `array_size` is `array_index`. The process after which no shard
+            is missing seals the store; the others return it unfinished.
         executor: how the shards are computed: `inline`, `processes`, `ray`, with options
             (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
             run computes is waited for.
@@ -98,7 +98,7 @@ def extract(
             then has no effect.
         outputs, columns: for `replay`, which outputs are stored: those of the `last` piece of each example (the default
             for causal models), of `mask` pieces (for masked models), `all` or `none`; and the vocabulary ids stored, or
-            a file that lists them (None: all).
+            a file that lists them (None: all ids).
         progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -111,7 +111,8 @@ def extract(
         DiskFull: there is not enough room for the missing shards.
         NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
         NotRepresentable: a state is too large for the stored dtype.
-        UnitFailed: several shards failed, and all others are done; if only one failed, its own error is raised.
+        UnitFailed: several shards failed (after three failures without any success, the others are not tried); if only
+            one failed, the error of that shard is raised.
         WorkerLost, Stalled: workers died or hung.
         MissingDependency: the executor needs a package that is not installed.
     """
