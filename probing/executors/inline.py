@@ -33,7 +33,7 @@ class Inline(Executor):
         self.threads = threads
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit and yield its outcome; while one is being written, the next is computed."""
+        """Run every unit and yield its outcome; while the result of a unit is written, the next unit is computed."""
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None
