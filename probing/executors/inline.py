@@ -11,7 +11,7 @@ from probing.executors._units import begin, check_options
 
 
 class Inline(Executor):
-    """Runs units in the caller's own process, which needs no start-up and no second copy of the model.
+    """Runs units one after another in the process of the caller, without start-up time or a second copy of the model.
 
     Args:
         workers: must be 1.

@@ -128,9 +128,9 @@ def models_of(recipes: Iterable[str | ModelOptions], root: Path | None = None) -
     steps and, within a run, their configurations.
 
     Raises:
-        ConfigError: a model is named twice, two checkpoints have the same step and run, or checkpoints of one run have
-            different architectures.
-        BadParameter: a step is not a number, or a run has no step.
+        ConfigError: a recipe is malformed, a model is named twice, two checkpoints have the same step and run, or
+            checkpoints of one run have different architectures.
+        BadParameter: a step is out of range, or a run is named without a step.
         UnsupportedModel: the configuration of one of several checkpoints of a run cannot be read.
     """
     read = [ModelOptions.read(parsed(one), f"model {one}") if isinstance(one, str) else one for one in recipes]

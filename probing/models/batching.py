@@ -79,7 +79,7 @@ def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelB
     that runs them; the weights must not change.
 
     Linear layers are packed and hooks stay registered. On a CPU with an even number of threads, two passes run at a
-    time with half of the threads each, if a pass leaves no state behind in the model; otherwise one.
+    time with half of the threads each, if a pass does not change the model; otherwise one pass.
 
     Raises:
         UnknownSite: the model does not have one of the sites.
@@ -135,7 +135,7 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
     """Group inputs of similar length into batches of at most `tokens_per_batch` padded pieces, and return the batches
     as lists of positions in `lengths`.
 
-    The longest come first, ties in order. An input longer than the budget is a batch of its own; inputs of length 0 are
+    The longest come first, ties in order. An input longer than the budget forms a batch alone; inputs of length 0 are
     left out. Dynamic programming finds, for that order, the batches with the smallest number of padded pieces +
     `pass_cost` · number of batches.
 

@@ -112,8 +112,8 @@ class LanguageModel:
             untrained: seed of random weights in the same architecture, instead of the trained ones.
             step, run: for a checkpoint, the number of steps trained and the name of the training run; they are recorded
                 in its identity, and results are drawn over steps.
-            side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
-                text while the encoder reads the same text.
+            side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the text
+                while the encoder reads the same text.
             by_blocks: whether to find the blocks, which give the standard sites. False, for models of another kind: all
                 sites are added by module path (`add_site`).
             allow_pickle_weights: whether `.bin` weights (pickles) may be loaded if there are no others; recorded in the
@@ -122,7 +122,7 @@ class LanguageModel:
 
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
-            RemoteCodeRefused: the model needs Python code of its own, which is never run.
+            RemoteCodeRefused: the model needs Python code in its folder, which is never run.
             BadParameter: the dtype, device, kind, padding side or side is unknown, or the step is no number.
             UnknownName: `probing:` before something that does not ship.
         """
@@ -208,7 +208,7 @@ class LanguageModel:
 
         Raises:
             UnknownSite: there is no such module; the message names the nearest.
-            UnsupportedModel: a site does not give one state a piece, or the self-check failed.
+            UnsupportedModel: a site does not have one state per piece, or the self-check failed.
         """
         known = vocabulary_of(module, tokenizer)
         trunk = ModuleTrunk(module, sites, call=call, vocabulary=known, max_positions=max_length)
@@ -343,8 +343,8 @@ class LanguageModel:
         return self.suffix.padded(*self._padded(batch))
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
-        """Continue texts, or chats of (role, content) pairs, and return what was generated; `options` are of Hugging
-        Face's `generate`, and the most probable piece is taken by default.
+        """Continue texts, or chats of (role, content) pairs, and return the generated texts; `options` are passed to
+        Hugging Face's `generate`, which takes the most probable piece by default.
 
         Raises:
             UnsupportedModel: the model does not continue texts.
@@ -363,7 +363,7 @@ class LanguageModel:
         """Run small inputs and check that the hooks read the states that the site names promise.
 
         Raises:
-            UnsupportedModel: they do not; the message names the model's family and what failed.
+            UnsupportedModel: a check failed; the message names the model's family and the check.
         """
         self._check.model()
 

@@ -158,7 +158,9 @@ _OF = {
 
 
 def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[str]:
-    """Return the sorted BibTeX keys of the papers behind members with these names, and of the papers in `always`."""
+    """Return the sorted BibTeX keys of the papers that define the members with these names, and of the papers in
+    `always`.
+    """
     found = set(always)
     for name in names:
         found.update(_OF.get(name.partition(":")[0], ()))
@@ -166,7 +168,9 @@ def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[st
 
 
 def bibtex(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> str:
-    """Return the BibTeX entries of the papers behind members with these names, and of the papers in `always`."""
+    """Return the BibTeX entries of the papers that define the members with these names, and of the papers in
+    `always`.
+    """
     return "\n\n".join(_entries()[key] for key in keys_of(names, always=always))
 
 

@@ -1,4 +1,4 @@
-"""TaskResults: the results of one task in reading order, its best layer, and names that tell runs apart."""
+"""TaskResults: the results of one task in the order of sites, its best site, and distinct names of runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def not_saved(results: Sequence[ProbeResult], before: str = "not saved: ") -> li
 
 
 def distinct(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Return a unique name for each entry: its first part, and as many more parts as are needed to make it unique."""
+    """Return a unique name for each entry: its first part, followed by the fewest further parts that make it unique."""
     named = []
     for own in parts:
         lengths = range(1, len(own) + 1)
@@ -97,7 +97,7 @@ class TaskResults:
     Attributes:
         task: the task's name.
         title: name of the task, followed by that of the run if the task was run several times.
-        states: full name of the model, followed by what distinguishes this run from others on that model.
+        states: full name of the model, followed by the settings that distinguish this run from others on that model.
         kind: `classes` or `real`.
         results: results of probes on states, ordered by site along the forward pass, then by probe.
         baselines: results of probes that read no states (site "(none)").

@@ -236,7 +236,7 @@ def use_names(result: UseResult) -> list[str]:
 
 
 def use_bibtex(result: UseResult) -> str:
-    """Return the BibTeX entries of the papers behind all methods that a measurement used."""
+    """Return the BibTeX entries of the papers that define the methods that a measurement used."""
     return bibtex(use_names(result), always=())
 
 

@@ -77,7 +77,7 @@ def counted(
         steps: the steps.
         columns: columns of the bar in a terminal.
         show: False: show nothing; True or None: show progress as the terminal or notebook allows; True also prints a
-            last line where there is no bar.
+            last line if there is no bar.
         transient: whether the bar is removed at the end and no last line is printed.
     """
     if show is False or sys.stderr is None:

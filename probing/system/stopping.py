@@ -26,7 +26,7 @@ SAID = "stopped by a signal; the same command goes on from here: what is done is
 
 
 class Requeue(BaseException):
-    """Raised when a batch system ends this job before it is done."""
+    """Raised at SIGTERM or SIGUSR1, by which a batch system ends a job before it is done."""
 
 
 class Interrupt(KeyboardInterrupt):

@@ -54,8 +54,8 @@ def address_limit() -> int | None:
 
 
 def reserve_nothing() -> None:
-    """Make Arrow allocate memory only as needed, since its default allocator reserves a gigabyte of address space at
-    once, after which a limited process gets no more.
+    """Make Arrow allocate memory only as needed, since its default allocator reserves a gigabyte of address space,
+    which a process with a limit may not get.
 
     It must be called before pyarrow is imported.
     """
@@ -151,7 +151,7 @@ def write(data: bytes) -> None:
 
 
 class Relay:
-    """Passes the child's standard error on to this process's, except what libraries print when memory is used up.
+    """Passes the child's standard error on to this process's, except messages of libraries about exhausted memory.
 
     Attributes:
         hidden: lines that were not passed on.

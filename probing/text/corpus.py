@@ -269,7 +269,7 @@ class Corpus:
 
         Raises:
             UnknownName: there is no such column; the message names the nearest.
-            CorpusError: the field was left out when the corpus was read; the message says which forms of labels are
+            CorpusError: the field was left out when the corpus was read; the message names the forms of labels that are
                 read.
         """
         levels, column = self.column_names(), composed(column)

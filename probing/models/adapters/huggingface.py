@@ -249,8 +249,8 @@ class HuggingFaceTrunk(HookedModule):
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions are counted from the first real piece, also behind left
-        padding.
+        """Return the arguments of a forward pass; positions are counted from the first real piece, also after padding
+        on the left.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
@@ -264,7 +264,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def may_run_side_by_side(self) -> bool:
-        """Whether passes may run in parallel: they run on a CPU, and a pass leaves no state behind in the model."""
+        """Whether passes may run in parallel: they run on a CPU, and a pass does not change the model."""
         return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
 
     @contextmanager

@@ -241,7 +241,7 @@ def find_sublayers(
         n_heads: number of heads of a block; None: unknown, so that no block gets heads.
         has_cross: whether blocks also attend to an encoder.
         is_attention: for each block, whether the configuration calls it attention; empty: the configuration does not
-            say.
+            list kinds.
     """
     traces = [[_of_one(call) for call in trace if call.output is not None] for trace in trace_calls(list(blocks), run)]
     count = 3 if has_cross else 2

@@ -23,8 +23,8 @@ class ModuleCall:
     Attributes:
         path: the module's path.
         module: the module.
-        given: a copy of its first float input; None if it had none.
-        output: a copy of its first float output; None if it had none.
+        given: copy of its first floating-point input; None if there is none.
+        output: copy of its first floating-point output; None if there is none.
         ids: whether its first input is a tensor of integers.
     """
 
@@ -148,16 +148,15 @@ def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """Says which axes of the tensors that blocks pass on are the batch and the pieces, and at which index the pieces
-    begin.
+    """Describes the axes of the tensors that blocks pass on: batch axis, axis of pieces, and index of the first piece.
 
     Nearly all blocks pass on `(B, T, D)`. Some put pieces first; some pass on several streams per piece, which are
     concatenated to its state; some lengthen inputs by padding or by additional pieces.
 
     Attributes:
         inputs, pieces: index of the batch axis and of the axis of pieces.
-        skipped: number of places before the first piece; None: there are more places than pieces, and it is not known
-            where the pieces begin.
+        skipped: number of places before the first piece; None: there are more places than pieces, and the index of the
+            first piece is not known.
         is_longer: whether there are more places than pieces.
     """
 

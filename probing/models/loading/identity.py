@@ -74,7 +74,7 @@ class Checkpoint:
 
     Attributes:
         step: number of steps trained.
-        run: name of the training run, where there are several; "": the only one.
+        run: name of the training run, if there are several; "": the only run.
     """
 
     step: int
@@ -216,7 +216,8 @@ class ModelSource:
 
 
 def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
-    """Return a model of the same class and configuration whose weights are drawn at random by its own initialisation.
+    """Return a model of the same class and configuration with random weights, drawn by the initialisation of that
+    class.
 
     The model is built anew from its configuration: in recent versions of transformers, `init_weights` on a loaded model
     changes nothing, so a "random" baseline made that way would be the pretrained model.

@@ -29,7 +29,7 @@ _DECORATORS = ("disable", "assume_constant_result", "allow_in_graph", "disallow_
 def start_lightly() -> None:
     """Replace modules that transformers imports and this package never uses by placeholders.
 
-    It does nothing if transformers or the compiler is loaded already.
+    Nothing is changed if transformers or the compiler is loaded already.
     """
     if "transformers" in sys.modules or COMPILER in sys.modules:
         return

@@ -99,7 +99,7 @@ def load(
     Raises:
         UnsupportedModel: there is no such folder or hub model, safetensors are missing or damaged, the model is too
             large for this machine, weights are missing, or it has no fast tokenizer.
-        RemoteCodeRefused: the model needs Python code of its own.
+        RemoteCodeRefused: the model needs Python code in its folder.
         BadParameter: the dtype, kind or device is unknown.
     """
     if dtype not in DTYPES:
@@ -151,7 +151,7 @@ def configuration(name: str, revision: str | None) -> dict[str, Any]:
 
     Raises:
         UnsupportedModel: there is no such folder or model, or its configuration cannot be read.
-        RemoteCodeRefused: the model needs Python code of its own.
+        RemoteCodeRefused: the model needs Python code in its folder.
     """
     _check_local(name)
     refuse_remote_code(name)

@@ -153,7 +153,7 @@ def refuse_remote_code(name: str) -> None:
 
 
 def remote_code(name: str, found: str) -> RemoteCodeRefused:
-    """Return the error that says that a model needs its own Python code."""
+    """Return the error for a model that needs Python code in its folder."""
     return RemoteCodeRefused(
         f"model {name!r} needs Python code of its own",
         needed="a model that transformers itself can build",

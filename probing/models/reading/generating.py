@@ -31,7 +31,7 @@ class Generated:
 
     Attributes:
         prompt: the prompt as the model reads it, special pieces and chat markup included.
-        text: what was generated, without special pieces.
+        text: the generated text, without special pieces.
         ids: `(n,)` ids of the generated pieces, before the piece that ends the text.
         is_cut: whether the largest number of pieces was reached before the text ended.
     """
@@ -121,7 +121,7 @@ def check_generates(model: nn.Module, trunk: HookedModule) -> None:
     """Check that the model is a decoder with a language-model head, which continues texts.
 
     Raises:
-        UnsupportedModel: it is not.
+        UnsupportedModel: the model is of another kind.
     """
     is_decoded = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     can = getattr(model, "can_generate", None)
@@ -139,7 +139,7 @@ def check_room(length: int, new: int, limit: int | None, where: str) -> None:
     """Check before anything is computed that prompt and continuation fit into the model.
 
     Raises:
-        BadParameter: they do not, so that the generation would be cut or wrong.
+        BadParameter: prompt and continuation are longer than the limit, or `new` is below 1.
     """
     if new < 1 or (limit is not None and length + new > limit):
         raise BadParameter(

@@ -73,7 +73,7 @@ class HookedModule(ABC):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces that the positions allow; None where there is no limit."""
+        """Largest number of pieces that the position embeddings allow; None: no limit."""
         return None
 
     @property
@@ -211,7 +211,7 @@ class HookedModule(ABC):
                 raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
 
     def unsupported(self, found: str, needed: str) -> UnsupportedModel:
-        """Return the error that says that a model does not work as the hooks assume."""
+        """Return the error for a model that does not work as the hooks assume."""
         return UnsupportedModel(
             f"models of the family {self.family!r} are not read: the self-check failed",
             needed=needed,

@@ -24,7 +24,7 @@ PADDING = 0.0  # in place of a scale, which is positive: there is nothing to hol
 
 
 class HeldNorms:
-    """Finds the norms of a model by what they compute, and runs the model with their scales frozen.
+    """Finds the norms of a model by testing their outputs, and runs the model with their scales frozen.
 
     A norm N is a module without submodules, with "norm" in its class name and a one-dimensional weight. Its scale is
     σ(x) = √(var x + ε) or √(mean x² + ε), whichever makes (N(x) − b)·σ(x) linear in x.
@@ -155,7 +155,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precis
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Checks that the sites of one model are what their names say.
+    """Checks that the sites of a model hold the states that their names promise.
 
     Attributes:
         trunk: the model to check.

@@ -61,19 +61,19 @@ def extract(
     columns: str | Sequence[int] | None = None,
     progress: bool | None = None,
 ) -> Store:
-    """Run a corpus through a model, pool its states at the chosen sites to rows, and write them into a store; only what
-    is missing is computed.
+    """Run a corpus through a model, pool its states at the chosen sites to rows, write them into a store and return it;
+    only missing shards are computed.
 
     Args:
         model: a `LanguageModel`, or the folder or hub name of one.
         corpus: the corpus to read.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, of which `first` and `last` are
-            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`
-            (`entity` alone is the mean over the pieces of that span).
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, where `first` and `last` are
+            pieces of the text, not special pieces; or `position:` and positions, such as
+            `entity.last,answer.before,end` (`entity` alone is the mean over the pieces of that span).
         dtype: dtype that states are stored in; None: the compute dtype.
-        max_length: largest number of pieces of an input; None: what the model allows.
+        max_length: largest number of pieces of an input; None: the limit of the model.
         long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
             overlapping windows), `skip` or `refuse`.
         stride: pieces from one window to the next; None: half of `max_length`.

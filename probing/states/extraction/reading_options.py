@@ -232,7 +232,7 @@ class ShardPlan:
         kept: ordinals of the examples to read; None: all.
         part: the corpus of those examples only.
         starts: first example of each shard, counted in `part`.
-        scope: what a row is: `piece`, `word`, `sentence` or `position`.
+        scope: kind of rows: `piece`, `word`, `sentence` or `position`.
         row_bytes, example_bytes: bytes that each row, and each example, adds to a shard, over all sites.
     """
 

@@ -43,7 +43,7 @@ class MatchedRows:
     """Holds R imported rows, matched with the E examples of a corpus.
 
     Attributes:
-        scope: what a row is: `word`, `sentence` or `piece`.
+        scope: kind of rows: `word`, `sentence` or `piece`.
         offset: `(E+1,)` rows of example e are `offset[e]:offset[e+1]`.
         columns: row columns of the store by name, each `(R,)`.
         missing: (example, word, reason) of words without a row.

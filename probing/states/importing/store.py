@@ -169,7 +169,7 @@ class Arrays:
         return next(iter(found)) if len(found) == 1 and found <= set(STATE_TYPES) else "float32"
 
     def index(self) -> dict[str, Any]:
-        """Return the columns that say which example and word a row belongs to, by name, with the prefix `rows.` of
+        """Return the index columns, which assign example and word to each row, by name, with the prefix `rows.` of
         `export` removed.
 
         Raises:

@@ -297,7 +297,7 @@ def shard_starts(
 
     Args:
         corpus: the corpus.
-        scope: what a row is: `piece`, `word`, `sentence` or `position`.
+        scope: kind of rows: `piece`, `word`, `sentence` or `position`.
         row_bytes: bytes of one row (of all positions of an example) over all sites.
         shard_bytes: approximate size of a shard.
         example_bytes: bytes that each example takes besides its rows.

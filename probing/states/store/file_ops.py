@@ -275,7 +275,7 @@ def is_abandoned(files: FileOps, temporary: Path) -> bool:
 
 
 def is_dead_here(host: str, pid: int) -> bool:
-    """Return whether a process is known to be dead: it ran on this host and does not exist any more."""
+    """Return whether a process is known to be dead: it ran on this host and no longer exists."""
     return host == host_name() and not _alive(pid)
 
 

@@ -106,7 +106,7 @@ class Leases:
         return {shard: holder for shard, holder in found if holder is not None}
 
     def expired(self) -> list[Path]:
-        """Return the lease files that are not valid any more."""
+        """Return the lease files that are no longer valid."""
         held = {self._folder / record_file(shard) for shard in self.held()}
         with suppress(OSError):
             every = [self._folder / name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]

@@ -40,7 +40,7 @@ class Garbage:
     Attributes:
         path: path of the file.
         n_bytes: size of the file.
-        reason: why it is not needed.
+        reason: reason why the file is not needed.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Garbage:
 
 
 def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Set aside every damaged commit record, and a seal that does not fit any more; the next extraction computes those
+    """Set aside every damaged commit record, and remove a seal that no longer fits; the next extraction computes those
     shards again.
 
     Returns:
-        Names of the files set aside; empty if nothing was damaged.
+        Names of the damaged records, and `seal.json` if it was removed; empty if nothing was damaged.
 
     Raises:
         NotAStore: the directory has no valid store.json.
@@ -85,8 +85,8 @@ def _is_damaged(path: Path, recipe: StoreLayout, shard: int) -> bool:
 def merge(
     target: Path | str, source: Path | str, *, prefer_target: bool = False, files: FileOps = REAL_FILES
 ) -> list[int]:
-    """Copy the committed shards that a store lacks from another one, after auditing each; seal the store if it is then
-    complete.
+    """Copy the committed shards that a store lacks from another store, after verifying each; seal the store if it is
+    then complete.
 
     Args:
         target: directory of a store, or of one to be made.

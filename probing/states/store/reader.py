@@ -114,7 +114,7 @@ class Store:
         Args:
             path: directory of the store.
             allow_partial: whether to open an unfinished store, with the shards committed so far.
-            verification: what is checked: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
+            verification: degree of checking: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
                 each dataset at its first read; `full`, also the SHA-256 and the HDF5 structure of each shard at its
                 first read.
 
@@ -157,8 +157,8 @@ class Store:
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one dataset of a committed shard, such as `/outputs/logits`, as it is stored: memory-mapped and
-        read-only.
+        """Return one dataset of a committed shard, such as `/outputs/logits`, in its stored type, as a read-only,
+        memory-mapped array.
 
         Raises:
             UnknownName: there is no such dataset; the message names the nearest.

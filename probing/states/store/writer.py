@@ -245,7 +245,7 @@ class StoreWriter:
         Raises:
             BadParameter: the content contradicts the plan, the identity or itself; nothing is written.
             NonFiniteStates: states are NaN or infinite; nothing is written.
-            DiskFull: there is no room; nothing is left behind.
+            DiskFull: there is no room; no partial file remains.
         """
         if not 0 <= shard < self.n_shards:
             raise BadParameter("no such shard", needed=f"0 to {self.n_shards - 1}", found=str(shard))
@@ -293,7 +293,7 @@ class StoreWriter:
 
         Raises:
             CorruptShard: the bytes are not those of the record.
-            DiskFull: there is no room; nothing is left behind.
+            DiskFull: there is no room; no partial file remains.
         """
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
             raise CorruptShard(f"shard {shard} changed while it was copied", where=record["file"])

@@ -67,7 +67,7 @@ def send_array(
     """Send the array that fills the rest of the file, in blocks of rows.
 
     Raises:
-        UntrustedFile: it is not an array of numbers with one or two axes, or its size does not fit its shape.
+        UntrustedFile: the array is neither floats (N, D) nor integers (N,), or its size does not fit its shape.
     """
     if len(shape) != (2 if dtype.kind == "f" else 1):
         refuse("floats (N, D) or whole numbers (N,)", file.name, f"{dtype} {tuple(shape)}"[:100])
