@@ -13,7 +13,7 @@
     ├─ Interrupted
     └─ MissingDependency (ImportError)
 
-    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed OldName (DeprecationWarning)
+    ProbingWarning (UserWarning)  DoubtfulAnswer NotForThisTask NotResumed OtherRows OldName (DeprecationWarning)
 
 A message says what was needed, what was found, where, and the next step; the four are attributes too.
 """
@@ -282,6 +282,10 @@ class NotForThisTask(ProbingWarning):
 
 class UnusedWeights(ProbingWarning):
     """A model's files hold weights of blocks that the loaded model does not have."""
+
+
+class OtherRows(ProbingWarning):
+    """A threshold is compared with scores of other rows than those on which it was chosen."""
 
 
 class NotResumed(ProbingWarning):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 import probing as pb
-from probing.errors import ConfigError, CorpusError
+from probing.errors import ConfigError, CorpusError, ProbingWarning
 from probing.jobs import MODEL_HELP, CorpusOptions, Files, Many, option
 
 if TYPE_CHECKING:
@@ -114,19 +115,34 @@ class ScoreJob(CorpusOptions):
 
 def lines(most: int) -> Iterator[list[str]]:
     """Yield lists of lines from standard input: all lines that have arrived, at most `most` at a time; the last line
-    need not end in a newline.
+    need not end in a newline. Empty lines are left out, with a warning.
     """
-    stream, rest, found = sys.stdin.buffer, b"", []
+    stream, rest, found, count = sys.stdin.buffer, b"", [], 0
     is_open = True
     while is_open:
         part = os.read(stream.fileno(), 1 << 16)
         is_open = bool(part)
         *whole, rest = (rest + part).split(b"\n")
         whole += [rest] if not is_open and rest else []
-        found += [line.decode("utf-8", errors="replace").removesuffix("\r") for line in whole]
+        for line in whole:
+            count += 1
+            text = _decoded(line, count)
+            if text.strip():
+                found.append(text)
+            else:
+                warnings.warn(f"line {count} of standard input is empty: not scored", ProbingWarning, stacklevel=2)
         while found and (len(found) >= most or not is_open or not _has_more(stream)):
             yield found[:most]
             found = found[most:]
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            "standard input is no UTF-8", needed="UTF-8", found=str(error.reason), where=f"line {number}"
+        ) from error
 
 
 def _has_more(stream: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,13 @@ def stream(
 def _corpus(texts: Texts, start: int = 0) -> Corpus:
     if isinstance(texts, Corpus):
         return texts
-    given = [texts] if isinstance(texts, str) else list(texts)
+    given = [texts] if isinstance(texts, str) else [] if isinstance(texts, Mapping) else list(texts)
+    if hasattr(texts, "columns") or isinstance(texts, Mapping) or not all(isinstance(g, str | Example) for g in given):
+        raise BadParameter(
+            "these are no texts",
+            needed="a text, texts, examples or a corpus (of a DataFrame: its column, or Corpus.from_dataframe)",
+            found=type(texts).__name__,
+        )
     examples: list[Any] = [
         Example(id=f"text-{start + n + 1}", text=one, split="test") if isinstance(one, str) else one
         for n, one in enumerate(given)

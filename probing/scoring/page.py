@@ -42,6 +42,8 @@ def _made(scores: TextScores, most: int, *, is_fragment: bool) -> str:
     ]
     if recipe.threshold is not None:
         about.append(str(recipe.threshold))
+        if recipe.reads_whole_texts:
+            about.append("these shares are of whole texts: of single pieces more are underlined")
     what = "score" if not recipe.labels else f"natural log odds of {label}"
     return plain(
         "scores.html.jinja",

@@ -4,6 +4,8 @@ refused.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.probe import Probe
-from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
+from probing.errors import BadParameter, OtherRows, ProvenanceMismatch, unknown_name
 from probing.measures._rows import gives_probabilities
 from probing.models.language_model import LanguageModel
 from probing.probes._estimator import load_probe
@@ -26,6 +28,8 @@ from probing.text.positions import SCOPE
 
 Floats = NDArray[np.float64]
 _WITH_ANY = "accept it with any_model (--any-model): the scores are then of another kind than those in the card"
+
+AS_TRAINED = "as_trained"  # of `alarm_on` in `watch`
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class Recipe:
     def rows(self) -> str:
         """Kind of the rows and their pooling, such as `sentence:mean`."""
         return self.pooled or str(self.reading.identity()["rows"])
+
+    @property
+    def reads_whole_texts(self) -> bool:
+        """Whether a row is a whole text, so that a threshold chosen on rows does not hold for pieces."""
+        return self.probe.input == "pieces" or self.rows.startswith("sentence")
 
     @property
     def of_pieces(self) -> ReadingOptions:
@@ -220,3 +229,75 @@ def _labels(probe: Probe, about: Mapping[str, Any], label: str | None, name: str
             where=name,
         )
     return known, label or (known[1] if len(known) == 2 else "")
+
+
+def limits_of(
+    recipes: Mapping[str, Recipe], threshold: float | Mapping[str, float] | None, alarm_on: str
+) -> dict[str, float]:
+    """Return the alarm threshold of each probe by name: the given one, else the threshold in the card of the probe.
+
+    Raises:
+        UnknownName, BadParameter: a threshold is for an unknown probe or not finite, or a probe has none.
+    """
+    found = {}
+    if isinstance(threshold, Mapping) and (unknown := [name for name in threshold if name not in recipes]):
+        raise unknown_name("probe", str(unknown[0]), recipes, error=BadParameter)
+    for name, recipe in recipes.items():
+        given = threshold.get(name) if isinstance(threshold, Mapping) else threshold
+        if given is None and recipe.threshold is None:
+            raise BadParameter(
+                "a callback needs a threshold",
+                needed="threshold, or a probe trained with threshold='fpr=…'",
+                found="none",
+                where=name,
+            )
+        found[name] = float(recipe.threshold.value if given is None and recipe.threshold else given)  # type: ignore[arg-type]
+        if not math.isfinite(found[name]):
+            raise BadParameter("a threshold is a number", needed="a finite number", found=str(given), where=name)
+        if given is None and recipe.reads_whole_texts and alarm_on != AS_TRAINED:
+            share = recipe.threshold.fpr if recipe.threshold else 0.0
+            warnings.warn(
+                f"{name}: its threshold was chosen on whole texts ({recipe.rows}) and is compared with pieces here, of "
+                f"which more are flagged than the share of {share:g} it was chosen for: give a threshold of pieces, or "
+                f"alarm_on='{AS_TRAINED}'",
+                OtherRows,
+                stacklevel=5,
+            )
+    return found
+
+
+def answer_mark(model: LanguageModel) -> tuple[int, ...]:
+    """Return the piece ids with which the chat template opens an answer; () if the tokenizer has no template."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        return ()
+    template, size = ChatTemplate(model.tokenizer, model.name), len(model.tokenizer)
+    words = [model.tokenizer.decode([size * k // 8], skip_special_tokens=True).strip() for k in range(1, 8)]
+    opened = [template.opened((("user", word),)).ids[::-1].tolist() for word in filter(None, (*words, "a", "1"))]
+    length = 0  # of what all end in: words of several kinds, for some are unknown to the tokenizer
+    while all(len(ids) > length for ids in opened) and len({ids[length] for ids in opened}) == 1:
+        length += 1
+    return tuple(opened[0][:length][::-1])
+
+
+def refuse_other_form(recipes: Mapping[str, Recipe], mark: tuple[int, ...], ids: NDArray[np.int64]) -> None:
+    """Refuse a chat for probes that were trained without a chat template, and plain text for those trained with one.
+
+    Args:
+        recipes: recipes of the probes, by name.
+        mark: ids that `answer_mark` returned; (): nothing is refused.
+        ids: `(n,)` ids of the prompt.
+
+    Raises:
+        ProvenanceMismatch: the prompt has another form than the texts in training.
+    """
+    is_chat = tuple(ids[-len(mark) :].tolist()) == mark
+    for name, recipe in recipes.items() if mark else ():
+        if bool(recipe.reading.chat) != is_chat:
+            forms = ("plain texts", "texts inside a chat template")
+            raise ProvenanceMismatch(
+                "the prompt has another form than the texts that the probe was trained on",
+                needed=forms[bool(recipe.reading.chat)],
+                found=forms[is_chat],
+                where=name,
+                next_step=f"train the probe on states of the same form (chat_template), or {_WITH_ANY}",
+            )

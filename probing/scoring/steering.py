@@ -168,6 +168,8 @@ def steer(
         ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or the probe has no direction, or the strength is
             not finite.
     """
+    if not isinstance(strength, int | float):
+        raise BadParameter("the strength is no number", needed="a number", found=repr(strength))
     found = direction_of(model, probe, strength=strength, label=label, use=use, any_model=any_model)
     vector = torch.from_numpy(found.vector * found.strength)
     with shifted(model.suffix.trunk, found.site, vector, changes=bool(found.strength)):

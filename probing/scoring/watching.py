@@ -18,7 +18,7 @@ from probing.errors import BadParameter, unknown_name
 from probing.labels import Pieces
 from probing.models.language_model import LanguageModel
 from probing.models.reading.generating import listening
-from probing.scoring.recipe import Recipe, recipe_of
+from probing.scoring.recipe import AS_TRAINED, Recipe, answer_mark, limits_of, recipe_of, refuse_other_form
 from probing.states.store import narrow
 from probing.states.store.format import widen
 from probing.statistics.aggregations import running
@@ -171,7 +171,8 @@ def watch(
             time.
         threshold: threshold for the callback, for all probes or by name; None: the threshold in the card of each probe.
         alarm_on: aggregation that is compared with the threshold, see `running`, which also defines `decay` and
-            `width`.
+            `width`; or `as_trained`: the score of the text so far, pooled as the rows for which the threshold was
+            chosen.
         role: pieces to score: `assistant` (the generated pieces) or `all` (also the pieces of the prompt).
         any_model: as in `score`.
 
@@ -180,12 +181,16 @@ def watch(
 
     Raises:
         UnsupportedModel: the model does not continue texts.
-        ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or there is a callback but no threshold.
+        ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or a prompt is a chat and training used plain
+            texts (or the reverse), or there is a callback but no threshold.
     """
     named = _named(probes)
     recipes = {name: recipe_of(probe, model, any_model=any_model) for name, probe in named.items()}
-    limits = _limits(recipes, threshold) if callback is not None else {}
-    running(np.zeros(1), alarm_on, decay=decay, width=width)
+    if callback is not None and not callable(callback):
+        raise BadParameter("the callback cannot be called", needed="a function", found=type(callback).__name__)
+    limits = limits_of(recipes, threshold, alarm_on) if callback is not None else {}
+    if alarm_on != AS_TRAINED:
+        running(np.zeros(1), alarm_on, decay=decay, width=width)
     if role not in ("assistant", "all"):
         raise unknown_name("role", str(role), ("assistant", "all"), error=BadParameter)
     found = GenerationScores(recipes, model.tokenizer)
@@ -195,14 +200,18 @@ def watch(
         text = found[sequence]
         for name, limit in limits.items():
             if (name, sequence) not in raised and len(text.scores[name]):
-                value = float(running(text.scores[name], alarm_on, decay=decay, width=width)[-1])
+                if alarm_on == AS_TRAINED:
+                    value = text.as_trained(name)
+                else:
+                    value = float(running(text.scores[name], alarm_on, decay=decay, width=width)[-1])
                 if value > limit:
                     raised.add((name, sequence))
                     assert callback is not None
                     callback(Alarm(name, sequence, len(text.ids) - 1, value, limit))
 
     raised: set[tuple[str, int]] = set()
-    listener = _Scorer(recipes, found, special, role == "all", alarm if callback is not None else None)
+    mark = () if any_model else answer_mark(model)
+    listener = _Scorer(recipes, found, special, role == "all", alarm if callback is not None else None, mark)
     sites = tuple(dict.fromkeys(recipe.site for recipe in recipes.values()))
     with listening(model.suffix.model, model.suffix.trunk, sites, listener, model.name):
         try:
@@ -221,14 +230,18 @@ class _Scorer:
         special: Tensor,
         reads_prompt: bool,
         alarm: Callable[[int], None] | None,
+        mark: tuple[int, ...],
     ) -> None:
+        self._mark = mark
         self._recipes, self._found, self._special = recipes, found, special
         self._reads_prompt, self._alarm = reads_prompt, alarm
         self._waiting: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
         self._pools: list[dict[str, _Pool]] = []
 
     def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
-        """Begin a text for each prompt."""
+        """Begin a text for each prompt, of the form that the probes were trained on."""
+        for row, is_text in zip(ids.cpu(), mask.bool().cpu(), strict=True):
+            refuse_other_form(self._recipes, self._mark, row[is_text].numpy())
         self._first, self._length, self._mask = len(self._found), ids.shape[1], mask.bool().cpu()
         self._next, self._count = (0 if self._reads_prompt else self._length), 0
         self._stops = torch.tensor(sorted(stops), dtype=torch.long)
@@ -360,19 +373,4 @@ def _named(probes: Any) -> dict[str, Probe | str | Path]:
             found[name if name not in found else f"{name} ({len(found) + 1})"] = probe
     if not found:
         raise BadParameter("no probe to watch with", needed="at least one probe", found="none")
-    return found
-
-
-def _limits(recipes: Mapping[str, Recipe], threshold: float | Mapping[str, float] | None) -> dict[str, float]:
-    found = {}
-    for name, recipe in recipes.items():
-        given = threshold.get(name) if isinstance(threshold, Mapping) else threshold
-        if given is None and recipe.threshold is None:
-            raise BadParameter(
-                "a callback needs a threshold",
-                needed="threshold, or a probe trained with threshold='fpr=…'",
-                found="none",
-                where=name,
-            )
-        found[name] = float(recipe.threshold.value if given is None and recipe.threshold else given)  # type: ignore[arg-type]
     return found

@@ -54,6 +54,7 @@ class Threshold:
         recall, false_positives: shares of the rows of test flagged, of the class and of the others; None: there are
             no such rows.
         by, groups: name of what groups the rows of test, and (recall, false positives) of each group.
+        dev_clusters: number of clusters that the other rows of dev are in; 0: not recorded.
     """
 
     value: float
@@ -65,11 +66,14 @@ class Threshold:
     false_positives: Rate | None = None
     by: str = ""
     groups: Mapping[str, tuple[Rate | None, Rate | None]] = field(default_factory=dict)
+    dev_clusters: int = 0
 
     def __str__(self) -> str:
+        within = f" in {self.dev_clusters:,} groups" if 0 < self.dev_clusters < self.dev_negatives else ""
         return (
             f"above {self.value:.4g} is flagged: {self.fpr:g} of other rows may be, chosen on {self.dev_negatives:,} "
-            f"of dev; on test recall {self.recall or 'unknown'}, false positives {self.false_positives or 'unknown'}"
+            f"of dev{within}; on test recall {self.recall or 'unknown'}, "
+            f"false positives {self.false_positives or 'unknown'}"
         )
 
     def flags(self, scores: ArrayLike) -> Flags:
@@ -125,6 +129,7 @@ def choose_threshold(
     test_positive: ArrayLike = (),
     *,
     fpr: float = 0.01,
+    dev_clusters: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     by: str = "",
@@ -138,6 +143,10 @@ def choose_threshold(
     for one another, the new one is among the k highest with a chance of k / (n + 1). So n has to be at least
     1/fpr − 1. This is the average over draws of dev; the false positives of the threshold at hand are those on test.
 
+    Rows of one document or group are not exchanged for one another, groups are. With clusters, G of them with other
+    rows on dev, it is the least score at which (the sum over clusters of the share of their rows flagged, + 1) /
+    (G + 1) is at most `fpr`: what a row of a new group can expect. So G has to be at least 1/fpr − 1.
+
     Intervals are 95 %: exact binomial where every row is independent; else those of Korn and Graubard, exact binomial
     on as many rows as the clusters are worth, by the variance over bootstrap resamples of whole clusters. Where no row
     (or every row) is flagged that variance is 0, and every cluster counts as one row.
@@ -146,7 +155,8 @@ def choose_threshold(
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
         test_scores, test_positive: `(M,)` the same of rows that nothing was chosen on; empty: no evidence is given.
         fpr: share of other rows that may be flagged.
-        clusters: `(M,)` cluster of each row of test, such as its document; None: rows are independent.
+        dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
+            None: rows are independent.
         groups: `(M,)` names by which recall and false positives are also given apart.
         by: what the groups are.
         label: name of the class.
@@ -154,7 +164,7 @@ def choose_threshold(
 
     Raises:
         BadParameter: the share is not between 0 and 1, or scores and flags are not as many, or not numbers.
-        DegenerateDesign: too few other rows on dev; the message says how many are needed.
+        DegenerateDesign: too few other rows, or groups of them, on dev; the message says how many are needed.
 
     References:
         Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World, §4.1. Clopper & Pearson 1934. Korn &
@@ -164,17 +174,19 @@ def choose_threshold(
     if not 0 < fpr < 1:
         raise BadParameter("a share of false positives lies between 0 and 1", needed="0 < fpr < 1", found=str(fpr))
     scores, positive = _checked(dev_scores, dev_positive, "dev")
-    others = np.sort(scores[~positive])[::-1]
-    rank = math.floor(fpr * (len(others) + 1) + 1e-9)
-    if rank < 1:
+    homes = np.arange(len(scores)) if dev_clusters is None else np.asarray(dev_clusters).reshape(-1)
+    if len(homes) != len(scores):
+        raise BadParameter("a cluster for every row of dev", needed=str(len(scores)), found=str(len(homes)))
+    others, (sizes, value) = scores[~positive], _least(scores[~positive], homes[~positive], fpr)
+    if value is None:
+        what = "rows" if len(sizes) == len(others) else "groups with rows"
         raise DegenerateDesign(
-            f"too few rows of other classes for a threshold of {fpr:g} false positives",
-            needed=f"at least {math.ceil(1 / fpr - 1e-9) - 1:,} rows of other classes on dev",
-            found=f"{len(others):,}",
+            f"too few {what} of other classes for a threshold of {fpr:g} false positives",
+            needed=f"at least {math.ceil(1 / fpr - 1e-9) - 1:,} {what} of other classes on dev",
+            found=f"{len(sizes):,}" + ("" if len(sizes) == len(others) else f" ({len(others):,} rows)"),
             where="dev",
             next_step="give more text in dev, or allow more false positives",
         )
-    value = float(others[rank - 1])
     test, has = _checked(test_scores, test_positive, "test")
     home = np.arange(len(test)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     named = np.asarray([] if groups is None else groups).astype(str)
@@ -196,7 +208,19 @@ def choose_threshold(
         false_positives=false_positives,
         by=by,
         groups={name: rates(named == name) for name in sorted(set(named.tolist()))},
+        dev_clusters=len(sizes),
     )
+
+
+def _least(others: Floats, homes: NDArray[Any], fpr: float) -> tuple[NDArray[np.int64], float | None]:
+    """Return the sizes of the clusters, and the least score above which few enough rows are; None: there is none."""
+    _, codes, sizes = np.unique(homes, return_inverse=True, return_counts=True)
+    order = np.argsort(-others, kind="stable")
+    ranked, shares = others[order], 1.0 / sizes[codes[order]] if len(sizes) else np.zeros(0)
+    above = np.concatenate([[0.0], np.cumsum(shares)[:-1]]) if len(ranked) else np.zeros(0)  # if the threshold is here
+    first = np.searchsorted(-ranked, -ranked, side="left")  # equal scores: none of them is above
+    allowed = (above[first] + 1.0) / (len(sizes) + 1) <= fpr + 1e-12
+    return sizes, float(ranked[np.flatnonzero(allowed)[-1]]) if allowed.any() else None
 
 
 def _checked(scores: ArrayLike, positive: ArrayLike, where: str) -> tuple[Floats, Flags]:

@@ -141,6 +141,10 @@ def train(
         threshold=None if threshold is None else AskedThreshold.parse(threshold),
         device=device,
     )
+    if plan.threshold is not None and to is None:
+        raise BadParameter(
+            "a threshold is kept in saved probes", needed="to=DIR", found="no folder", next_step="name a folder"
+        )
     if plan.threshold is not None:
         check_threshold(plan, plan.threshold)
     units, done = training_units(plan), UnitResults(folder)

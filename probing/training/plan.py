@@ -141,6 +141,8 @@ class Plan:
         provenance: facts that all results of the run have in common.
         max_memory_mib: MiB of memory that the states of a site may take; more are streamed. None: no limit.
         threshold: the threshold that is chosen on dev for every saved probe; None: none.
+        example_groups: group of every example of the corpus that is never split: of a document, a named group or one
+            text; None: no threshold is asked for.
     """
 
     store: Store
@@ -161,6 +163,7 @@ class Plan:
     provenance: Mapping[str, Any]
     max_memory_mib: int | None = None
     threshold: AskedThreshold | None = None
+    example_groups: NDArray[np.int64] | None = None
 
     @property
     def label_sets(self) -> tuple[Labels, ...]:
@@ -304,6 +307,7 @@ def make_plan(
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,
         threshold=threshold,
+        example_groups=None if threshold is None else corpus.units,
     )
     refuse_one_class(plan.measures, plan.label_sets, EVALUATED)
     for probe in plan.probes.values():

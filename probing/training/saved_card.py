@@ -94,7 +94,9 @@ def check_threshold(plan: Plan, asked: AskedThreshold) -> None:
     rows = plan.judged("dev").rows
     others = int((plan.labels.y[rows] != plan.labels.classes.index(label)).sum())
     try:  # of so many equal scores a threshold is chosen or refused as of others
-        choose_threshold(np.zeros(others), np.zeros(others, bool), fpr=asked.fpr)
+        chosen = rows[plan.labels.y[rows] != plan.labels.classes.index(label)]
+        homes = _homes(plan, chosen)
+        choose_threshold(np.zeros(others), np.zeros(others, bool), fpr=asked.fpr, dev_clusters=homes)
     except DegenerateDesign as error:
         error.where = f"dev of task {plan.task}"
         raise
@@ -115,19 +117,26 @@ def threshold_of(plan: Plan, asked: AskedThreshold | None, fit: Probe, states: S
         found = predict(fit, X, plan.labels.take(rows)).log_probabilities
         assert found is not None  # the probe gives probabilities
         parts[split] = (log_odds(found, code)[one.within], plan.labels.y[one.rows] == code)
-    test = plan.judged("test")
+    dev, test = plan.judged("dev"), plan.judged("test")
     codes = plan.labels.keys[asked.by][test.rows] if asked.by else None
     names = np.array([*plan.labels.key_names[asked.by], "(none)"], dtype=object) if asked.by else None
     return choose_threshold(
         *parts["dev"],
         *parts["test"],
         fpr=asked.fpr,
-        clusters=test.groups,
+        dev_clusters=_homes(plan, dev.rows),
+        clusters=_homes(plan, test.rows),
         groups=None if codes is None or names is None else names[np.where(codes == MISSING, len(names) - 1, codes)],
         by=asked.by,
         label=label,
         seed=test.seed,
     )
+
+
+def _homes(plan: Plan, rows: Any) -> Any:
+    """Return the group of each row: the document or named group that is never split, or examples of one text."""
+    assert plan.example_groups is not None  # a threshold was asked for
+    return plan.example_groups[plan.labels.example[rows]]
 
 
 def log_odds(log_probabilities: Any, code: int) -> Any:

@@ -273,3 +273,25 @@ def test_a_card_of_an_earlier_version_is_loaded_and_its_gaps_are_named(trained: 
     with pytest.raises(ProvenanceMismatch, match="earlier one"):
         pb.score(probe, model_of(), ["nowadays the doctor"])
     assert len(pb.score(probe, model_of(), ["nowadays the doctor"], any_model=True)) == 1
+
+
+@pytest.mark.parametrize("wrong", [pd.DataFrame({"text": ["a", "b"]}), {"text": "a"}, [1], [{"text": "a"}]])
+def test_what_is_no_text_is_refused(trained: Trained, wrong: Any) -> None:
+    with pytest.raises(BadParameter, match="no texts"):
+        pb.score(trained.of("mean")[0], model_of(), wrong)
+
+
+def test_empty_lines_of_standard_input_are_left_out_and_named(trained: Trained) -> None:
+    file, _ = trained.of("mean")
+    command = [sys.executable, "-m", "probing", "score", str(file), "-", "--model", MODEL]
+    done = subprocess.run(command, input="the doctor\n\nthe painters\n", capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "line 2" in done.stderr
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the doctor", "the painters"]
+    broken = subprocess.run(command, input=b"the doctor\n\xff\n", capture_output=True, cwd=ROOT)
+    assert broken.returncode == 1 and b"UTF-8" in broken.stderr
+
+
+def test_a_threshold_without_a_folder_is_refused(trained: Trained) -> None:
+    _, store = trained.of("mean")
+    with pytest.raises(BadParameter, match="saved probes"):
+        pb.train(store, trained.corpus, task=TASK, controls=[], threshold="fpr=0.1")

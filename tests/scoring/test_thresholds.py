@@ -102,3 +102,44 @@ def test_other_forms_are_refused(text: str) -> None:
 def test_scores_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(BadParameter, match="a score and a flag"):
         choose_threshold([np.nan, 1.0], [0, 1], fpr=0.5)
+
+
+def rate_in_new_groups(shared: float, groups: int, per_group: int, fpr: float, count: int) -> tuple[float, float]:
+    """Mean share of rows of new groups that is flagged, and its standard error; `shared` is the groups' variance."""
+    random = np.random.default_rng(groups)
+    rates = []
+    for _ in range(count):
+        centres = random.standard_normal(groups) * np.sqrt(shared)
+        scores = np.repeat(centres, per_group) + random.standard_normal(groups * per_group) * np.sqrt(1 - shared)
+        homes = np.repeat(np.arange(groups), per_group)
+        found = choose_threshold(scores, np.zeros(len(scores), bool), fpr=fpr, dev_clusters=homes)
+        rates.append(norm.sf(found.value))
+    return float(np.mean(rates)), float(np.std(rates) / np.sqrt(count))
+
+
+@pytest.mark.parametrize(("shared", "groups"), [(0.9, 20), (0.9, 60), (0.5, 25), (0.0, 40)])
+def test_rows_of_new_groups_are_flagged_no_oftener_than_asked(shared: float, groups: int) -> None:
+    rate, error = rate_in_new_groups(shared, groups, 8, 0.05, 300)
+    assert rate <= 0.05 + 3 * error
+
+
+def test_groups_of_one_row_are_rows_that_are_independent() -> None:
+    scores = np.random.default_rng(3).standard_normal(250)
+    none = np.zeros(250, bool)
+    for fpr in (0.01, 0.05, 0.3):
+        alone = choose_threshold(scores, none, fpr=fpr)
+        assert choose_threshold(scores, none, fpr=fpr, dev_clusters=np.arange(250)).value == alone.value
+        assert (scores > alone.value).sum() + 1 <= fpr * 251 < (scores >= alone.value).sum() + 1
+
+
+def test_groups_are_counted_and_not_their_rows() -> None:
+    scores, homes = np.random.default_rng(3).standard_normal(600), np.repeat(np.arange(6), 100)
+    with pytest.raises(DegenerateDesign, match="groups") as caught:
+        choose_threshold(scores, np.zeros(600, bool), fpr=0.05, dev_clusters=homes)
+    assert "19" in str(caught.value) and "6 (600 rows)" in str(caught.value)
+
+
+def test_equal_scores_are_above_together_or_not_at_all() -> None:
+    scores = np.repeat([1.0, 0.0], [30, 70])
+    found = choose_threshold(scores, np.zeros(100, bool), fpr=0.1)
+    assert found.value == 1.0 and not found.flags(scores).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import probing as pb
-from probing.errors import BadParameter, UnknownName, UnsupportedModel
+from probing.errors import BadParameter, OtherRows, ProvenanceMismatch, UnknownName, UnsupportedModel
 from probing.labels import Pieces
 from probing.probes._estimator import load_probe
 from probing.scoring.steering import NOT_TESTED
@@ -197,4 +198,45 @@ def test_the_report_says_what_a_strength_does(trained: Trained) -> None:
     with pytest.raises(BadParameter, match="single piece"):
         pb.steering_report(model, file, texts, answers=["is is"])
     with pytest.raises(BadParameter, match="a strength is a number"), pb.steer(model, file, strength=float("nan")):
+        pass
+
+
+def test_a_chat_is_of_pairs_or_of_mappings_and_nothing_else() -> None:
+    model = model_of(chat=True)
+    pairs = model.generate([[("user", "nowadays the young doctor")]], max_new_tokens=4)
+    named = model.generate([[{"role": "user", "content": "nowadays the young doctor", "name": "x"}]], max_new_tokens=4)
+    assert pairs[0].prompt == named[0].prompt and pairs[0].text == named[0].text
+    for wrong in ([("user", "Hi")], [[("user", "Hi", "there")]], [["user", "Hi"]], [[]], [3], [{"role": "user"}]):
+        with pytest.raises(BadParameter):
+            model.generate(wrong, max_new_tokens=4)  # type: ignore[arg-type]
+
+
+def test_a_prompt_of_another_form_than_in_training_is_refused(trained: Trained) -> None:
+    model, chat = model_of(chat=True), [[("user", "nowadays the young doctor")]]
+    for file, prompts in ((trained.of("chat")[0], PROMPTS), (trained.of("mean")[0], chat)):
+        with pytest.raises(ProvenanceMismatch, match="another form"), pb.watch(model, file):
+            model.generate(prompts, max_new_tokens=4)
+        with pb.watch(model, file, any_model=True) as scores:
+            model.generate(prompts, max_new_tokens=4)
+        assert len(scores) == len(prompts)
+
+
+def test_a_threshold_of_whole_texts_is_told_from_one_of_pieces(trained: Trained) -> None:
+    model, file = model_of(), trained.of("mean")[0]
+    with pytest.warns(OtherRows, match="whole texts"), pb.watch(model, file, callback=print):
+        pass
+    raised: list[Alarm] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pb.watch(model, {"n": file}, callback=raised.append, alarm_on="as_trained") as scores:
+            model.generate(PROMPTS, max_new_tokens=6)
+    limit = scores.recipes["n"].threshold
+    assert limit is not None
+    assert {a.sequence for a in raised} >= {i for i, t in enumerate(scores) if t.as_trained("n") > limit.value}
+
+
+@pytest.mark.parametrize("options", [{"threshold": np.nan}, {"threshold": {"typo": 1.0}}, {"callback": 5}])
+def test_an_alarm_that_could_never_be_raised_is_refused(trained: Trained, options: dict[str, Any]) -> None:
+    given = {"callback": print} | options
+    with pytest.raises(BadParameter), pb.watch(model_of(), trained.of("mean")[0], **given):
         pass

@@ -84,7 +84,7 @@ def _prompts(
     Raises:
         BadParameter: there is none, or one without pieces; or chats, and the tokenizer has no chat template.
     """
-    given: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    given: list[Any] = [prompts] if isinstance(prompts, str) else [_prompt(prompt) for prompt in prompts]
     chats = [prompt for prompt in given if not isinstance(prompt, str)]
     template = ChatTemplate(tokenizer, where) if chats else None
     found = [
@@ -94,6 +94,29 @@ def _prompts(
     if not found or not all(map(len, found)):
         raise BadParameter("a prompt without pieces", needed="prompts of at least one piece", found="none", where=where)
     return found
+
+
+def _prompt(prompt: Any) -> Any:
+    """Return a text, or a chat as pairs of role and content; turns may be mappings, as of Hugging Face.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    turns = [prompt] if isinstance(prompt, Mapping) else list(prompt) if isinstance(prompt, Sequence) else [prompt]
+    pairs = [
+        (turn["role"], turn["content"]) if isinstance(turn, Mapping) and set(turn) >= {"role", "content"} else turn
+        for turn in turns
+    ]
+    are = [isinstance(p, Sequence) and not isinstance(p, str) and [*map(type, p)] == [str, str] for p in pairs]
+    if not pairs or not all(are):
+        raise BadParameter(
+            "a prompt that is neither a text nor a chat",
+            needed='texts, or chats such as [("user", "…")] or [{"role": "user", "content": "…"}]',
+            found=repr(prompt)[:200],
+        )
+    return [tuple(pair) for pair in pairs]
 
 
 def stop_ids(stops: Any) -> frozenset[int]:
