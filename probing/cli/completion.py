@@ -1,4 +1,4 @@
-"""`probing completion SHELL`: a script that completes commands and options, made of those that are declared."""
+"""`probing completion SHELL`: prints a script that completes commands, options and names of members in a shell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEMBERS = {"--probe": "probes", "--control": "controls", "--measure": "measures
 
 
 def add_completion(app: typer.Typer) -> None:
-    """Give the app the command `completion`."""
+    """Add the command `completion` to the app."""
 
     @app.command("completion", cls=OnceOnly)
     def completion(
@@ -48,7 +48,9 @@ def _words(command: Any, path: str, parent: Any) -> Iterator[tuple[str, tuple[st
 
 
 def script(shell: Shell, words: dict[str, tuple[str, ...]]) -> str:
-    """Return the script for a shell; files are completed where nothing else is known."""
+    """Return the completion script for a shell; `words` lists, for each command, the subcommands or options that may
+    follow it. File names are completed where no word fits.
+    """
     members = {option: registry.names(folder) for option, folder in _MEMBERS.items()}
     return _fish(words, members) if shell == "fish" else _bash(words, members, is_zsh=shell == "zsh")
 
@@ -106,7 +108,7 @@ def _fish(words: dict[str, tuple[str, ...]], members: Any) -> str:
 
 
 def version_option(value: bool) -> None:
-    """Print the version and end, if the option is given."""
+    """Print the version and end the program, if the option `--version` is given."""
     if value:
         say(f"probing {import_module('probing.provenance').__version__}")
         raise typer.Exit

@@ -87,7 +87,9 @@ def direction_export(
 
 
 def finish_apply(job: Any, quiet: bool, as_json: bool) -> None:
-    """Run the job of `probing direction apply`, and show the outputs without the direction and with it."""
+    """Run the job of `probing direction apply`, and print the outputs without the direction and with it, as tables or
+    JSON lines.
+    """
     run = job.run(progress=not quiet)
     if as_json:
         for row in run.rows():

@@ -1,4 +1,4 @@
-"""A command for every job class: its flags are the fields of the job, and its help is the docstring of the job."""
+"""Adds a command for every job class: its flags are the fields of the job, and its help is the docstring of the job."""
 
 from __future__ import annotations
 
@@ -79,8 +79,17 @@ def add_job_command(
     with_json: bool = True,
     with_details: bool = False,
 ) -> None:
-    """Give `app` a command whose flags are the fields of the job class, which is imported only when the command is
-    called.
+    """Add a command to `app` whose flags are the fields of a job class; the class is imported only when the command is
+    called or its help is shown.
+
+    Args:
+        app: the app or group of commands.
+        name: name of the command.
+        job_name: name of the job class.
+        finish: function that runs the job and prints its results.
+        home: module of the job class.
+        with_json: whether the command has the flag `--json`.
+        with_details: whether the command has the flag `--details`.
     """
 
     def described() -> None:

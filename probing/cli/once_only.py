@@ -1,4 +1,4 @@
-"""Commands that refuse an option given twice if it takes one value only, instead of using the last one."""
+"""Commands that refuse an option given twice if it takes a single value, instead of using the last value."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typer.core import TyperCommand
 
 
 class OnceOnly(TyperCommand):
-    """A command that takes each option once, except those that may be repeated."""
+    """Is a command that accepts each option once, except options that may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, and refuse an option that is given twice; otherwise the last value would
-        silently win.
+        """Parse the arguments and return those left over; an option given twice ends the command with an error, instead
+        of silently using the last value.
         """
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for param, times in Counter(order).items():

@@ -1,4 +1,4 @@
-"""How commands show the results of their jobs: records go to standard output, warnings to standard error."""
+"""Prints the results of jobs: records go to standard output, warnings to standard error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _show_store(store: Any, as_json: bool) -> None:
 
 
 def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool, details: bool) -> Path:
-    """Run a study, show its results and verdicts, and return the path of its page."""
+    """Run a study, print its results and verdicts, and return the path of its page; if tasks failed, print the results
+    of the others before the error is raised.
+    """
     try:
         page: Path = study.run(to, progress=not quiet)
     except UnitFailed as failure:
@@ -61,7 +63,9 @@ def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
-    """Return the results in a folder: all of them, or of `tasks` those that did not fail."""
+    """Return the `ProbeResults` in a folder: of all tasks, or (if `tasks` is given) of the tasks named there that did
+    not fail.
+    """
     module = import_module("probing.training.results")
     path = folder / "results.jsonl"
     results = module.ProbeResults.read(folder) if path.is_file() else module.ProbeResults(())
@@ -70,8 +74,8 @@ def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> A
 
 
 def show(results: Any, as_json: bool, details: bool, use: Any = None, folder: Path | None = None) -> None:
-    """Show results of probes, and of edits of the same properties: a line a property, with `details` tables before; of
-    several models also their differences, from the folder of the results.
+    """Print results of probes and of edits: a line for each property, with `details` after tables; for several models
+    also their differences, tested from the results in `folder`. With `as_json`, print JSON lines instead.
     """
     if as_json:
         print_json(results)
@@ -87,7 +91,9 @@ def show(results: Any, as_json: bool, details: bool, use: Any = None, folder: Pa
 
 
 def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Path | None = None) -> None:
-    """Print what is decodable where, and used where: a line a property and model; doubts; then how models differ."""
+    """Print a line for each property and model on where it is decodable and used, then warnings (unless `details`),
+    then differences between models.
+    """
     module = import_module("probing.reporting.overview")
     module.print_overview(list(results), use, console(), with_doubts=not details)
     tasks = import_module("probing.reporting.task_results").by_task(results)
@@ -186,7 +192,9 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
 
 
 def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: bool, details: bool) -> None:
-    """Show what a study found: a line a property; where the truth is known, the truth beside the verdicts."""
+    """Print the results of a study, a line for each property, and compare verdicts with the certified truth if there is
+    one.
+    """
     results = import_module("probing.training.results").ProbeResults.read(folder)
     run = None
     if (folder / "use.jsonl").is_file():
@@ -257,6 +265,6 @@ def print_json(results: Any) -> None:
 
 
 def warn(sentences: Iterable[str]) -> None:
-    """Print plain sentences on standard error; empty ones are left out."""
+    """Print each sentence as a warning on standard error; empty sentences are left out."""
     for sentence in filter(None, sentences):
         say(f"warning: {sentence}", err=True)

@@ -1,4 +1,4 @@
-"""The commands `probing probe show` and `probing score`: saved probes say what they are, and score new texts."""
+"""The commands `probing probe show` and `probing score`: show the card of a saved probe, and score new texts by it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def probe_show(
 
 
 def finish_score(job: Any, quiet: bool, as_json: bool) -> None:
-    """Run the job of `probing score`: print JSON lines as texts are scored, or say which files were written."""
+    """Run the job of `probing score`: print JSON lines as texts are scored, or the names of the files written."""
     warned: set[str] = set()
     output = import_module("probing.cli.output")
     for scores in job.run(progress=not quiet):

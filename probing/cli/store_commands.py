@@ -63,7 +63,7 @@ def _readable(info: dict[str, Any], *, brief: bool) -> dict[str, Any]:
 
 def print_mapping(info: dict[str, Any], as_json: bool, *, verbatim: bool = False) -> None:
     """Print a mapping as two columns, or as one JSON line. With `verbatim`, keys are printed unchanged, since they are
-    names that can be typed.
+    names that users type.
     """
     import json
 

@@ -47,7 +47,7 @@ def reaped() -> Iterator[None]:
 
 
 def marked(token: str) -> list[int]:
-    """Return the processes whose environment began with the mark."""
+    """Return the ids of the processes that have this mark in their initial environment."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):

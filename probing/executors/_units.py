@@ -1,4 +1,4 @@
-"""Units of work: begun, retried, run until all are done, and served to other processes."""
+"""Units of work: starts them, retries them, runs them until all are done, and serves them to other processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ RETRIES = 3
 
 
 def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcome]:
-    """Start a unit, and return a function that waits for its outcome. What the unit raises is part of the outcome."""
+    """Start a unit, and return a function that waits for its outcome. An exception of the unit is part of the
+    outcome.
+    """
     began = time.perf_counter()
 
     def failed(error: Exception) -> Outcome:
@@ -71,7 +73,7 @@ def check_options(workers: int, threads: int | None, stall_seconds: float) -> No
     """Refuse impossible numbers of workers and threads.
 
     Raises:
-        BadParameter: which one.
+        BadParameter: a number is out of range; the message names it.
     """
     for name, value in {"workers": workers, "threads": 1 if threads is None else threads}.items():
         if value < 1:
@@ -86,7 +88,7 @@ def cores() -> int:
 
 
 def lost(unit: WorkUnit, seconds: float = 0.0) -> Outcome:
-    """Return the outcome of a unit that is set aside because its workers died."""
+    """Return the outcome of a unit that is given up because its workers died repeatedly."""
     error = WorkerLost(
         f"{unit.name} was set aside: its worker died every time",
         needed="a worker that lives to the end of a unit",
@@ -128,12 +130,13 @@ def serve(tie: EndsWithParent, pipe: Connection, sent: bytes, place: WorkerSlot)
     """Make a worker and do the units that arrive, until the process is ended.
 
     Args:
-        tie: unpickled first, it ends this process with its parent, were that killed while the rest is imported.
-        pipe: to the parent.
-        sent: the pickled factory of the worker; to read it imports what takes seconds.
-        place: of the worker.
+        tie: object that is unpickled first, and ends this process when its parent dies.
+        pipe: connection to the parent.
+        sent: the pickled factory of the worker; unpickling imports modules and takes seconds.
+        place: number and threads of the worker.
 
-    Each (READY,) is answered by a unit, or by None: then the unit under way is finished before the next is asked for.
+    The parent answers each message (READY,) with a unit, or with None: then the current unit is finished before the
+    next is requested.
     """
     try:
         _follow_signals()
@@ -184,11 +187,12 @@ POLL_SECONDS = 1.0
 
 
 def executor_of(executor: str | Executor, workers: int | None, threads: int | None) -> Executor:
-    """Return the executor, with the options given beside its name.
+    """Return the executor of this name with the given numbers of workers and threads; an executor object is returned as
+    it is.
 
     Raises:
-        UnknownName, BadParameter: no such executor, or an option out of range.
-        MissingDependency: it needs a package that is not installed.
+        UnknownName, BadParameter: there is no such executor, or an option is out of range.
+        MissingDependency: the executor needs a package that is not installed.
     """
     given = [f"{name}={n}" for name, n in {"workers": workers, "threads": threads}.items() if n is not None]
     if not isinstance(executor, str):
@@ -210,19 +214,19 @@ def complete(
     busy: Callable[[], Set[str]] = frozenset,
     hopeless: int | None = HOPELESS,
 ) -> None:
-    """Run units until none is missing. A unit that fails is set aside while the rest is done.
+    """Run units until none is missing. A unit that fails is not run again; the others are still run.
 
     Args:
         plan: all units.
-        executor: who runs them.
-        factory: makes workers.
-        report: called with how much was done.
-        missing: ids of the units that are not on the disk; asked again after every round.
-        busy: ids of the units that others are doing; when only such are left, this waits for them.
-        hopeless: after so many failures with nothing done the rest is not tried; None: all is tried.
+        executor: the executor that runs the units.
+        factory: function that makes workers.
+        report: function that is called with the size of the work done.
+        missing: function that returns the ids of the units that are not on the disk; it is called after every round.
+        busy: function that returns the ids of the units that other processes compute; they are waited for.
+        hopeless: number of failures without any success after which no more units are run; None: all units are run.
 
     Raises:
-        UnitFailed: some units failed; at once if the first `hopeless` did and none was done.
+        UnitFailed: some units failed; it is raised early after `hopeless` failures without any success.
         StoreError: the disk is full or cannot be written.
         Stalled, WorkerLost, MissingDependency: see `Executor.run`.
     """
@@ -242,7 +246,7 @@ def complete(
 
 @contextmanager
 def sole_error_itself() -> Iterator[None]:
-    """Within the block, the error of a single failed unit is raised as it is."""
+    """Within the block, raise the error of the unit itself in place of `UnitFailed` if only one unit failed."""
     try:
         yield
     except UnitFailed as failure:

@@ -11,7 +11,7 @@ from probing.executors._units import begin, check_options
 
 
 class Inline(Executor):
-    """Runs units in the caller's own process, which needs no start-up and no second copy of the model.
+    """Runs units one after another in the process of the caller, without start-up time or a second copy of the model.
 
     Args:
         workers: must be 1.
@@ -33,7 +33,7 @@ class Inline(Executor):
         self.threads = threads
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit and yield its outcome; while one is being written, the next is computed."""
+        """Run every unit and yield its outcome; while the result of a unit is written, the next unit is computed."""
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None

@@ -1,1 +1,1 @@
-"""Writes files whole or not at all, and reads JSON and YAML from untrusted sources."""
+"""Writes files completely or not at all, and reads JSON and YAML from untrusted sources."""

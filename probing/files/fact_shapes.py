@@ -1,4 +1,4 @@
-"""Checks the types of the facts and settings in a results file, which others may have edited."""
+"""Checks the types of facts and settings in a results file, which may have been edited."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def _reader(shape: Any) -> TypeAdapter[Any]:
 
 
 def check_shapes(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Check that the facts of a result have the types that are read; unknown names are accepted.
+    """Check that facts and provenance of a result have the expected types; unknown names are accepted.
 
     Raises:
-        ValueError: one has another type; the message names the first.
+        ValueError: an entry has another type; the message names it.
     """
     _check("facts", facts, FACTS)
     _check("provenance", provenance, PROVENANCE)
@@ -92,10 +92,10 @@ def check_shapes(facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> Non
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Check that the settings of a use result have the types that are read.
+    """Check that the settings of a use result have the expected types; unknown names are accepted.
 
     Raises:
-        ValueError: one has another type; the message names the first.
+        ValueError: an entry has another type; the message names it.
     """
     _check("settings", settings, SETTINGS)
 

@@ -14,8 +14,8 @@ def strict_yaml(text: str) -> Any:
     """Parse a YAML text strictly and return its value.
 
     Raises:
-        ValueError: the text is not YAML, has an alias, a key twice or a tag that is not of a plain value, or is nested
-            too deeply.
+        ValueError: the text is not YAML, has an alias, a repeated key, a tag of another type than plain values or an
+            overlong integer, or is nested too deeply.
     """
     try:
         return yaml.load(text, Loader=_StrictLoader)

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, on request with a hash of their content."""
+"""Writes files completely or not at all; sealed files also contain a hash of their content."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TRIES = 3
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole; if that fails, the old file stays.
+    """Write a file completely or not at all: if writing fails, the old file stays.
 
     Raises:
-        FileExistsError: a device, a pipe or a socket has this name, which the new file would replace.
+        FileExistsError: a device, a pipe or a socket has this name, which is not replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -135,5 +135,5 @@ def read_sealed(path: Path) -> str | None:
 
 
 def write_parquet(frame: DataFrame, path: Path) -> None:
-    """Write a table as Parquet, whole or not at all."""
+    """Write a table as Parquet, completely or not at all."""
     write_atomically(path, frame.to_parquet(None, index=False))

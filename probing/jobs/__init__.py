@@ -1,7 +1,7 @@
-"""ExtractJob, TrainJob and ReportJob: validated configuration, from flags or a study file.
+"""ExtractJob, ImportJob, TrainJob and ReportJob: validated configuration, from flags or a study file.
 
-A field is the only declaration of an option: flags, `--help` and YAML keys derive from it. `job.run()` calls the
-function that a notebook calls.
+A field is the only declaration of an option: flags, `--help` and YAML keys are derived from it. `job.run()` calls the
+same function as a notebook.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MODEL_HELP = "Hugging Face model name, local folder, or probing:reference, a sma
 
 
 def option(default: Any = ..., *, help: str, flag: str = "") -> Any:
-    """Return a pydantic field that is also a command-line flag; `flag` is the flag's name where it differs from the
-    field's (`--probe` for `probes`).
+    """Return a pydantic field that is also a command-line flag; `flag` is the name of the flag if it differs from that
+    of the field (`--probe` for `probes`).
     """
     return Field(default=default, description=help, json_schema_extra={"flag": flag})
 
@@ -60,10 +60,10 @@ class Job(BaseModel):
 
     @classmethod
     def read(cls, values: dict[str, Any], where: str) -> Self:
-        """Validate values and return the job; `where` names their origin in messages.
+        """Validate values and return the job; `where` names the origin of the values in messages.
 
         Raises:
-            ConfigError: a key is missing, unknown or of the wrong type; the message names it.
+            ConfigError: a key is missing, unknown or of the wrong type; the message names the key.
         """
         try:
             return cls.model_validate(values, context={"where": where})
@@ -71,8 +71,8 @@ class Job(BaseModel):
             raise _readable(error, cls, where) from None
 
     def given_to(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """Return those options that are parameters of a function, by name; an empty list becomes None where that is the
-        parameter's default.
+        """Return the options that are parameters of a function, by name; an empty list is replaced by None if the
+        default of the parameter is None.
         """
         takes = {name: p for name, p in signature(function).parameters.items() if name in type(self).model_fields}
         given = {name: getattr(self, name) for name in takes}
@@ -198,7 +198,9 @@ class ExtractOptions(Job):
         array_size: int = 1,
         array_index: int = 0,
     ) -> Store:
-        """Run `probing.extract` with these options, except those that the model has of its own."""
+        """Load the model, run `probing.extract` with these options, and return the store. Options in a `ModelOptions`
+        take precedence.
+        """
         options = self.given_to(pb.extract) | {"dtype": self.store_dtype}  # `dtype` of a job is that of computing
         options["executor"] = import_module("probing.executors._units").executor_of(
             self.executor, self.workers, self.threads
@@ -226,7 +228,9 @@ class ExtractJob(CorpusOptions, ExtractOptions):
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th shard")
 
     def run(self, *, progress: bool = True) -> Store | list[Store]:
-        """Extract the states, or finish an interrupted extraction; of several models return a list of stores."""
+        """Extract the states, or finish an interrupted extraction; return the store, or a list of stores for several
+        models.
+        """
         models, corpus = import_module("probing.jobs.models").models_of(self.model), self.read_corpus()
         shared: dict[str, Any] = {"array_size": self.array_size, "array_index": self.array_index, "progress": progress}
         places = [Path(self.to) / one.folder if len(models) > 1 else self.to for one in models]
@@ -258,7 +262,7 @@ class ImportJob(CorpusOptions):
     store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
 
     def run(self, *, progress: bool = True) -> Store:
-        """Import the states, or finish an interrupted import."""
+        """Import the states, or finish an interrupted import, and return the store."""
         return pb.import_states(
             self.source,
             self.read_corpus() if self.corpus else None,
@@ -321,8 +325,8 @@ class TrainOptions(Job):
         array_size: int = 1,
         array_index: int = 0,
     ) -> ProbeResults:
-        """Run `probing.train` on one task and merge its results into those in `to`; `controls` are used in addition to
-        those of the options.
+        """Run `probing.train` on one task, merge the results into those in `to`, and return them; `controls` are added
+        to the controls in the options.
         """
         fitting = import_module("probing.training.build").fitting(task, corpus, self)
         own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
@@ -331,7 +335,9 @@ class TrainOptions(Job):
 
 
 def stores_in(place: str | Path) -> list[Path]:
-    """Return the store at a path, or, of a folder that is no store, the stores in it (those of several models)."""
+    """Return the store at a path; for a folder that is not a store, return the stores directly in it, such as those of
+    several models.
+    """
     path = Path(place)
     inside = sorted(file.parent for file in path.glob("*/store.json")) if not (path / "store.json").exists() else []
     return inside or [path]
@@ -352,8 +358,8 @@ class TrainJob(CorpusOptions, TrainOptions):
     array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
-        """Train what is not trained yet and write the results; raise UnitFailed if some of several tasks failed, once
-        all others are trained.
+        """Train the probes that are not trained yet, write all results and return them; raise UnitFailed if some of
+        several tasks failed, after all others are trained.
         """
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")

@@ -1,4 +1,6 @@
-"""ProbingCallback: probes a model while it is trained, every so many steps, into a folder that the page reads."""
+"""ProbingCallback: probes a model at regular steps of its training, and writes the results into a folder for a
+report.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,15 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
     """Probes a held-out corpus with the model that is being trained, and writes the results into a folder as it goes.
 
     With `Trainer(…, callbacks=[callback])` it probes before the first step, every `every` steps and after the last one,
-    and writes the page when training ends. In a loop of your own, call `probe(model, step)`. Training is not changed:
-    the random generators, the modes of all modules and the weights are afterwards what they were.
+    and writes the page when training ends. In another training loop, call `probe(model, step)`. Training is not
+    changed: random generators, training modes of all modules and weights are restored or untouched.
 
-    A run that is started again into the same folder does not repeat what was done. A step whose weights are others than
-    before (the run went back to an earlier checkpoint, and on from there) is probed anew in place of the old results.
+    A run that is started again with the same folder does not repeat steps that were probed. If the weights at a step
+    differ from before (the run continued from an earlier checkpoint), the step is probed again and replaces the old
+    results.
 
     Attributes:
-        to: the folder, which `probing report` and `ProbeResults.read` read.
+        to: folder of the results, for `probing report` and `ProbeResults.read`.
         every: number of steps from one probing to the next.
     """
 
@@ -111,7 +114,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
                 )
 
     def probe(self, model: nn.Module, step: int, *, tokenizer: Any = None) -> ProbeResults:
-        """Probe the model as it is, record the results as those of this step, and return them.
+        """Probe the model in its current state, record the results for this step, and return them.
 
         Args:
             model: a Hugging Face model.
@@ -119,7 +122,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
             tokenizer: fast tokenizer, if the callback was given none.
 
         Raises:
-            BadParameter: the step is no number, or there is no tokenizer.
+            BadParameter: the step is not a whole number from 0 on, or there is no tokenizer.
             UnsupportedModel: the states of the model cannot be read.
             DegenerateDesign: nothing can be learned from the labels.
         """
@@ -150,7 +153,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
 
     @property
     def results(self) -> ProbeResults:
-        """All results in the folder, of every step."""
+        """All results in the folder, of all steps; empty if there are none."""
         return ProbeResults.read(self.to) if (self.to / "results.jsonl").is_file() else ProbeResults(())
 
     def _is_of(self, result: Any, step: int) -> bool:
@@ -183,12 +186,14 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
     # What the Trainer calls.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model as it is before the first step, or before the first of a resumed run; errors stop the run."""
+        """Probe the model before the first step of a new or resumed run; errors stop the run."""
         if state.is_world_process_zero:
             self.probe(given["model"], state.global_step, tokenizer=given.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model every `every` steps and at the last one; what fails is a warning, and training goes on."""
+        """Probe the model every `every` steps and at the last one; an error of this package becomes a warning, and
+        training continues.
+        """
         step = state.global_step
         if state.is_world_process_zero and (step % self.every == 0 or step >= state.max_steps):
             try:
@@ -197,7 +202,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc]
                 warnings.warn(f"step {step} was not probed: {error}", ProbingWarning, stacklevel=2)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Write the page."""
+        """Write the page of the results, unless `page` is False."""
         if state.is_world_process_zero and self._page and len(self.results):
             pb.report(self.to)
 

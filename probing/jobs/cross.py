@@ -1,4 +1,4 @@
-"""TransferJob and LeaveOneOutJob: validated options of training on some rows and scoring on others."""
+"""TransferJob and LeaveOneOutJob: validated options of training probes on some rows and scoring them on others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TransferJob(CrossOptions):
     )
 
     def run(self) -> CrossResults:
-        """Train what is not trained yet, and write the results."""
+        """Train the probes that are not trained yet, score them, write the results and return them."""
         stores = dict(named_pairs(self.sources, "source", "old=cache/states/old"))
         corpora = self._corpora(stores)
         sources = {name: (store, corpora[name]) for name, store in stores.items()}
@@ -84,6 +84,6 @@ class LeaveOneOutJob(CorpusOptions, CrossOptions):
     least_rows: int = option(50, help="groups of fewer labelled rows are tested together")
 
     def run(self) -> CrossResults:
-        """Train what is not trained yet, and write the results."""
+        """Train the probes that are not trained yet, score them, write the results and return them."""
         read = CorpusOptions(corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed)
         return pb.leave_one_out(**self.given_to(pb.leave_one_out) | {"corpus": read.read_corpus()})

@@ -57,7 +57,7 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
 
     def load(self) -> LanguageModel:
-        """Load the model and run its self-check."""
+        """Load the model, run its self-check, and return it."""
         return pb.LanguageModel.load(
             self.model,
             device=self.device,

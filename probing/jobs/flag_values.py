@@ -1,4 +1,4 @@
-"""Reads the values of flags of the form NAME=VALUE; the error for any other form says what to write instead."""
+"""Reads the values of flags of the form NAME=VALUE; the error for any other form names the right form."""
 
 from __future__ import annotations
 

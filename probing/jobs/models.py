@@ -1,4 +1,4 @@
-"""ModelOptions: one model of several, as a study file or `--model` names it; several are ordered and checked."""
+"""ModelOptions: the options of one model, from a study file or `--model`; several models are ordered and checked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ModelOptions(Job):
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Place among other models: models without a step first, then runs, each from its first step to its last."""
+        """Sort key: models without a step come first, then the runs, each from its first step to its last."""
         return (
             self.step is not None,
             self.run or "",
@@ -51,34 +51,36 @@ class ModelOptions(Job):
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its states, which no other model of the study has."""
+        """Name of the folder for the states of the model, unique in the study."""
         words = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(Path(self.name).parts[-2:])).strip("-.")[-40:]
         return f"{words}-{digest(self.model_dump(mode='json'))[:8]}"
 
     def loaded_with(self) -> dict[str, Any]:
-        """Return the options of `LanguageModel.load` that this model has of its own."""
+        """Return the options of `LanguageModel.load` that are set for this model: revision, step, run and untrained."""
         return {
             key: value for key in ("revision", "step", "run", "untrained") if (value := getattr(self, key)) is not None
         }
 
     def rooted(self, root: Path | None) -> ModelOptions:
-        """Return the options with a folder that lies in `root` by its path."""
+        """Return the options with `name` replaced by the path `root / name` if such a folder exists."""
         local = (root or Path()) / self.name
         is_there = root is not None and not self.name.startswith(PREFIX) and local.is_dir()
         return self.model_copy(update={"name": str(local)}) if is_there else self
 
     def at_one_place(self) -> tuple[str, str | None, int | None]:
-        """Return what the weights are read from: two models that have it in common are one."""
+        """Return the origin of the weights, (path or hub name, revision, seed); models with equal origins are the same
+        model.
+        """
         path = Path(shipped(self.name, "model")).expanduser()
         return str(path.resolve()) if path.is_dir() else self.name, self.revision, self.untrained
 
 
 def parsed(value: Any) -> Any:
-    """Return the options that a recipe such as `runs/checkpoint-200:step=200` or `org/name@step1000` gives; a value of
-    another kind is returned as it is.
+    """Parse a recipe such as `runs/checkpoint-200:step=200` or `org/name@step1000` and return its options as a
+    dictionary; a value that is not a string is returned unchanged.
 
     Raises:
-        ConfigError: the recipe has a key that there is not, or one twice.
+        ConfigError: a key in the recipe is unknown, occurs twice or has no valid value.
     """
     if not isinstance(value, str) or Path(value).expanduser().is_dir():
         return value if not isinstance(value, str) else {"name": value}
@@ -122,13 +124,14 @@ Models = Annotated[list[ModelOptions], BeforeValidator(_each)]
 
 
 def models_of(recipes: Iterable[str | ModelOptions], root: Path | None = None) -> list[ModelOptions]:
-    """Return the models of flags or of a study, ordered as they are shown, so that their order as given changes
-    nothing; their folders and configurations are checked before any work starts.
+    """Return the models of flags or of a study in a fixed order, whatever order they are given in, after checking their
+    steps and, within a run, their configurations.
 
     Raises:
-        ConfigError: a step is no number, a checkpoint is named twice, two checkpoints are of one step of one run, or
-            those of one run differ in their architecture.
-        UnsupportedModel: there is no such folder or model.
+        ConfigError: a recipe is malformed, a model is named twice, two checkpoints have the same step and run, or
+            checkpoints of one run have different architectures.
+        BadParameter: a step is out of range, or a run is named without a step.
+        UnsupportedModel: the configuration of one of several checkpoints of a run cannot be read.
     """
     read = [ModelOptions.read(parsed(one), f"model {one}") if isinstance(one, str) else one for one in recipes]
     models = sorted((one.rooted(root) for one in read), key=lambda one: one.order)

@@ -35,7 +35,7 @@ class LoadedModel(Job):
     revision: str | None = option(None, help="revision of a hub model")
 
     def load(self) -> LanguageModel:
-        """Load the model and run its self-check."""
+        """Load the model, run its self-check, and return it."""
         return pb.LanguageModel.load(self.model, **self.given_to(pb.LanguageModel.load))
 
 
@@ -47,7 +47,9 @@ class RunningModel(LoadedModel):
 
 @dataclass(frozen=True)
 class Patched:
-    """Holds the results of the command and the paths of the files it wrote."""
+    """Holds the results of patching, their title, the kind of prompt that was run, and the paths of the files
+    written.
+    """
 
     found: PairPatching
     title: str
@@ -79,7 +81,7 @@ class PatchJob(RunningModel):
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
-        """Read the pairs, patch every place, and write the results."""
+        """Read the pairs, patch every place, write the results and return them."""
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.system.progress").steps_bar(
@@ -131,7 +133,9 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """Holds the results of the command and the paths of the files it wrote."""
+    """Holds the results of ablation, the paths of the files written, the answers of the behaviour, and doubts
+    about it.
+    """
 
     found: tuple[AblationResult, ...]
     files: tuple[Path, ...]
@@ -157,7 +161,11 @@ class AblateJob(CorpusOptions, RunningModel):
     seed: int = option(0, help="seed of the choice of texts")
 
     def run(self, *, progress: bool = True) -> Ablated:
-        """Ablate the components, and write the results."""
+        """Ablate the components one at a time, write the effects and return them.
+
+        Raises:
+            NoBehaviour: no behaviour is named.
+        """
         if not self.behaviour:
             raise NoBehaviour(
                 "no behaviour was declared",
@@ -192,7 +200,7 @@ class AblateJob(CorpusOptions, RunningModel):
 
 
 def called(model: LanguageModel) -> str:
-    """Return the full name of a model, as results show it."""
+    """Return the full name of a model as it appears in results."""
     return str(import_module("probing.provenance").model_called(model.identity()["model"]))
 
 

@@ -59,8 +59,8 @@ class ScoreJob(CorpusOptions):
     revision: str | None = option(None, help="revision of a hub model")
 
     def run(self, *, progress: bool = True) -> Iterator[TextScores]:
-        """Check the options, load probe and model, and yield the scores of each batch of texts; files are written when
-        all are scored.
+        """Check the options, load probe and model, and yield the scores of each batch of texts; files are written after
+        the last batch.
         """
         self._check()
         probe = pb.load_probe(self.probe)
@@ -114,8 +114,8 @@ class ScoreJob(CorpusOptions):
 
 
 def lines(most: int) -> Iterator[list[str]]:
-    """Yield lines of standard input, as many at a time as have come, at most `most`; the last need not end in one.
-    Empty lines are left out, with a warning.
+    """Yield lists of lines from standard input: all lines that have arrived, at most `most` at a time; the last line
+    need not end in a newline. Empty lines are left out, with a warning.
     """
     stream, rest, found, count = sys.stdin.buffer, b"", [], 0
     is_open = True

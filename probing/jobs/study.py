@@ -1,4 +1,4 @@
-"""Study: extract, train and report from one YAML file."""
+"""Study: runs extraction, training, edits and the report from one YAML file."""
 
 from __future__ import annotations
 
@@ -96,11 +96,12 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file, or the one that ships (`probing:reference`); relative paths in it start at its folder.
+        """Read a study file, or the one that ships with the package (`probing:reference`), and return the study;
+        relative paths in the file refer to its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
-            UnknownName: `probing:` before something that does not ship.
+            UnknownName: a name after `probing:` does not ship with the package.
         """
         file = Path(shipped(str(path), "study.yaml"))
         values = _load_yaml(file)
@@ -112,7 +113,7 @@ class Study(Job):
         return study
 
     def all_models(self) -> list[ModelOptions]:
-        """Return the model or models, checked and in the order in which they are shown.
+        """Return the models of the study, checked and ordered by `models_of`.
 
         Raises:
             ConfigError: see `probing.jobs.models.models_of`.
@@ -120,11 +121,11 @@ class Study(Job):
         return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Extract, train, measure use and report; return the path of the page.
+        """Extract states, train probes, measure use, write the report, and return the path of the page.
 
         Raises:
-            UnitFailed: several tasks failed; all others are trained and reported. If the study has a single task, its
-                own error is raised.
+            UnitFailed: some tasks failed, after all others were trained; the trained ones are reported.
+            ProbingError: the only task failed, or all tasks failed for the same reason; nothing is reported.
         """
         out = self.folder(to)
         check_target(out)
@@ -170,7 +171,9 @@ class Study(Job):
         return stores
 
     def folder(self, to: str | Path | None) -> Path:
-        """Return the folder for results: `to`, or if that is None a folder in cache/results with the study's name."""
+        """Return the folder of the results: `to`, or if `to` is None, `cache/results/NAME` with the name of the
+        study.
+        """
         return Path(to) if to is not None else Path("cache/results") / self.name
 
     def _entries(self) -> list[tuple[StudyTrain, str]]:
@@ -211,7 +214,7 @@ class Study(Job):
                 entry.use(model, corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
-        """Read the certified labels, by task and place: `used`, `unused` or `band`; return an empty mapping if the
+        """Read the certified truth and return its labels, `used`, `unused` or `band`, by (task, place); empty if the
         study names no truth.
 
         Raises:
@@ -266,7 +269,7 @@ class Study(Job):
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
-        """Return the study's options as canonical JSON without paths of this machine."""
+        """Return the options of the study as canonical JSON, without its folder."""
         unset = {"root"} | {name for name in ("model", "models") if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=unset))
 
@@ -314,7 +317,7 @@ def _refuse_equal_extractions(extract: list[ExtractOptions], where: str) -> None
 
 
 def task_level(task: str, corpus: Corpus) -> str:
-    """Return the kind of store rows that a task needs for this corpus: `word` or `sentence`."""
+    """Return the kind of rows that a task needs in a store of this corpus: `word` or `sentence`."""
     built = import_module("probing.recipes").build_task(task, corpus)
     built.prepare(corpus)
     return str(built.read_from)

@@ -69,7 +69,12 @@ class UseOptionsOfJob(Job):
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
 
     def use(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
-        """Run `probing.intervene` with these options."""
+        """Load the model, run `probing.intervene` with these options, and return the run; with `save_directions`, also
+        write the directions.
+
+        Raises:
+            ConfigError: no task is named.
+        """
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
         name, own = (model, {}) if isinstance(model, str) else (model.name, model.loaded_with())
@@ -101,8 +106,8 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> UseRun:
-        """Measure the effects of the edits, judge them, and write results and verdicts; those of several models are
-        returned together with all that the folder holds.
+        """Measure the effects of the edits, judge them, write results and verdicts, and return them; for several
+        models, return all results in the folder.
         """
         models, corpus = import_module("probing.jobs.models").models_of(self.model), self.read_corpus()
         runs = [self.use(one, corpus, self.to, progress=progress) for one in models]

@@ -36,8 +36,8 @@ class ParallelBatches:
     @classmethod
     @contextmanager
     def opened(cls, count: int) -> Iterator[ParallelBatches]:
-        """Within the block, share this thread's processor threads among `count` lanes; when it ends, nothing runs in
-        them any more.
+        """Within the block, divide PyTorch's threads among `count` workers and yield the object that runs functions on
+        them; all workers have ended after the block.
         """
         if count == 1:
             yield cls(None, 1)
@@ -60,8 +60,8 @@ class ParallelBatches:
                 pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Apply `function` to every item and yield the results in the order of the items. An error is raised when its
-        item's turn comes; items not begun by then are not computed.
+        """Apply `function` to every item and yield the results in the order of the items. If an item fails, its error
+        is raised in place of its result, and items not yet begun are not computed.
         """
         if self._pool is None:
             return map(function, items)
@@ -75,10 +75,11 @@ class ParallelBatches:
 
 @contextmanager
 def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelBatches]:
-    """Within the block, passes that read just these sites are faster where possible; the weights must not change.
+    """Within the block, run forward passes that read exactly these sites faster where possible, and yield the object
+    that runs them; the weights must not change.
 
     Linear layers are packed and hooks stay registered. On a CPU with an even number of threads, two passes run at a
-    time with half of the threads each, if a pass leaves no state behind in the model; otherwise one.
+    time with half of the threads each, if a pass does not change the model; otherwise one pass.
 
     Raises:
         UnknownSite: the model does not have one of the sites.
@@ -90,8 +91,8 @@ def many_passes(trunk: HookedModule, sites: Sequence[str]) -> Iterator[ParallelB
 
 
 def keeps_state(model: nn.Module, passes: Sequence[Callable[[], Any]]) -> bool:
-    """Return whether a forward pass changes the module (caches of positions, say), so that two passes at once would
-    conflict.
+    """Return whether a forward pass changes an attribute of the model (a cache of positions, for example), so that
+    simultaneous passes would conflict.
     """
     if any(_rotations(module) & _CHANGING_ROTATIONS for module in model.modules()):
         return True
@@ -134,7 +135,7 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
     """Group inputs of similar length into batches of at most `tokens_per_batch` padded pieces, and return the batches
     as lists of positions in `lengths`.
 
-    The longest come first, ties in order. An input longer than the budget is a batch of its own; inputs of length 0 are
+    The longest come first, ties in order. An input longer than the budget forms a batch alone; inputs of length 0 are
     left out. Dynamic programming finds, for that order, the batches with the smallest number of padded pieces +
     `pass_cost` · number of batches.
 

@@ -1,5 +1,5 @@
-"""Linear layers with weights packed for oneDNN, a bound on the kernels that PyTorch keeps, and whether a device is
-there.
+"""Speeds up models on the CPU: linear layers with weights packed for oneDNN, and a limit on the kernels that PyTorch
+caches. Also checks that a device is available.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_device(device: str) -> None:
     """Refuse a device that PyTorch cannot use here.
 
     Raises:
-        BadParameter: no such device, or none of its kind in this machine.
+        BadParameter: PyTorch does not know the device, or this machine has none of its kind.
     """
     try:
         torch.empty(0, device=device)
@@ -49,14 +49,14 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def packed(weight: Tensor) -> Tensor:
-    """Return a copy of a matrix `(out, in)` in the layout that `product` takes."""
+    """Return a copy of a matrix `(out, in)` in the packed layout of oneDNN that `product` multiplies by."""
     copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
     return copy
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return states `(…, in)` times the transpose of a packed matrix `(out, in)`, plus a bias `(out,)`, as `(…, out)`.
-    Sums are computed in another order than by PyTorch.
+    Terms are summed in another order than in PyTorch, so last bits may differ.
     """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
     return found
@@ -79,13 +79,14 @@ def bound_kernel_caches() -> None:
 
 @contextmanager
 def packed_linear_layers(model: nn.Module) -> Iterator[None]:
-    """Within the block, linear layers on the CPU use packed weights; sums are computed in another order, so last bits
+    """Within the block, linear layers on the CPU use packed weights; terms are summed in another order, so last bits
     may differ.
 
     This is done in float32, and in bfloat16 where the processor supports it.
 
-    It takes a second copy of those weights in memory. It does nothing if PyTorch has no oneDNN, and leaves out layers
-    whose class or `forward` is not that of `nn.Linear`. Hooks fire as usual. Weights must not change within the block.
+    The packed weights take additional memory. Nothing is changed if PyTorch has no oneDNN, and layers whose class or
+    `forward` is not exactly that of `nn.Linear` are left out. Hooks fire as usual. Weights must not change within the
+    block.
     """
     linear = [module for module in model.modules() if _is_packable(module)]
     try:

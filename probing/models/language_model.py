@@ -1,4 +1,4 @@
-"""LanguageModel: a model and its tokenizer; reads states at sites, gives logits, and checks itself."""
+"""LanguageModel: reads the states of a model and its tokenizer at sites, returns logits, and checks itself."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class LanguageModel:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; states of real pieces are the same for both.
-        source, suffix: arguments it was loaded with (None: it was built in memory); the object that runs the model from
-            a given block on.
+        source: arguments that it was loaded with; None: it was built in memory.
+        suffix: object that runs the model from a given block on.
     """
 
     source: ModelSource | None = None
@@ -112,8 +112,8 @@ class LanguageModel:
             untrained: seed of random weights in the same architecture, instead of the trained ones.
             step, run: for a checkpoint, the number of steps trained and the name of the training run; they are recorded
                 in its identity, and results are drawn over steps.
-            side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the
-                text while the encoder reads the same text.
+            side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the text
+                while the encoder reads the same text.
             by_blocks: whether to find the blocks, which give the standard sites. False, for models of another kind: all
                 sites are added by module path (`add_site`).
             allow_pickle_weights: whether `.bin` weights (pickles) may be loaded if there are no others; recorded in the
@@ -122,7 +122,7 @@ class LanguageModel:
 
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
-            RemoteCodeRefused: the model needs Python code of its own, which is never run.
+            RemoteCodeRefused: the model needs Python code in its folder, which is never run.
             BadParameter: the dtype, device, kind, padding side or side is unknown, or the step is no number.
             UnknownName: `probing:` before something that does not ship.
         """
@@ -208,7 +208,7 @@ class LanguageModel:
 
         Raises:
             UnknownSite: there is no such module; the message names the nearest.
-            UnsupportedModel: a site does not give one state a piece, or the self-check failed.
+            UnsupportedModel: a site does not have one state per piece, or the self-check failed.
         """
         known = vocabulary_of(module, tokenizer)
         trunk = ModuleTrunk(module, sites, call=call, vocabulary=known, max_positions=max_length)
@@ -297,8 +297,8 @@ class LanguageModel:
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise texts as the model is given them, without truncation, and return them; raise `UnsupportedModel` for
-        a piece that has no embedding vector.
+        """Tokenise texts with special pieces and without truncation, and return them; raise `UnsupportedModel` for a
+        piece that has no embedding vector.
         """
         return self._known(encoded(self.tokenizer, texts))
 
@@ -323,8 +323,8 @@ class LanguageModel:
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless the tokenizer pads on the
-        left.
+        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless `padding_side` is
+        `left`.
         """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
@@ -343,8 +343,8 @@ class LanguageModel:
         return self.suffix.padded(*self._padded(batch))
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
-        """Continue texts, or chats of (role, content) pairs, and return what was generated; `options` are of Hugging
-        Face's `generate`, and the most probable piece is taken by default.
+        """Continue texts, or chats of (role, content) pairs, and return the generated texts; `options` are passed to
+        Hugging Face's `generate`, which takes the most probable piece by default.
 
         Raises:
             UnsupportedModel: the model does not continue texts.
@@ -360,15 +360,15 @@ class LanguageModel:
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
-        """Check on four small inputs that the hooks read the states that the site names promise.
+        """Run small inputs and check that the hooks read the states that the site names promise.
 
         Raises:
-            UnsupportedModel: they do not; the message names the model's family and what failed.
+            UnsupportedModel: a check failed; the message names the model's family and the check.
         """
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of a store's identity, which contain no paths of this machine."""
+        """Return the blocks `model` and `tokenizer` of a store's identity; they contain no local paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {
@@ -381,7 +381,7 @@ class LanguageModel:
         return dict(found)
 
     def facts(self) -> dict[str, Any]:
-        """Return name, architecture, layers, width and number of parameters, as far as known; see `model_facts`."""
+        """Return name, architecture, number of layers, width and number of parameters, as far as known."""
         return model_facts(self._model, self._called)
 
     def _padded(self, batch: Sequence[Encoded]) -> tuple[Tensor, Tensor]:

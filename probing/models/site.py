@@ -1,4 +1,4 @@
-"""Site: a place in a model where a state lives. Names and meanings: docs/store-format.md, "Sites"."""
+"""Site: a named place in a model at which states are read. Names and meanings: docs/store-format.md, "Sites"."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def select_sites(patterns: str | Iterable[str], available: Iterable[str]) -> tup
 
 
 def shortly(sites: Sequence[str]) -> str:
-    """Return the names of sites in a few words: `31 sites (resid.0 … resid.30)`."""
+    """Return up to three site names as a list, more of them in short form: `31 sites (resid.0 … resid.30)`."""
     if len(sites) <= _FEW:
         return ", ".join(sites) or "no site"
     return f"{len(sites)} sites ({sites[0]} … {sites[-1]})"

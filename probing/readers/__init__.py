@@ -1,1 +1,1 @@
-"""Corpus readers: each file reads one format."""
+"""Corpus readers: each file contains the reader of one format."""

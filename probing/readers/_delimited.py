@@ -30,7 +30,7 @@ _HEAD = 100  # rows that most columns of text show not to be numbers
 
 @dataclass(frozen=True)
 class Delimited:
-    """A file's text, UTF-8, with its separator and quoting."""
+    """Holds the bytes of a delimited text file (UTF-8), with its separator and quoting."""
 
     data: Bytes
     separator: str
@@ -39,11 +39,11 @@ class Delimited:
 
     @classmethod
     def read(cls, source: str, separator: str, quoting: str) -> Delimited:
-        """Read the file; its cells are not yet cut.
+        """Read a file and return it with its settings; cells are not yet parsed.
 
         Raises:
-            BadParameter: a separator of several characters, or an unknown quoting.
-            CorpusError: not UTF-8, or empty.
+            BadParameter: the separator is not one ASCII character, or the quoting is unknown.
+            CorpusError: the file is not UTF-8, or is empty.
         """
         if len(separator) != 1 or separator in '"\r\n' or not separator.isascii():
             raise BadParameter(
@@ -59,10 +59,11 @@ class Delimited:
         return cls(read_utf8(source), separator, quoting, source)
 
     def table(self) -> tuple[Any, Sequence[int]]:
-        """Return the cells of all rows as an Arrow table of strings, empty ones null, and the line of every row.
+        """Return the cells as an Arrow table of strings (empty cells are null), and the line number of every row.
 
         Raises:
-            CorpusError: a bad header, ragged lines, quotation marks that do not pair, or lines merged by them.
+            CorpusError: the header is malformed, rows have different numbers of cells, or quotation marks are unpaired
+                or merge lines.
         """
         import pyarrow as pa
 
@@ -256,7 +257,7 @@ def check_names(names: Sequence[str], source: str) -> None:
     """Refuse a column without a name, and a name that occurs twice.
 
     Raises:
-        CorpusError: with what to do about it.
+        CorpusError: a name is missing or occurs twice; the message names the next step.
     """
     for name in names:
         if not name or names.count(name) > 1:
@@ -273,8 +274,8 @@ def check_names(names: Sequence[str], source: str) -> None:
 
 
 def numbers_of(cells: Any) -> Any:
-    """Return a column of strings as whole numbers or fractions where every cell that is not empty is a number; else as
-    it is.
+    """Return a column of strings converted to int64 or float64 if every cell that is not empty is a number; else
+    unchanged.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -330,7 +331,7 @@ def _is_doubtful(cells: Any) -> bool:
 
 
 def is_numbering(cells: Any) -> bool:
-    """Return whether a column could be the index of a DataFrame: whole numbers, none of them twice."""
+    """Return whether a column could be the index of a DataFrame: distinct whole numbers without missing cells."""
     pattern = re.compile(_INTEGER)
     values = cells.to_pylist()
     return all(value is not None and pattern.fullmatch(value) for value in values) and len(set(values)) == len(values)

@@ -18,11 +18,11 @@ from probing.text.sources import split_name, split_order
 def corpus_of_texts(
     texts: Sequence[Any], columns: Mapping[str, Sequence[Any]], name: str, options: Mapping[str, str]
 ) -> Corpus:
-    """Return the corpus of texts, or of lists of words, with columns beside them.
+    """Return a corpus made of texts, or of lists of words, and of columns with one value per text.
 
     Raises:
         CorpusError: a column has another length than the texts, or rows are malformed.
-        BadParameter: rows have no such option.
+        BadParameter: an option is unknown.
     """
     chosen = row_options(options, "JSONL")
     if isinstance(texts, str) or not len(texts):
@@ -69,11 +69,11 @@ def _plain(value: Any, source: str) -> Any:
 
 
 def corpora_of_frames(frame: Any, name: str, options: Mapping[str, str]) -> list[Corpus]:
-    """Return the corpus of a DataFrame, or those of `{split: DataFrame}` in split order.
+    """Return the corpus of a DataFrame, or the corpora of `{split: DataFrame}` in split order.
 
     Raises:
-        CorpusError: it is no DataFrame, or a table that Parquet could not hold; or rows are malformed.
-        BadParameter: rows have no such option.
+        CorpusError: an object is not a DataFrame, cannot be written as Parquet, or has malformed rows.
+        BadParameter: an option is unknown.
     """
     chosen = row_options(options, "table")
     if not isinstance(frame, Mapping):

@@ -46,7 +46,7 @@ ROW_OPTIONS = tuple(_DEFAULTS)
 
 @dataclass(frozen=True)
 class Roles:
-    """The field of each role; "" where no field has it."""
+    """Names the field that has each role; "" if no field has it."""
 
     text: str
     words: str
@@ -59,8 +59,8 @@ class Roles:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as read, with the place of each for messages. They are iterated over several times, so that they need not
-    all be held.
+    """Holds rows as read, with the place of each for messages. Both are iterated over several times, so that rows need
+    not all be in memory.
     """
 
     values: Collection[Mapping[str, Any]]
@@ -70,7 +70,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Places(Collection[str]):
-    """The place of every row, a file and a number, made while the rows are iterated over."""
+    """Generates the place of every row for messages: a file and a number."""
 
     head: str
     numbers: Sequence[int]
@@ -86,10 +86,10 @@ class Places(Collection[str]):
 
 
 def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = ()) -> dict[str, str]:
-    """Return the options that concern rows.
+    """Return the options that concern rows (`ROW_OPTIONS` and `span.NAME`), in composed form.
 
     Raises:
-        BadParameter: an option that is neither among these nor in `more`.
+        BadParameter: an option is neither one of these nor in `more`.
     """
     own = [name for name in options if name in ROW_OPTIONS or name.startswith(OPTION)]
     check_options([name for name in options if name not in own], (*ROW_OPTIONS, f"{OPTION}NAME", *more), reader)
@@ -97,15 +97,16 @@ def row_options(options: Mapping[str, str], reader: str, more: Sequence[str] = (
 
 
 def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> Corpus:
-    """Return the corpus of the rows, by the rules at the top of this file.
+    """Return a corpus made of the rows, by the rules in the docstring of this module.
 
     Args:
-        rows: at least one.
-        split: the split of every row; "": that of the split field, else `train`.
-        options: those of `row_options`.
+        rows: the rows, at least one.
+        split: split of every row; "": the value of the split field, or `train` if there is none.
+        options: the options that `row_options` returned.
 
     Raises:
-        CorpusError: no text, words that are not in the text, columns of the wrong length; with the row's place.
+        CorpusError: a row has no text, words that are not in the text, or columns of the wrong length; the message
+            names the row.
     """
     if not rows.values:
         raise CorpusError("the corpus is empty", needed="at least one row", found="none", where=rows.source)
@@ -174,7 +175,7 @@ def usual_names(role: str) -> tuple[str, ...]:
 
 
 def usual_text(names: Collection[str]) -> list[str]:
-    """Return the columns that are called as the text usually is."""
+    """Return the columns that have a usual name of the text column (`text`, `sentence`), in any case."""
     return _usual(_DEFAULTS["text"], names)
 
 

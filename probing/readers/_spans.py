@@ -1,4 +1,4 @@
-"""Named character spans of a row, its other fields, and messages of a conversation."""
+"""Reads named character spans, chat messages and field types from the rows of a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def span_fields(options: Mapping[str, str], names: Sequence[str], source: str) -> dict[str, tuple[str, ...]]:
-    """Return, for each span that an option names, its columns: one of substrings, or those of start and end.
+    """Return the columns of each span that an option defines: one column of substrings, or the columns of start and
+    end.
 
     Raises:
-        BadParameter: a name that cannot be asked for.
-        CorpusError: no such column.
+        BadParameter: the option does not have the form `span.NAME=COLUMN` or `span.NAME=START:END`.
+        CorpusError: there is no such column.
     """
     found = {}
     for option, value in options.items():
@@ -48,13 +49,13 @@ def spans_of(
 
     Args:
         row: the row.
-        field: that of the mapping; "": none.
-        fields: columns by span name.
+        field: name of the field that holds a mapping of spans; "": none.
+        fields: columns by span name, see `span_fields`.
         text: the row's text.
-        place: for messages.
+        place: place of the row, for messages.
 
     Raises:
-        CorpusError: a span outside the text, or a substring that does not occur exactly once.
+        CorpusError: a span lies outside the text, or a substring does not occur exactly once.
     """
     mapping = row.get(field) if field else None
     if mapping is not None and not isinstance(mapping, dict):
@@ -100,7 +101,7 @@ Messages = tuple[tuple[str, str], ...]
 
 
 def are_messages(value: Any) -> bool:
-    """Return whether a value has the form of messages."""
+    """Return whether a value is a non-empty list of mappings with the strings `role` and `content`."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -109,10 +110,10 @@ def are_messages(value: Any) -> bool:
 
 
 def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
-    """Return (role, content) of every message of one row; none where the field is "" or null.
+    """Return (role, content) of every message of a row; empty if `field` is "" or the value is null.
 
     Raises:
-        CorpusError: another form.
+        CorpusError: the value is not a list of messages.
     """
     value = row.get(field) if field else None
     if value is None:
@@ -129,10 +130,10 @@ def messages_of(row: Mapping[str, Any], field: str, place: str) -> Messages:
 
 
 def last_of_user(messages: Messages, place: str) -> str:
-    """Return the last user message.
+    """Return the content of the last message with role `user`.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: there is no such message.
     """
     contents = [content for role, content in messages if role == "user"]
     if not contents:
@@ -147,7 +148,7 @@ def last_of_user(messages: Messages, place: str) -> str:
 
 @dataclass
 class Field:
-    """Summary of the values of one field over all rows."""
+    """Summarises the values of one field over all rows."""
 
     has_string: bool = False
     has_words: bool = False
@@ -185,7 +186,7 @@ class Field:
 
     @property
     def level(self) -> str:
-        """Level of the field: `word`, `sentence`, `pair`, `labels` (a row has any number), or "" for a field that is
+        """Level of the field: `word`, `sentence`, `pair`, `labels` (a set of labels per row), or "" for a field that is
         left out.
         """
         if not self.is_plain:
@@ -198,7 +199,7 @@ class Field:
 
 
 def fields_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Field]:
-    """Return every field that occurs, in order of first occurrence."""
+    """Return a summary of every field by name, in order of first occurrence."""
     found: dict[str, Field] = {}
     for row in rows:
         for name, value in row.items():

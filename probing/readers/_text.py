@@ -1,4 +1,4 @@
-"""The text of a corpus file: UTF-8, without NUL, not empty; and the checks on options that readers share."""
+"""Reads the text of a corpus file (UTF-8, no NUL, not empty), and checks options that readers share."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ def read_text(source: str) -> str:
 
 
 def read_utf8(source: str) -> Bytes:
-    """Return the whole text of a file as UTF-8, without a byte order mark.
+    """Return the bytes of a text file in UTF-8, without a byte order mark.
 
     Raises:
-        CorpusError: missing, unreadable, empty, not UTF-8 or with a NUL, with file and line.
+        CorpusError: the file is missing, unreadable, empty, not UTF-8, or contains NUL; the message names file and
+            line.
     """
     check_file(source)
     try:
@@ -129,7 +130,7 @@ def check_options(options: Iterable[str], known: Iterable[str], reader: str) -> 
     """Refuse options that a reader does not have.
 
     Raises:
-        BadParameter: with the nearest option.
+        BadParameter: an option is unknown; the message names the nearest.
     """
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Values of a row as labels, names, words and labelled pairs of words."""
+"""Converts the values of a row to labels, names, word spans and labelled pairs of words, and scans bytes of files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from probing.text.grouping import composed, named
 
 
 def is_scalar(value: Any) -> bool:
-    """Return whether a value is a label, and no list or mapping."""
+    """Return whether a value can be a single label, unlike a list or mapping."""
     return value is None or isinstance(
         value, str | int | float | datetime.date | datetime.time | datetime.timedelta | decimal.Decimal
     )
 
 
 def label_of(value: Any) -> Label:
-    """Return the label that a value is; None for numbers that are not finite."""
+    """Return a value as a label: strings, integers and finite floats unchanged, decimals as floats, dates and times as
+    text; None for floats that are not finite.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -50,13 +52,13 @@ def labels_of(value: Any) -> str | None:
 
 
 def string_of(value: Any) -> str | None:
-    """Return the value as an id, document or split; None where it is missing."""
+    """Return the value as an id, document or split; None if it is missing."""
     return named(label_of(value))
 
 
 @dataclass(frozen=True)
 class ComposedRows(Collection[Mapping[str, Any]]):
-    """Rows with their field names in composed form, renamed while they are iterated over."""
+    """Iterates over rows with their field names in composed form (NFC)."""
 
     values: Collection[Mapping[str, Any]]
 
@@ -77,11 +79,11 @@ def with_composed_names(
 
     Args:
         values: the rows.
-        names: of all fields that occur in them.
-        source: for messages.
+        names: names of all fields that occur in the rows.
+        source: name of the source, for messages.
 
     Raises:
-        CorpusError: two fields of one name in two Unicode forms.
+        CorpusError: two fields have the same name in different Unicode forms.
     """
     if all(composed(name) == name for name in names):
         return values
@@ -130,7 +132,7 @@ Triples = tuple[tuple[int, int, Label], ...]
 
 
 def are_pairs(value: Any) -> bool:
-    """Return whether a value has the form of labelled pairs; an empty list has."""
+    """Return whether a value is a list (possibly empty) of triples [word, word, label]."""
     return isinstance(value, list) and all(
         isinstance(item, list | tuple)
         and len(item) == 3
@@ -141,10 +143,10 @@ def are_pairs(value: Any) -> bool:
 
 
 def pairs_of(row: Mapping[str, Any], names: Sequence[str], n_words: int, place: str) -> dict[str, Triples]:
-    """Return the pairs of one row by field; none where the field is null.
+    """Return the labelled pairs of a row by field; an empty tuple if the field is null.
 
     Raises:
-        CorpusError: another form, or a word that the row has not.
+        CorpusError: a value is not a list of triples, or names a word that the row does not have.
     """
     found = {}
     for name in names:
@@ -171,12 +173,12 @@ _QUOTE, _BREAKS = ord('"'), (ord("\n"), ord("\r"))
 
 
 def count(data: Bytes, byte: int) -> int:
-    """Return how often a byte occurs."""
+    """Return the number of occurrences of a byte."""
     return sum(_pieces(data, lambda at: int(np.count_nonzero(data[at : at + _AT_ONCE] == byte))))
 
 
 def holds(data: Bytes, byte: int) -> bool:
-    """Return whether a byte occurs; no piece after the first that holds it is looked at."""
+    """Return whether a byte occurs; the scan stops at the first block that contains it."""
     return any((data[at : at + _AT_ONCE] == byte).any() for at in range(0, len(data), _AT_ONCE))
 
 
@@ -187,9 +189,10 @@ def extremes(data: Bytes) -> tuple[int, int]:
 
 
 def has_plain_quotes(data: Bytes, separator: str) -> bool:
-    """Return whether no quoted cell holds a line break, and every quotation mark opens, closes or is doubled in one.
+    """Return whether no quoted cell contains a line break, and every quotation mark opens or closes a cell or is
+    doubled.
 
-    Of such marks each even one follows an edge of its cell or another mark, each odd one goes before.
+    The test: marks number 1, 3, 5, … follow an edge of a cell or another mark, and marks number 2, 4, 6, … precede one.
     """
     counts = _pieces(data, lambda at: int(np.count_nonzero(data[at : at + _AT_ONCE] == _QUOTE)))
     before = [n % 2 for n in accumulate(counts, initial=0)]

@@ -36,10 +36,11 @@ class ConlluReader(CorpusReader):
     numbers_documents_by_file: ClassVar[bool] = True
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all sentences of the file.
+        """Read all sentences of the file and return the corpus.
 
         Raises:
-            CorpusError: a line is malformed; the message names file and line, what was expected and what was read.
+            CorpusError: a line is malformed; the message names file and line, the expected form and the text of the
+                line.
         """
         check_options(options, (), "CoNLL-U")
         sentences = list(_sentences(read_text(source), source))

@@ -25,7 +25,7 @@ class HubReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows, of one split or of all.
+        """Read all rows of one split, or of all splits if `split` is "", and return the corpus.
 
         Raises:
             CorpusError: the data set cannot be loaded, or has no such split.
@@ -46,11 +46,11 @@ def _part(table: Any, split: str, source: str, place: str, options: Mapping[str,
 
 
 def corpora_of_dataset(data: Any, name: str, options: Mapping[str, str]) -> list[Corpus]:
-    """Return the corpus of a `datasets.Dataset`, or those of a `DatasetDict` in split order.
+    """Return the corpus of a `datasets.Dataset`, or the corpora of a `DatasetDict` in split order.
 
     Raises:
-        CorpusError: it is neither, or streams its rows.
-        BadParameter: rows have no such option.
+        CorpusError: `data` is neither, or streams its rows.
+        BadParameter: an option is unknown.
     """
     chosen = row_options(options, "hub")
     tables = {split_name(str(split)): one for split, one in data.items()} if isinstance(data, Mapping) else {"": data}

@@ -27,7 +27,7 @@ class JsonlReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows of the file.
+        """Read all rows of the file and return the corpus.
 
         Raises:
             CorpusError: a line is not JSON or not an object, or has a key twice or a number that is not finite; the

@@ -20,22 +20,22 @@ _ROWS_AT_ONCE = 8192
 
 
 class TableReader(CorpusReader):
-    """Reads tables with a header: CSV, TSV and Parquet.
+    """Reads tables with a header: CSV, TSV, Parquet, Arrow and Feather.
 
-    In CSV and TSV an empty cell is a missing value; a column whose every other cell is a number becomes numbers, unless
-    it is the text; everything else stays as written (`NA` and `null` are strings). A first column without a name that
+    In CSV and TSV an empty cell is a missing value; a column becomes numeric if all its other cells are numbers and it
+    is not the text; all other cells stay as written (`NA` and `null` are strings). A first column without a name that
     numbers the rows, as `DataFrame.to_csv` writes it, is left out.
 
     The options `text`, `words`, `id`, `document` and `split_column` name the columns to use as these; `span.NAME` names
     the column that holds a substring of the text, or (as START:END) two columns that hold its offsets. `separator` is
-    that of a CSV file; `quoting=none` reads quotation marks as text, and `quoting=multiline` allows quoted cells of
-    several lines even where these look like rows.
+    the separator of a CSV file; `quoting=none` reads quotation marks as text, and `quoting=multiline` allows quoted
+    cells of several lines even where these look like rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows of the file.
+        """Read all rows of the file and return the corpus.
 
         Raises:
             CorpusError: the table is malformed, has ragged lines, lines merged by a quotation mark, or two columns with
@@ -137,10 +137,10 @@ def _columnar(source: str, suffix: str) -> Any:
 
 
 def checked(table: Any, source: str) -> Any:
-    """Return an Arrow table whose columns have names of their own and hold no infinite number.
+    """Check that the columns of an Arrow table have distinct names and no infinite numbers, and return the table.
 
     Raises:
-        CorpusError: they have not, or do.
+        CorpusError: a name is missing or occurs twice, or a column contains an infinite number.
     """
     check_names(table.column_names, source)
     _refuse_infinite(table, source)

@@ -35,17 +35,17 @@ PAGE = "report.html"
 
 @with_typed_errors
 def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None = None) -> Path:
-    """Write the report of a directory of results, or of results in hand, and return the page's path.
+    """Write the report of a directory of results, or of results in memory, and return the path of the page.
 
     Args:
-        results: the directory that `probing train --to`, `use --to`, `patch --to` or `transfer --to` (or several of
-            them) wrote, or results.
+        results: the directory into which one or more of `probing train`, `use`, `patch` and `transfer` wrote, or a
+            collection of `ProbeResult`.
         to: the page's path (default: `report.html` in that directory, or in the current one). Figures for papers go
             into the folder `figures` beside it.
 
     Raises:
         ConfigError: there are no results.
-        InputError: a file of results is damaged, or gone while what was made beside it is there.
+        InputError: a file of results is damaged, or is missing although a table made from it exists.
     """
     if not isinstance(results, str | Path):
         return write_report(results, to if to is not None else PAGE, getattr(results, "analyses", ()))
@@ -104,15 +104,16 @@ def write_report(
     use: UseRun | None = None,
     transfer: Sequence[CrossResult] = (),
 ) -> Path:
-    """Write the page of results at `to` (in it, if it is a directory) and their figures beside it.
+    """Write the page of results and their figures, and return the path of the page.
 
     Args:
-        results: of probes.
-        to: the page's path.
-        analyses: of the same runs.
-        failures: what is not among the results, which the page then says first.
-        use: what edits did, which stands beside the results of the same task, or alone.
-        transfer: scores of probes on other sources than they were trained on.
+        results: results of probes.
+        to: path of the page, or a directory in which `report.html` is written; figures go into the folder `figures`
+            beside it.
+        analyses: results of analyses of the same runs.
+        failures: tasks that failed, which the page lists first.
+        use: results of edits, shown beside the results of the same task, or alone.
+        transfer: scores of probes on sources other than the training source.
 
     Raises:
         ConfigError: there are no results.

@@ -1,4 +1,4 @@
-"""One task in several models: curves over training steps and sizes, and paired differences, for page and terminal."""
+"""Results of one task in several models: curves over training steps and sizes, and paired differences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ Pair = tuple[int, int]  # numbers of two models: the score of the first less tha
 
 @dataclass(frozen=True)
 class Series:
-    """Models along one quantity: `what` is `step` or `size`; `models` are their numbers, by rising value."""
+    """Names the models along one quantity.
+
+    Attributes:
+        what: the quantity, `step` or `size`.
+        name: name of the training run, or `trained` or `untrained`.
+        models: numbers of the models, in increasing order of the quantity.
+    """
 
     what: str
     name: str
@@ -35,15 +41,15 @@ class Series:
 
 @dataclass(frozen=True)
 class AcrossModels:
-    """Holds the results of one task in several models, each of which was probed with the same settings.
+    """Holds the results of one task in several models, each probed once.
 
     Attributes:
         tasks: the results of each model, in the order of `ModelFacts.order`.
-        pairs: paired differences from the model's reference and over each curve, at each model's best site on dev, as
-            `compare` gives them; empty where the results are not of one folder.
-        by_site: differences from the reference at each site that both have, for the probe of the first model's best
-            site.
-        doubt: why there are no differences; "": there are, or they were not asked for.
+        pairs: paired differences of each model from its reference, and of the ends of each curve, at the best site of
+            each model on dev, with the columns of `compare`; empty if the results are not in one folder.
+        by_site: paired differences of a model from its reference at each site that both have, for the probe that is
+            best in the first model.
+        doubt: reason why differences could not be tested; "" if they were tested or not requested.
     """
 
     tasks: tuple[TaskResults, ...]
@@ -58,17 +64,17 @@ class AcrossModels:
 
     @property
     def models(self) -> list[ModelFacts]:
-        """The models."""
+        """Facts of the models, in the order of `tasks`."""
         return [task.model for task in self.tasks]
 
     @property
     def names(self) -> list[str]:
-        """Short names of the models, each another."""
+        """Short and distinct names of the models."""
         return distinct([(one.place, f"run {one.run}" if one.run else "", one.label) for one in self.models])
 
     def reference(self, i: int) -> int | None:
-        """Return the number of the model that a model is compared with: of a checkpoint the first step of its run; of
-        another trained model its untrained twin, else the smallest trained model. None: there is none.
+        """Return the number of the model with which model `i` is compared: for a checkpoint the first step of its run,
+        for another trained model its untrained twin, or else the smallest trained model; None if there is none.
         """
         own, series = self.models[i], [one for one in self.series() if i in one.models]
         twins = [k for k, one in enumerate(self.models) if one.is_untrained and one.origin == own.origin]
@@ -81,12 +87,16 @@ class AcrossModels:
         return None if found == i else found
 
     def pair(self, i: int) -> Mapping[str, Any] | None:
-        """Return the paired difference of a model from its reference, with the columns of `compare`; None: untested."""
+        """Return the paired difference of a model from its reference, with the columns of `compare`; None if it was not
+        tested.
+        """
         of = self.reference(i)
         return None if of is None else self.pairs.get((i, of))
 
     def series(self) -> list[Series]:
-        """Return what curves are drawn over: the steps of each run with several, and sizes if there are several."""
+        """Return the series over which curves are drawn: the steps of each run with several steps, and the sizes of
+        trained and of untrained models if there are several.
+        """
         models = self.models
         runs = dict.fromkeys(one.run for one in models if one.step is not None)
         stepped = {run: _rising(models, lambda one, run=run: one.step if one.run == run else None) for run in runs}  # type: ignore[misc]
@@ -115,8 +125,8 @@ def _rising(
 
 
 def across_models(tasks: Sequence[TaskResults], folder: Path | None = None) -> list[AcrossModels]:
-    """Return each task that was probed once in each of several models; with the folder of the results, also paired
-    differences of the models.
+    """Return an entry for each task that was probed once in each of several models; if `folder` names the results, with
+    paired differences between models.
     """
     found = []
     for name in dict.fromkeys(task.task for task in tasks):
@@ -164,8 +174,8 @@ def best_of(task: TaskResults) -> tuple[ProbeResult, MeasureResult | None]:
 
 
 def claims(across: AcrossModels) -> list[str]:
-    """Return a sentence for each curve, or where there is none for each model against the first: the scores at the
-    ends, and their paired difference.
+    """Return a sentence for each curve, with the scores at its ends and their paired difference, and one for each other
+    model against its reference.
     """
     found = []
     for one in across.series():
@@ -208,7 +218,9 @@ def _adjusted(row: Mapping[str, Any]) -> str:
 
 
 def notes(across: AcrossModels) -> list[str]:
-    """Return what makes the comparison doubtful: equal weights, other settings, differences that are not tested."""
+    """Return sentences on problems of the comparison: models with equal weights, checkpoints of one run with different
+    architectures, differences that were not tested.
+    """
     same = Counter(one.weights for one in across.models if one.weights)
     twice = [[one.label for one in across.models if one.weights == weights] for weights, n in same.items() if n > 1]
     found = [f"The weights are the same: {' and '.join(labels)}." for labels in twice]
@@ -226,7 +238,9 @@ def notes(across: AcrossModels) -> list[str]:
 
 
 def panels(across: AcrossModels) -> list[Panel]:
-    """Return a panel over steps, and one over sizes, at the best site of each model, where there are several."""
+    """Return a panel of scores over training steps and one over model sizes, at the best site of each model, if there
+    are several steps or sizes.
+    """
     series = across.series()
     found = []
     for what, label in (("step", "training step"), ("size", "parameters")):
@@ -286,7 +300,9 @@ def _points(across: AcrossModels, at: Sequence[tuple[int, int]], find: Find) -> 
 
 
 def site_map(across: AcrossModels) -> HeatMap | None:
-    """Return the scores of every model at every site, for the probe of its best site; None where no site was scored."""
+    """Return the scores of every model at every site, for the probe that is best in this model; None if no site was
+    scored.
+    """
     sites = sorted({site for task in across.tasks for site in task.sites}, key=site_order)
     values = np.full((len(sites), len(across.tasks)), np.nan)
     for column, task in enumerate(across.tasks):
@@ -305,6 +321,6 @@ def site_map(across: AcrossModels) -> HeatMap | None:
 
 
 def charts(across: AcrossModels) -> list[Chart]:
-    """Return the curves over steps and sizes, and the map of sites by models."""
+    """Return the charts of curves over steps and sizes, and of the map of sites by models."""
     found = site_map(across)
     return [*(panel_chart(panel) for panel in panels(across)), *([map_chart(found)] if found else [])]

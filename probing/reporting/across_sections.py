@@ -1,4 +1,4 @@
-"""Section of the page, and lines and table of the terminal, of one task in several models."""
+"""Shows one task in several models: a section of the page, and lines and tables in the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _WIDE = 120
 
 
 def rows(across: AcrossModels) -> tuple[list[str], list[list[str | Number]]]:
-    """Return headings, and a row for each model at its site and probe that are best on dev."""
+    """Return the headings of a table, and a row for each model at the site and probe that are best on dev, and for each
+    baseline.
+    """
     is_stepped = any(one.step is not None for one in across.models)
     head = ["model", *(["step"] if is_stepped else []), "parameters", "best site", "score"]
     head += ["difference", "from", "adjusted p"] if across.pairs else []
@@ -55,7 +57,7 @@ def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[str | Number]:
 
 
 def section(across: AcrossModels, anchor: str) -> Section:
-    """Return the section of one task in several models."""
+    """Return the section of the page on one task in several models."""
     drawn, found = panels(across), site_map(across)
     described_map = [found.description] if found else []
     head, body = rows(across)
@@ -106,7 +108,7 @@ def _site_table(across: AcrossModels) -> Table:
 
 
 def print_across(across: Sequence[AcrossModels], console: Console, *, details: bool) -> None:
-    """Print a line for each task and curve, below with `details` a table of its models."""
+    """Print the claims and warnings of each task; with `details`, a table of its models comes first."""
     for one in across:
         if details:
             console.print(shown(f"{one.task} in {plural(len(one.tasks), 'model')}", style="bold"))

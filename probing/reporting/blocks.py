@@ -18,7 +18,7 @@ Kind = Literal["", "yes", "half", "no"]
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a table, with its interval in small type."""
+    """Holds a number of a table as text, with its interval in small type."""
 
     text: str
     small: str = ""
@@ -26,7 +26,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: caption, headings, rows; `texts` are the columns that hold words, `marked` the row in colour."""
+    """Holds a table of the page.
+
+    Attributes:
+        caption: text above the table.
+        head: headings of the columns.
+        rows: cells of each row.
+        texts: indices of the columns that hold words.
+        marked: index of the highlighted row; None: no row.
+        source: name of the file that holds the same numbers.
+    """
 
     caption: str
     head: Sequence[str]
@@ -38,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts side by side, with a caption and the same in words for those who do not see them."""
+    """Holds charts side by side, with a caption and a description in words for readers who cannot see them."""
 
     charts: Sequence[Chart]
     caption: str
@@ -47,7 +56,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Words:
-    """Paragraphs (`p`), items of a list (`ul`) or text as it stands (`pre`)."""
+    """Holds text of the page; `kind` is `p` (a paragraph per line), `ul` (a list item per line) or `pre` (preformatted
+    text).
+    """
 
     kind: Literal["p", "ul", "pre"]
     lines: Sequence[str]
@@ -55,7 +66,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Fold:
-    """A title, and what is shown when it is opened."""
+    """Holds a folded part of the page: its title, and the blocks that are shown when it is opened."""
 
     title: str
     blocks: Sequence[Table | Figure | Words]
@@ -63,16 +74,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
+    """Holds a section of the page.
 
     Attributes:
-        anchor, title: of its heading.
-        models: whose results it shows; the filter hides it with all of them.
-        about: what was measured, in a short line.
-        claims: what is found, the first the most important; `kind` is their colour.
-        notes: doubts, which are never folded.
-        blocks: figures and tables in view.
-        folds: what is folded.
+        anchor, title: anchor and text of the heading.
+        models: models whose results it shows; the page hides the section when all of them are filtered out.
+        about: short line on the states that were read.
+        claims: sentences on the results, the most important first.
+        kind: colour of the claims: `yes`, `half`, `no`, or "" for none.
+        notes: warnings, which are never folded.
+        blocks: figures and tables that are visible.
+        folds: folded parts.
     """
 
     anchor: str
@@ -87,7 +99,7 @@ class Section:
 
 
 def number(found: Score | None) -> Number:
-    """Return a number with its interval; a dash where there is none."""
+    """Return a score and its interval as a table cell; a dash for None."""
     return Number("–") if found is None else Number(decimal(found.value), interval(found))
 
 

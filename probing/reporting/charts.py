@@ -1,6 +1,6 @@
-"""Charts as Vega-Lite specifications: drawn once, for notebooks (by Altair), the page and papers alike.
+"""Makes charts as Vega-Lite specifications, which serve notebooks (through Altair), the page and papers.
 
-They are built as plain records, since Altair's own objects copy their data at every step: a page of 200 sites and 30
+They are built as plain dictionaries, since objects of Altair copy their data at every step: a page of 200 sites and 30
 properties would take minutes.
 """
 
@@ -119,13 +119,13 @@ def panel_chart(panel: Panel) -> Chart:
 
 
 def layer(mark: Chart, *, where: str = "", **encoding: Any) -> Chart:
-    """Return a layer; `where` keeps the rows for which the expression holds."""
+    """Return a layer of a chart; `where` is a Vega expression that selects the rows shown ("": all)."""
     kept = {"transform": [{"filter": where}]} if where else {}
     return {"mark": mark, "encoding": encoding, **kept}
 
 
 def nominal(field: str, **more: Any) -> Chart:
-    """Return the encoding of a field of words."""
+    """Return the encoding of a nominal field, one that holds words."""
     return {"field": field, "type": "nominal", **more}
 
 
@@ -151,7 +151,7 @@ def _points(panel: Panel, curve: Curve, part: int) -> list[Row]:
 
 
 def rounded(value: float | None) -> float | None:
-    """Return the number to five digits; None where it is none, or not finite."""
+    """Return a number rounded to five significant digits; None if it is None or not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
 
 
@@ -195,7 +195,7 @@ def _named_axis(names: Sequence[str]) -> Chart:
 
 
 def named(names: Sequence[str], index: str) -> str:
-    """Return an expression that gives the name of an ordinal."""
+    """Return a Vega expression that gives the name with the number `index`."""
     return "[" + ",".join(_quoted(name) for name in names) + f"][{index}]"
 
 
@@ -224,7 +224,9 @@ def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list
 
 
 def shape_encodings(field: str, words: Iterable[tuple[str, str]], ink: str, legend: Chart, title: str | None) -> Chart:
-    """Return the encodings of verdicts: a shape each, filled or open, with one legend."""
+    """Return the encodings of verdicts as filled or open shapes, with one legend; `words` are pairs (verdict,
+    shape).
+    """
     names, shapes = zip(*words, strict=True)
     scale = {"domain": list(names)}
     shown = nominal(field, title=title, legend=legend | {"symbolStrokeWidth": 1.8})
@@ -236,7 +238,7 @@ def shape_encodings(field: str, words: Iterable[tuple[str, str]], ink: str, lege
 
 
 def tip(field: str, title: str = "", *, number: bool = False) -> Chart:
-    """Return a line of a hint."""
+    """Return the encoding of one line of a tooltip."""
     shown = {"type": "quantitative", "format": ".3f"} if number else {"type": "nominal"}
     return {"field": field, "title": printable(title or field), **shown}
 
@@ -249,7 +251,7 @@ def _tips(rows: Sequence[Row], panel: Panel) -> list[Chart]:
 
 
 def described(panels: Sequence[Panel]) -> str:
-    """Return what charts show, in words, for those who do not see them: each curve's first and last value."""
+    """Return a description of charts for readers who cannot see them: the first and last value of each curve."""
     return ". ".join(f"{panel.title}: {'; '.join(_ends(panel, curve) for curve in panel.curves)}" for panel in panels)
 
 
@@ -263,8 +265,8 @@ _DARK, _LIGHT = "#000000", "#ffffff"  # of which one has a contrast of 4.5 or mo
 
 
 def ink(scale: Sequence[str], domain: Sequence[float], value: float) -> str:
-    """Return black or white, whichever is read better on the colour of a value: of `scale`, straight between the
-    colours of the two numbers of `domain` that enclose it.
+    """Return black or white, whichever has more contrast to the colour of a value. This colour is interpolated linearly
+    between the colours of `scale` at the numbers of `domain`.
     """
     place = next((i for i in range(1, len(domain) - 1) if value <= domain[i]), len(domain) - 1)
     low, high = domain[place - 1], domain[place]

@@ -41,10 +41,10 @@ _STACKED = {"layout": {"bottom": {"direction": "vertical"}}}  # of legends: Vega
 
 
 def together(charts: Sequence[Chart], title: str = "") -> Chart:
-    """Return the charts side by side, three in a row, as one.
+    """Return one chart with the given charts side by side, three in a row.
 
     Raises:
-        BadParameter: there is none.
+        BadParameter: there is no chart.
     """
     if not charts:
         raise BadParameter("nothing to draw", needed="a result with numbers", found="none")
@@ -70,8 +70,8 @@ def _renamed(value: Any, mark: str) -> Any:
 
 
 def spec(chart: Chart, *, is_drawn_here: bool = True) -> Chart:
-    """Return the whole Vega-Lite specification of a chart, with its theme; texts have no characters that turn or hide
-    text. Where Altair draws it, legends are not stacked.
+    """Return the complete Vega-Lite specification of a chart, with its theme. Control characters in texts are escaped.
+    `is_drawn_here` is False if Altair draws the chart; legends are then not stacked.
     """
     schema = "https://vega.github.io/schema/vega-lite/v6.json"
     config = _CONFIG | {"legend": _CONFIG["legend"] | (_STACKED if is_drawn_here else {})}
@@ -88,10 +88,10 @@ def _shown(value: Any) -> Any:
 
 
 def altair_chart(chart: Chart) -> Any:
-    """Return the chart as an object of Altair, which `.save("x.pdf")` writes.
+    """Return the chart as an Altair object; `.save("x.pdf")` writes it to a file.
 
-    A notebook shows it without a network: as Vega-Lite where it can draw that, else as SVG. A renderer that was enabled
-    in Altair (`altair.renderers.enable("html")`) is used instead.
+    A notebook shows it without a network, as Vega-Lite if the notebook can draw it, else as SVG; a renderer that was
+    enabled in Altair (`altair.renderers.enable("html")`) takes precedence.
     """
     import altair
 
@@ -115,8 +115,8 @@ def _drawn_offline(kind: Any) -> Any:
 
 
 def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
-    """Return the drawing as SVG text, coordinates rounded to a tenth of a pixel; its ids begin with `name`, since the
-    library counts them over all drawings of a process.
+    """Return a Vega-Lite specification drawn as SVG text, with coordinates rounded to a tenth of a pixel. Ids in the
+    SVG begin with `name`, since the library numbers them over all drawings of a process.
     """
     drawn: str = drawn_by("vegalite_to_svg", dict(specification))
     ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
@@ -127,11 +127,11 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
 
 
 def drawn_by(call: str, *arguments: Any) -> Any:
-    """Return what a function of the drawing library (vl-convert) returns.
+    """Call a function of the drawing library (vl-convert) and return its result.
 
     Raises:
-        OSError: the system refused what it asked for; the library panics then, which is no `Exception`.
-        MachineError: it panicked for another reason.
+        OSError: the library panicked because the operating system refused a request.
+        MachineError: the library panicked for another reason.
     """
     import vl_convert
 
@@ -148,12 +148,12 @@ def drawn_by(call: str, *arguments: Any) -> Any:
 
 @with_typed_errors
 def save(chart: Chart, stem: Path) -> list[Path]:
-    """Save a chart as SVG and PDF, both whole or not at all. Equal charts give equal SVG; a PDF, whose bytes differ
-    from one writing to the next, is written where the SVG is new.
+    """Save a chart as SVG and PDF, each completely or not at all, and return their paths. Equal charts give equal SVG;
+    the bytes of a PDF differ each time, so it is written only if the SVG has changed.
 
     Args:
-        chart: to draw.
-        stem: path without its ending.
+        chart: the chart.
+        stem: path of the files without their endings.
     """
     drawn = svg(spec(chart) | {"background": "white"})
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "pdf")]
@@ -167,7 +167,9 @@ def save(chart: Chart, stem: Path) -> list[Path]:
 
 
 def file_name(title: str) -> str:
-    """Return a title as part of a file name: letters, digits, dots and dashes; a hash where characters were lost."""
+    """Return a title in a form for file names: letters, digits, dots, underscores and dashes, with a hash appended if
+    characters were replaced or removed.
+    """
     kept = re.sub(r"[^A-Za-z0-9._]+", "-", title).strip("-.")[:60]
     marked = kept if kept == title else f"{kept}-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:6]}"
     return marked.strip("-")

@@ -1,6 +1,7 @@
-"""Finding: one plain sentence per task, with what it does not show, its evidence and which result would overturn it.
+"""Finding: a plain sentence on the result of a task, with its limits, its evidence and the observations that would
+overturn it.
 
-The rule is that of `probing.verdicts.decodability`. The site is chosen on dev.
+The criterion is that of `probing.verdicts.decodability`. The site is chosen on dev.
 """
 
 from __future__ import annotations
@@ -38,16 +39,15 @@ from probing.verdicts.decodability import (
 
 @dataclass(frozen=True)
 class Finding:
-    """States in words what was found for one task.
+    """States the result of one task in words.
 
     Attributes:
         task: the task's title.
         status: outcome of the criterion of decodability at the best site.
         sentence: the finding, with site, probe, numbers and intervals.
-        does_not_show: what must not be concluded from it.
+        does_not_show: conclusions that it does not support.
         evidence: further numbers, a sentence each.
-        overturned_by: observations that would change the finding; where nothing was judged, what is missing for a
-            judgement.
+        overturned_by: observations that would change the finding; without a judgement, the data that it needs.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Finding:
 
 
 def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
-    """Return the finding for one task.
+    """Return the finding for one task, from its results.
 
     Raises:
         InputError: the results are not all of one task.
@@ -80,8 +80,8 @@ def finding(results: Sequence[ProbeResult] | TaskResults) -> Finding:
 
 
 def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
-    """Apply the criterion of decodability to one result on test and return the judgement; None if its primary measure
-    was not scored there.
+    """Apply the criterion of decodability to one result on test and return the judgement; None if the primary measure
+    was not scored on test.
     """
     measured = score(result, task.primary)
     if measured is None:
@@ -90,7 +90,7 @@ def judge(task: TaskResults, result: ProbeResult) -> Judgement | None:
 
 
 def unjudged_because(judgement: Judgement) -> str:
-    """Return why nothing was judged, as a clause."""
+    """Return the reason why a result was not judged, as a clause."""
     facts = judgement.result.facts
     if (label := only_test_label(facts)) is not None:
         return f"all test labels are {label!r}"

@@ -1,4 +1,4 @@
-"""Grids as Vega-Lite specifications: heat maps, and the overview of properties by sites."""
+"""Makes heat maps, and the overview of properties by sites, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _MOST_CLASSES = 25
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Numbers in rows and columns; NaN is left blank.
+    """Holds a heat map of numbers; NaN is left blank.
 
     Attributes:
-        title: above it.
-        rows, columns: names.
-        values: `(R, C)`.
-        label: what the numbers are.
-        y_label, x_label: what rows and columns are.
+        title: text above the map.
+        rows, columns: names of the R rows and C columns.
+        values: `(R, C)` numbers.
+        label: quantity and unit of the numbers.
+        y_label, x_label: labels of the axes of rows and columns.
         is_upward: whether the first row is drawn at the bottom, as the first layer of a model.
-        is_share: whether 1 is drawn in full colour, so that maps of shares can be compared.
+        is_share: whether the numbers are shares, so that 1 has full colour and maps can be compared.
     """
 
     title: str
@@ -61,20 +61,20 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """Largest absolute value, or 1 for shares; it is drawn in full colour."""
+        """Value with full colour: the largest absolute value, for shares at least 1."""
         largest = float(np.nanmax(np.abs(self.values))) or 1.0
         return max(1.0, largest) if self.is_share else largest
 
     @property
     def description(self) -> str:
-        """What is drawn, in words: the largest value and its place."""
+        """Description in words: title, quantity, and the largest absolute value with its row and column."""
         i, j = divmod(int(np.nanargmax(np.abs(self.values))), len(self.columns))
         largest = f"largest {decimal(float(self.values[i, j]))} at {self.rows[i]}, {self.columns[j]}"
         return f"{self.title}, {self.label}: {largest}"
 
 
 def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
-    """Return a map of shares of the natural difference by site and position."""
+    """Return a heat map of the shares of the difference between prompts, by site and position."""
     columns = tuple(position.replace("start+", "+") or "row" for position in result.positions)
     of = f" in {answers_said(result.answers)}" if result.answers else ""
     by = f"; {result.model}" if result.model else ""
@@ -92,7 +92,7 @@ def patching_map(result: PatchingResult, title: str = "") -> HeatMap:
 
 
 def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
-    """Return a map of effects by layer and head."""
+    """Return a heat map of the effects of ablation in SD, by layer and head."""
     grid = result.grid()
     layers = sorted({component.layer for component in result.components})
     columns = tuple(str(head) for head in range(grid.shape[1])) if grid.shape[1] > 1 else ("all",)
@@ -109,8 +109,8 @@ def ablation_map(result: AblationResult, title: str = "") -> HeatMap:
 
 
 def transfer_maps(results: Sequence[CrossResult]) -> list[HeatMap]:
-    """Return a map for each model, task, probe and first measure: sources trained on by sources tested on where there
-    is one site; pairs of sources by sites where there are several.
+    """Return a heat map for each model, task and probe, of the first measure: training sources by test sources if there
+    is one site, pairs of sources by sites if there are several.
     """
     groups: dict[tuple[str, str, str], list[CrossResult]] = {}
     for one in results:
@@ -145,8 +145,8 @@ def _transfer_map(task: str, probe: str, group: Sequence[CrossResult]) -> HeatMa
 
 
 def confusion_map(task: TaskResults) -> HeatMap | None:
-    """Return shares of true labels that are predicted as each label, at the best site on dev, of the most frequent
-    labels; None where there are no classes.
+    """Return a heat map of the share of each true label that is predicted as each label, at the site and probe that are
+    best on dev, for the 25 most frequent labels; None if there are no classes.
     """
     best = task.best()
     if best is None or not best.confusion or not best.classes:
@@ -169,7 +169,9 @@ _MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbe
 
 
 def map_chart(found: HeatMap) -> Chart:
-    """Return a heat map with its numbers, blue above 0 and orange below, full colour at the largest absolute value."""
+    """Return the chart of a heat map, blue above 0 and orange below, with full colour at `limit`; cells show their
+    numbers if there are few columns.
+    """
     is_small, limit = len(found.columns) <= _MOST_NUMBERS, found.limit
     is_signed = bool((found.values < 0).any())
     domain, colours = ([-limit, 0, limit], ["#c24e00", "#f7f7f7", "#0072b2"])
@@ -214,11 +216,11 @@ def map_chart(found: HeatMap) -> Chart:
 
 
 def overview_chart(found: Overview, model: str | None = None) -> Chart:
-    """Return the grid of properties and sites: colour is `found.quantity`, an outline says *decodable*, a mark what
-    edits showed.
+    """Return the chart of properties by sites: the colour shows `found.quantity`, an outline marks decodable
+    properties, and a symbol shows the verdict on use.
 
     Raises:
-        BadParameter: there is nothing of the model.
+        BadParameter: there is no result of this model.
     """
     kept = [row for row in found.rows if model in (None, row.model)]
     if not kept:

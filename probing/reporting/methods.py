@@ -1,4 +1,4 @@
-"""A methods paragraph with every setting of a task's run, ready for a paper, and the papers to cite."""
+"""Writes a methods paragraph for a paper with every setting of a run, and lists the papers to cite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery
 
 
 def methods_paragraph(task: TaskResults) -> str:
-    """Return what was done, with every setting, in sentences."""
+    """Return a paragraph that describes the run of a task with every setting."""
     result = task.any
     return " ".join(
         filter(
@@ -34,7 +34,7 @@ def methods_paragraph(task: TaskResults) -> str:
 
 
 def names_used(task: TaskResults) -> list[str]:
-    """Return the names of all members that a task's run used, and of its correction."""
+    """Return the names of the probes, controls, measures, analyses and the correction that the run of a task used."""
     comparisons = [c.control for r in task.all for m in r.measures for c in m.comparisons]
     measures = [m.measure for r in task.all for m in r.measures]
     correction = str(task.any.provenance.get("correction", "holm"))
@@ -158,7 +158,9 @@ _OF = {
 
 
 def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[str]:
-    """Return the keys of the papers behind members of these names, and of those that every run rests on; sorted."""
+    """Return the sorted BibTeX keys of the papers that define the members with these names, and of the papers in
+    `always`.
+    """
     found = set(always)
     for name in names:
         found.update(_OF.get(name.partition(":")[0], ()))
@@ -166,7 +168,9 @@ def keys_of(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> list[st
 
 
 def bibtex(names: Iterable[str], *, always: Iterable[str] = _ALWAYS) -> str:
-    """Return the BibTeX entries for members of these names, and of what every run rests on."""
+    """Return the BibTeX entries of the papers that define the members with these names, and of the papers in
+    `always`.
+    """
     return "\n\n".join(_entries()[key] for key in keys_of(names, always=always))
 
 

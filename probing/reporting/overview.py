@@ -1,4 +1,4 @@
-"""Overview: which properties are decodable and used at which sites, with a one-line summary of each property."""
+"""Overview: shows which properties are decodable and used at which sites, with a one-line summary of each property."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ _SAME = 0.05  # shares of mediation that differ by less are given as one
 
 @dataclass(frozen=True)
 class Cell:
-    """A property at a site: what a probe reads there and what edits showed; None: not measured."""
+    """Holds the results of a property at a site: judgement of probes, result and verdict of edits, and the value drawn;
+    None: not measured.
+    """
 
     site: str
     judgement: Judgement | None
@@ -39,7 +41,7 @@ class Cell:
     value: float | None
 
     def record(self) -> dict[str, object]:
-        """Return the fields that the chart draws."""
+        """Return the fields of the cell that the chart draws."""
         return {
             "value": None if self.value is None else round(self.value, 4),
             "decodable": self.judgement is not None and self.judgement.status in _STRENGTH,
@@ -48,7 +50,7 @@ class Cell:
         }
 
     def hints(self) -> dict[str, str]:
-        """Return what is shown where the pointer is, by title."""
+        """Return the entries of the tooltip, text by title."""
         used = {"use": SHORT[self.use[1].word]} | _use_words(*self.use) if self.use else {}
         return {"site": self.site} | _probe_words(self.judgement) | used
 
@@ -76,14 +78,14 @@ def _use_words(cell: UseCell, verdict: Verdict) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """A property of one model, for one behaviour and position where its use was asked.
+    """Holds the results of a property in one model, for one behaviour and position if its use was tested.
 
     Attributes:
-        name: of the property; with what sets it apart from other rows of it.
-        model: full name.
-        anchor: of its section in the page.
-        cells: by site, along the forward pass.
-        decodability, use: one sentence each, without the name; "" where nothing was measured.
+        name: name of the property, with position and behaviour if several rows have it.
+        model: full name of the model.
+        anchor: anchor of its section in the page.
+        cells: one cell per site, in the order of the forward pass.
+        decodability, use: summary of each without the name of the property; "" if not measured.
     """
 
     name: str
@@ -95,18 +97,18 @@ class Row:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Sites of the row, along the forward pass."""
+        """Sites of the row, in the order of the forward pass."""
         return tuple(cell.site for cell in self.cells)
 
     @property
     def line(self) -> str:
-        """What is decodable where, beyond what; and what is used where."""
+        """Summary of the row: `decodability` and `use`, separated by a dot."""
         return " · ".join(filter(None, (self.decodability, self.use)))
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Rows of one page or terminal; `quantity` is what the colour of a cell stands for."""
+    """Holds the rows of the overview; `quantity` names the value that the colour of cells shows."""
 
     rows: tuple[Row, ...]
     quantity: str
@@ -123,7 +125,7 @@ class Overview:
 
     @staticmethod
     def site_order(sites: Iterable[str]) -> list[str]:
-        """Return sites along the forward pass."""
+        """Return the distinct sites in the order of the forward pass."""
         return sorted(dict.fromkeys(sites), key=site_order)
 
     @staticmethod
@@ -136,8 +138,8 @@ Entry = tuple[TaskResults | None, Sequence[Use], str]  # results of probes, of e
 
 
 def entries(tasks: Sequence[TaskResults], uses: Sequence[Use]) -> list[Entry]:
-    """Return results of probes beside those of edits of the same task, model and position; edits without such results
-    come last, alone.
+    """Return (results of probes, results of edits, anchor) for each task; edits belong to the probes of the same task,
+    model and position, and come last without probes if there are none.
     """
     beside: list[list[Use]] = [[] for _ in tasks]
     alone: list[Use] = []
@@ -160,14 +162,14 @@ def _home(tasks: Sequence[TaskResults], use: Use, position: str) -> int | None:
 
 
 def overview(of: Sequence[Entry]) -> Overview:
-    """Return the rows of what is shown: one for each property, behaviour and position."""
+    """Return the overview, with one row for each property, behaviour and position."""
     quantity = _quantity([task for task, _, _ in of if task])
     rows = [row for task, own, anchor in of for row in _rows(task, own, anchor, quantity)]
     return Overview(tuple(rows), quantity)
 
 
 def print_overview(results: Sequence[ProbeResult], run: UseRun | None, console: Console, *, with_doubts: bool) -> None:
-    """Print a line a property and model, and below the doubts of its data."""
+    """Print a line for each property and model, and, if `with_doubts`, warnings about the data below."""
     tasks = by_task(results)
     found = overview(entries(tasks, uses(run)))
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -249,7 +251,9 @@ def _value(judged: Judgement | None, quantity: str) -> float | None:
 
 
 def decodability_line(task: TaskResults, judged: Mapping[str, Judgement]) -> str:
-    """Return `selectively decodable at resid.1–3 (.35 over bag_of_words)`, from the probe that is best on dev."""
+    """Return a summary such as `selectively decodable at resid.1–3 (+.35 over bag_of_words)`, for the probe that is
+    best on dev.
+    """
     if not judged:
         return "no probe of states was scored on test"
     sites = list(judged)
@@ -313,7 +317,9 @@ def _two(value: float) -> str:
 
 
 def use_line(use: Use, position: str) -> str:
-    """Return `used at resid.1–3 in next_token (mediated .06 → 1.00)`, of one position."""
+    """Return a summary of the verdicts at one position, such as `used at resid.1–3 (mediated .06 at resid.1 to 1.00 at
+    resid.3) in next_token`.
+    """
     found = use.at(position)
     sites = [cell.site for _, cell, _ in found]
     parts = []
@@ -362,7 +368,9 @@ def _behaviour(use: Use) -> str:
 
 
 def ranges(some: Sequence[str], sites: Sequence[str]) -> str:
-    """Return sites in few words, such as `resid.0, 2–4, final_norm`; every layer of a range is among `some`."""
+    """Return the sites in `some` in short form, such as `resid.0, 2–4, final_norm`, in the order of `sites`; at most
+    four ranges are named.
+    """
     words: list[str] = []
     stream, run = "", (-1, -1)  # of the last word: its stream, its first and last layer
     for site in (site for site in sites if site in set(some)):

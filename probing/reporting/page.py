@@ -42,8 +42,8 @@ _TEMPLATES = files("probing.reporting") / "templates"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a page shows: results of tasks, in one model and across models, and of edits; maps of patching and of
-    transfer; and what failed.
+    """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
+    results of transfer; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -54,13 +54,13 @@ class Contents:
     across: Sequence[AcrossModels] = ()
 
     def entries(self) -> list[Entry]:
-        """Return what each section of a property shows."""
+        """Return the results that the section of each property shows, see `overview.entries`."""
         return entries(self.tasks, self.uses)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much a page holds at most: bytes of drawings for browsers without script, rows of each table."""
+    """Limits the size of a page: bytes of drawings for browsers without script, and rows of each table."""
 
     drawings: int
     rows: int
@@ -70,8 +70,8 @@ _SIZES = (Size(2_000_000, 400), Size(1_000_000, 120), Size(300_000, 40), Size(0,
 
 
 def rendered(contents: Contents) -> bytes:
-    """Return the whole page, less than 3 MB: of many tasks and sites rows of tables and drawings for browsers without
-    script are left out, and the page says so.
+    """Return the page as HTML in UTF-8. To keep it below 3 MB where possible, table rows and drawings for browsers
+    without script are left out, and the page says so.
     """
     found = overview(contents.entries())
     values = {
@@ -167,12 +167,13 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
 
 
 def plain(template: str, own_style: str, *, is_fragment: bool = False, **values: Any) -> str:
-    """Return a page without script, or a part of one, from a template of its own and a style beside that of the report.
+    """Return a page without script, or a fragment, made from a template and a style sheet.
 
     Args:
-        template, own_style: names of files of `templates`.
-        is_fragment: whether it is shown inside a page of something else, a notebook's: it has its own style alone.
-        values: what the template shows; all of it is escaped.
+        template, own_style: names of files in the folder `templates`.
+        is_fragment: whether the result is shown inside another page, such as a notebook; it then lacks the style sheet
+            of the report.
+        values: values for the template; all of them are escaped.
     """
     style = "" if is_fragment else (_TEMPLATES / "page.css").read_text("utf-8")
     style += (_TEMPLATES / own_style).read_text("utf-8")

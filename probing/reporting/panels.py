@@ -1,4 +1,4 @@
-"""The curves of probes and analyses over sites that charts draw."""
+"""Makes panels: the curves of probes and analyses over sites that charts draw."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline",
 
 @dataclass(frozen=True)
 class Point:
-    """A score at the site with ordinal `x`; `low` and `high` are None where it has no interval.
+    """Holds a score at the site with index `x`; `low` and `high` are None if it has no interval.
 
-    `mark` is the shape drawn ("": that of the curve's role), `note` a text added to its tooltip.
+    `mark` is the shape of the point ("": no special mark), `note` a text for its tooltip.
     """
 
     x: int
@@ -34,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line over sites.
+    """Holds a named line over sites.
 
     `part` numbers curves with the same role. With `bars`, each interval is drawn separately, shifted to the right by
     `shift` (in steps between sites), so that intervals of several curves do not overlap.
@@ -50,18 +50,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A set of axes with its curves.
+    """Holds a set of axes with its curves.
 
     Attributes:
-        title: what the panel shows.
+        title: title of the panel.
         y_label: measure and unit.
         sites: names of the sites on the x axis.
         curves: lines with intervals.
         levels: horizontal lines: baselines, label entropy.
         least, most: smallest and largest range of the y axis.
         x_label: label of the x axis; "" if it shows sites.
-        places: what the x axis measures at each of `sites`, numbers such as steps; empty: they stand evenly.
-        band: range of values too small to be of interest, which is shaded; None: none.
+        places: numeric x coordinate of each of `sites`, such as training steps; empty: sites are evenly spaced.
+        band: shaded range of values too small to be of interest; None: no band.
     """
 
     title: str
@@ -90,7 +90,7 @@ class Panel:
         return max(low, self.most[0]), min(high, self.most[1])
 
     def runs(self, curve: Curve) -> list[list[Point]]:
-        """Split a curve where a line between neighbours would join different streams, and return the parts."""
+        """Split a curve at neighbours of different streams, which no line should join, and return the parts."""
         pieces: list[list[Point]] = []
         for point in curve.points:
             joined = pieces and connected(self.sites[pieces[-1][-1].x], self.sites[point.x])
@@ -102,8 +102,8 @@ class Panel:
 
 
 def score_panels(task: TaskResults, *, best: bool = False) -> list[Panel]:
-    """Return one panel per probe and control: task score, control score, selectivity, ceiling and baselines over
-    sites; the probe that is best on dev first, and with `best` it alone beside its first control.
+    """Return one panel per probe and control: task score, control score, selectivity, ceiling and baselines over sites;
+    the probe that is best on dev comes first; with `best`, only its panel with the first control is returned.
     """
     chosen = task.best()
     probes = sorted(task.probes, key=lambda probe: chosen is None or probe != chosen.probe)
@@ -113,7 +113,7 @@ def score_panels(task: TaskResults, *, best: bool = False) -> list[Panel]:
 
 def loss_panel(task: TaskResults) -> Panel | None:
     """Return a panel of the log loss of every probe over sites, in bits, with the baselines and the label entropy; None
-    if it was not scored.
+    if log loss was not scored.
     """
     curves = [_curve(task, probe, probe, "task", _own("log_loss"), part) for part, probe in enumerate(task.probes)]
     curves = [curve for curve in curves if curve.points]
@@ -129,7 +129,7 @@ def loss_panel(task: TaskResults) -> Panel | None:
 
 
 def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return short names of sites, and the axis label; the names are numbers where nearly all sites are layers of one
+    """Return short names of sites, and the axis label; the names are layer numbers if all sites with layers are of one
     stream.
     """
     streams = [split_site(site) for site in sites]
@@ -202,7 +202,7 @@ def _ceiling(task: TaskResults, probe: str, control: str) -> Curve:
 
 
 def baseline_levels(task: TaskResults, measure: str) -> list[Curve]:
-    """Return the scores of the baselines, which read no state, as levels."""
+    """Return the scores of the baselines, which read no state, as horizontal lines."""
     found = [(result.probe, score(result, measure)) for result in task.baselines]
     return [
         Curve(probe, "baseline", (Point(0, m.score.value, m.score.low, m.score.high),), part)
@@ -216,8 +216,8 @@ _AXES = {"rows": "training rows seen", "k": "coordinates", "coordinates": "coord
 def analysis_panels(task: TaskResults, results: Sequence[AnalysisResult]) -> list[Panel]:
     """Return the panels of one analysis of one probe.
 
-    Quantities that have one value a site are drawn over sites; those that are measured along something (a rank, the
-    rows seen) are drawn along it at the site that is best on dev.
+    Quantities with one value per site are drawn over sites; quantities measured along another axis (such as a rank or
+    the number of training rows) are drawn along it at the site that is best on dev.
     """
     over_sites = [_over_sites(task, results, name) for name in quantities(results, along=False)]
     chosen = chosen_result(task, results)
@@ -287,7 +287,9 @@ def _role(quantity: str, control: str) -> Role:
 
 
 def mean(points: Sequence[Number]) -> Number | None:
-    """Return the mean over draws that stands among the points, else compute it; None where there is none."""
+    """Return the mean over draws: the point with a negative draw number if there is one, else the computed mean; None
+    if there are no points.
+    """
     told = [p for p in points if p.draw < 0]
     if told or not points:
         return told[0] if told else None

@@ -1,4 +1,4 @@
-"""Charts of complete results, as `.plot()` returns them and the folder `figures` holds them."""
+"""Draws charts of complete results, for `.plot()` and for the folder `figures`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _confusion(task: TaskResults) -> list[Chart]:
 
 
 def plot_use(run: UseRun) -> Any:
-    """Return a chart of what probes read beside what edits did, of every property and behaviour."""
+    """Return a chart of probe scores and effects of edits, for every property and behaviour."""
     found = uses(run)
     several = len({use.result.behaviour for use in found}) > 1
     names = _names(found) if several else distinct([(u.result.task, u.result.model, u.result.unit) for u in found])
@@ -113,28 +113,28 @@ def _names(found: Sequence[Use]) -> list[str]:
 
 
 def plot_patching(result: PatchingResult, title: str = "") -> Any:
-    """Return the heat map of shares by site and position."""
+    """Return the heat map of a patching result: shares by site and position."""
     return altair_chart(together([map_chart(patching_map(result, title))]))
 
 
 def plot_ablation(result: AblationResult, title: str = "") -> Any:
-    """Return the heat map of effects by layer and head."""
+    """Return the heat map of an ablation result: effects by layer and head."""
     return altair_chart(together([map_chart(ablation_map(result, title))]))
 
 
 def plot_transfer(results: Sequence[CrossResult]) -> Any:
-    """Return heat maps of scores by source trained on and source tested on."""
+    """Return heat maps of scores by training source and test source."""
     return altair_chart(together([map_chart(one) for one in transfer_maps(results)]))
 
 
 def save_map(found: HeatMap, stem: Path) -> list[Path]:
-    """Save a heat map as SVG and PDF."""
+    """Save a heat map as SVG and PDF, and return their paths."""
     return save(map_chart(found), stem)
 
 
 def save_figures(found: Contents, folder: Path) -> list[Path]:
-    """Write a figure of every task, analysis, property asked for use, and map, as SVG and PDF; equal results give equal
-    bytes.
+    """Write a figure of every task, analysis, tested use and map as SVG and PDF, and return the paths. Equal results
+    give equal SVG; a PDF is rewritten only if its SVG changes.
     """
     drawn: dict[str, list[Chart]] = {}
     for task in found.tasks:
@@ -154,7 +154,7 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
 
 
 def results_card(results: Any) -> str:
-    """Return the card of results of probes: a line a property, and the doubts of its data."""
+    """Return the notebook card (HTML) of results of probes: a line for each property, and warnings about its data."""
     tasks = by_task(list(results))
     rows: list[tuple[str, object]] = [(row.name, row.line) for row in overview(entries(tasks, ())).rows]
     rows += [(f"warning: {task.title}", said) for task in tasks for said in warnings_of_task(task)]
@@ -162,12 +162,12 @@ def results_card(results: Any) -> str:
 
 
 def use_card(run: Any) -> str:
-    """Return the card of a use run: a line a property, and the doubts of its behaviours."""
+    """Return the notebook card (HTML) of a use run: a line for each property, and the doubts about its behaviours."""
     rows: list[tuple[str, object]] = [(row.name, row.line) for row in overview(entries((), uses(run))).rows]
     rows += [(f"doubtful: {one.task}", doubt) for one in run.results for doubt in one.doubts]
     return card(f"What edits showed ({plural(len(run.verdicts), 'verdict')})", rows)
 
 
 def probe_card(probe: Any) -> str:
-    """Return the card of a saved probe."""
+    """Return the notebook card (HTML) of a saved probe."""
     return card(title_of(probe), card_rows(probe))

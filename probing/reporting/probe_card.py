@@ -1,4 +1,4 @@
-"""What a saved probe says of itself: its card in words, for the terminal, notebooks and the page."""
+"""The card of a saved probe in words, for the terminal, notebooks and the page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _MOST = 12
 
 
 def title_of(probe: Any) -> str:
-    """Return what a probe is called: its task, recipe and site."""
+    """Return the name of a saved probe: its task, recipe and site."""
     about = probe.about
     return f"{about.get('task')} by {about.get('probe')} at {about.get('site')}"
 
 
 def card_rows(probe: Any) -> list[tuple[str, str]]:
-    """Return names and values of what is known of a saved probe; what its card does not hold is said to be unknown."""
+    """Return the entries of the card of a saved probe as pairs (name, value); missing entries have the value `unknown`
+    or `UNKNOWN`.
+    """
     about: Mapping[str, Any] = probe.about
     labels = [str(label) for label in about.get("labels") or ()]
     more = f" and {len(labels) - _MOST} more" if len(labels) > _MOST else ""

@@ -1,4 +1,4 @@
-"""Sections of the page: for each property its claim, a figure, a table, and folded details."""
+"""Makes the sections of the page: for each property its claims, a figure, tables, and folded details."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
 
 
 def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Sequence[str]) -> Section:
-    """Return the section of one task, with what edits of the same property showed."""
+    """Return the section of one task, with the results of edits of the same property."""
     found = finding(task)
     return Section(
         anchor,
@@ -72,7 +72,7 @@ def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, 
 
 
 def map_table(found: HeatMap) -> Table:
-    """Return the numbers of a heat map."""
+    """Return the numbers of a heat map as a table."""
     rows = [
         [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
         for name, values in zip(found.rows, found.values.tolist(), strict=True)
@@ -82,7 +82,7 @@ def map_table(found: HeatMap) -> Table:
 
 
 def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
-    """Return the grid of each model."""
+    """Return, for each model, its name and a figure of properties by sites."""
     shown = []
     for model in found.models:
         rows = [row for row in found.rows if row.model == model]
@@ -118,7 +118,7 @@ def _caption(task: TaskResults, panels: Sequence[Panel], uses: Sequence[Use]) ->
 
 
 def results_table(task: TaskResults) -> Table:
-    """Return a row for each site and probe, and for each baseline, on test."""
+    """Return a table of test scores with a row for each site and probe, and for each baseline."""
     control = next(iter(task.controls()), None)
     has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
@@ -322,8 +322,8 @@ def _value(value: Any) -> str:
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:
-    """Return a table for each task that was run several times in one model, with other settings: every run at its best
-    site and probe on dev.
+    """Return a table for each task that was run several times in one model with different settings; a row shows a run
+    at the site and probe that are best on dev.
     """
     listed = list(tasks)
     names = [task.task for task in listed]

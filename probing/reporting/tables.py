@@ -1,4 +1,4 @@
-"""The terminal's table of sites and probes, readable at 80 columns."""
+"""Prints tables of sites and probes in the terminal, readable at 80 columns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FEW_DRAWS = "two draws of a control hardly show how draws vary, so intervals ar
 
 
 def print_results(results: Sequence[ProbeResult], console: Console, analyses: Sequence[AnalysisResult] = ()) -> None:
-    """Print one table and one plain sentence per task, and a table per analysis."""
+    """Print, for each task, tables of scores, further controls and analyses, warnings, and the finding in sentences."""
     for task in by_task(results, analyses):
         console.print(_heading(task, console.width))
         table, left_out = _fitting(task, console)
@@ -64,7 +64,7 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
 
 
 def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the result of `compare`: a row a pair, and the tests that p is adjusted for."""
+    """Print the result of `compare`: a row for each pair, and the number of tests for which p is adjusted."""
     first = pairs[0]
     told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
@@ -137,8 +137,8 @@ def _has_ceiling(task: TaskResults, control: str | None) -> bool:
 
 
 def grid(columns: Sequence[str], texts: Sequence[int] | None = None) -> Table:
-    """Return an empty table with these headings; `texts` are the numbers of the columns that hold words (None: sites
-    and probes).
+    """Return an empty table with these headings; `texts` are the indices of the columns that hold words (None: the
+    columns of sites and probes).
     """
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
     for i, name in enumerate(columns):
@@ -234,8 +234,8 @@ def _notes(task: TaskResults, width: int) -> Text:
 
 
 def summary_rows(results: Sequence[AnalysisResult]) -> list[list[str]]:
-    """Return rows of site, quantity (and where along the varied parameter), value with interval, unit, and the mean of
-    each control.
+    """Return rows of site, quantity (with the value of the varied parameter), value with interval, unit, and the mean
+    of each control.
     """
     return [
         _summary(result, quantity, x_name, x)

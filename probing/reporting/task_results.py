@@ -1,4 +1,4 @@
-"""TaskResults: the results of one task in reading order, its best layer, and names that tell runs apart."""
+"""TaskResults: the results of one task in the order of sites, its best site, and distinct names of runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def model_of(result: ProbeResult) -> str:
 
 
 def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
-    """Return a name for each group of results of one task: the model, then the settings that differ from other groups
-    of that model.
+    """Return a name for each group of results of one task: the model, followed by the settings that differ from other
+    groups of that model.
 
     Such a name is `gpt2 [revision 607a30d783df, float32]`; if the same model was probed twice, `…, 3 seeds` and `…, 1
     seed`.
@@ -37,13 +37,13 @@ def run_names(groups: Sequence[Sequence[ProbeResult]]) -> list[str]:
 
 
 def not_saved(results: Sequence[ProbeResult], before: str = "not saved: ") -> list[str]:
-    """Return a sentence for each probe on states that was not saved, with the reason."""
+    """Return a phrase for each probe on states that was not saved, with the reason; `before` is put in front."""
     reasons = {r.probe: str(r.provenance["not_saved"]) for r in results if r.provenance.get("not_saved")}
     return [f"{before}probe {probe} ({reason})" for probe, reason in reasons.items()]
 
 
 def distinct(parts: Sequence[Sequence[str]]) -> list[str]:
-    """Return a unique name for each entry: its first part, and as many more parts as are needed to make it unique."""
+    """Return a unique name for each entry: its first part, followed by the fewest further parts that make it unique."""
     named = []
     for own in parts:
         lengths = range(1, len(own) + 1)
@@ -97,12 +97,13 @@ class TaskResults:
     Attributes:
         task: the task's name.
         title: name of the task, followed by that of the run if the task was run several times.
-        states: full name of the model, followed by what distinguishes this run from others on that model.
+        states: full name of the model, followed by the settings that distinguish this run from others on that model.
         kind: `classes` or `real`.
         results: results of probes on states, ordered by site along the forward pass, then by probe.
         baselines: results of probes that read no states (site "(none)").
-        primary: name of the measure by which layers are chosen: UAS, UUAS, accuracy or R², the first that was scored.
-        analyses: results of analyses of this task, by site along the forward pass.
+        primary: name of the measure by which sites are chosen: the first of UAS, UUAS, accuracy and R² that was scored,
+            else the first measure.
+        analyses: results of analyses of this task, in the order of sites along the forward pass.
     """
 
     task: str
@@ -116,14 +117,14 @@ class TaskResults:
 
     @property
     def position(self) -> str:
-        """The position whose states were read, where the store has several and the task's name says which; else ""."""
+        """Position whose states were read, if the store has several and the name of the task ends in it; else ""."""
         rows = str(self.any.provenance.get("rows") or "")
         position = rows.removeprefix("position:") if rows.startswith("position:") else ""
         return position if position and self.task.endswith(f" at {position}") else ""
 
     @property
     def label(self) -> str:
-        """The task's name without a position, as it is named where use is asked."""
+        """Name of the task without its position, as in results of use."""
         return self.task.removesuffix(f" at {self.position}") if self.position else self.task
 
     def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
@@ -145,7 +146,7 @@ class TaskResults:
 
     @property
     def any(self) -> ProbeResult:
-        """Any one of the results, to read what all have in common: facts, provenance, classes."""
+        """One of the results, for the entries that all share: facts, provenance, classes."""
         return (self.results or self.baselines)[0]
 
     @property
@@ -155,12 +156,12 @@ class TaskResults:
 
     @cached_property
     def model(self) -> ModelFacts:
-        """The model whose states were read."""
+        """Facts of the model whose states were read."""
         return ModelFacts.of_result(self.any)
 
     @cached_property
     def chosen_on(self) -> str:
-        """Split on which the best layer is chosen: dev, or test if dev was not scored."""
+        """Split on which the best site is chosen: dev, or test if dev was not scored."""
         scored = all(score(result, self.primary, "dev") is not None for result in self.results)
         return "dev" if scored else "test"
 
@@ -172,7 +173,9 @@ class TaskResults:
         return wanted[0] if wanted else None
 
     def best(self, probe: str | None = None) -> ProbeResult | None:
-        """Return the result with the best primary score on dev, of one probe or of all; of equal ones the first."""
+        """Return the result with the best primary score on dev, among the results of one probe or of all (the first of
+        equal ones); None if there is none.
+        """
         split = self.chosen_on
         scored = [
             (result, found)
@@ -185,7 +188,7 @@ class TaskResults:
         return max(scored, key=lambda pair: pair[1].score.value * (1 if pair[1].higher_is_better else -1))[0]
 
     def at(self, site: str, probe: str) -> ProbeResult | None:
-        """Return the result of one probe at one site."""
+        """Return the result of one probe at one site; None if there is none."""
         return next((r for r in self.results if (r.site, r.probe) == (site, probe)), None)
 
     def controls(self) -> tuple[str, ...]:
@@ -197,14 +200,16 @@ class TaskResults:
         return _control_names(self.results, self.primary, lambda c: not c.is_selectivity and not c.above)
 
     def state_controls(self) -> tuple[str, ...]:
-        """Return the names of the controls that keep the labels and change the states, in the order of first
+        """Return the names of the controls that keep the labels and replace the states, in the order of first
         occurrence.
         """
         return _control_names(self.results, self.primary, lambda c: bool(c.above))
 
 
 def score(result: ProbeResult, measure: str, split: str = "test") -> MeasureResult | None:
-    """Return one measure on the judged rows of a split, or None if it was not scored."""
+    """Return the result of one measure on a split, restricted to the rows that are judged (see
+    `ProbeResult.judged_split`); None if it was not scored.
+    """
     judged = result.judged_split(split)
     return next((m for m in result.measures if (m.measure, m.split) == (measure, judged)), None)
 
@@ -299,8 +304,8 @@ def split_site(site: str) -> tuple[str, int]:
 
 
 def connected(one: str, other: str) -> bool:
-    """Return whether a line between two neighbouring sites is meaningful: they are of the same stream, or one is its
-    embedding or final norm.
+    """Return whether a chart may join two neighbouring sites by a line: both are of the same stream, or both among
+    `embed`, `resid` and `final_norm`.
     """
     first, second = split_site(one)[0], split_site(other)[0]
     return first == second or (first in _STREAM and second in _STREAM)

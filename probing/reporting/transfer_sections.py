@@ -1,4 +1,6 @@
-"""Transfer between sources: a matrix of train by test with intervals, on the page and in the terminal."""
+"""Shows transfer between sources: a matrix of training by test source with intervals, on the page and in the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ Key = tuple[str, str, str, str]  # model, task, probe, site
 
 
 def model_of_cross(result: CrossResult) -> ModelFacts:
-    """Return the model whose states were read."""
+    """Return the facts of the model whose states a result of transfer read."""
     return ModelFacts.of(str(result.provenance.get("model") or ""), result.provenance.get("model_facts"))
 
 
 def matrices(results: Sequence[CrossResult]) -> dict[Key, list[CrossResult]]:
-    """Return the results by model, task, probe and site, of the first measure of each task."""
+    """Return the results of the first measure of each task, grouped by (model, task, probe, site)."""
     first: dict[str, str] = {}
     groups: dict[Key, list[CrossResult]] = {}
     for one in results:
@@ -74,7 +76,9 @@ def _caption(key: Key, found: Sequence[CrossResult], several: bool) -> str:
 
 
 def transfer_section(results: Sequence[CrossResult], anchor: str) -> Section:
-    """Return the section of all transfers: maps, and the matrices with intervals; in view where there are few."""
+    """Return the section of the page on transfer: heat maps, and matrices with intervals, which are folded if there are
+    many.
+    """
     models = {model_of_cross(one).label: model_of_cross(one) for one in results}
     groups = matrices(results)
     maps = transfer_maps([one for found in groups.values() for one in found])  # baselines last
@@ -96,7 +100,7 @@ def transfer_section(results: Sequence[CrossResult], anchor: str) -> Section:
 
 
 def doubts(results: Sequence[CrossResult]) -> list[str]:
-    """Return a sentence for each source with so few test rows that its scores say little."""
+    """Return a sentence for each source with so few test rows that its scores are uncertain."""
     found = {}
     for one in results:
         texts = one.provenance.get("sentences")
@@ -111,7 +115,9 @@ def doubts(results: Sequence[CrossResult]) -> list[str]:
 
 
 def print_transfer(results: Sequence[CrossResult], console: Console, *, details: bool) -> None:
-    """Print the matrix of each probe and site: sources trained on by sources tested on, with intervals."""
+    """Print the matrix of each probe and site: training sources by test sources, with intervals; without `details` at
+    most six matrices.
+    """
     groups = matrices(results)
     said: Callable[[Score], str] = with_interval if console.width >= _WIDE else folded
     for label in dict.fromkeys(key[0] for key in groups):

@@ -1,4 +1,4 @@
-"""The curves over sites that charts draw for a use run: effects of edits beside scores of probes."""
+"""Makes the panels of a use run over sites: effects of edits beside scores of probes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _FAR = (-1e12, 1e12)
 
 @dataclass(frozen=True)
 class Use:
-    """Pairs the result of one property and behaviour with its verdicts, in the order of its cells."""
+    """Pairs the result of edits of one property, for one behaviour, with its verdicts in the order of
+    `result.cells`.
+    """
 
     result: UseResult
     verdicts: tuple[Verdict, ...]
 
     @property
     def model(self) -> ModelFacts:
-        """The model that was edited."""
+        """Facts of the model that was edited."""
         return ModelFacts.of(self.result.model, self.result.settings.get("model_facts"))
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Sites of the result, in the order of depth."""
+        """Sites of the result, in the order of first occurrence."""
         return tuple(dict.fromkeys(cell.site for cell in self.result.cells))
 
     @property
@@ -45,7 +47,7 @@ class Use:
         return [(self.sites.index(cell.site), cell, v) for cell, v in both if cell.position == position]
 
     def only(self, positions: Sequence[str]) -> Use:
-        """Return what was measured at some of the positions."""
+        """Return the results and verdicts at the given positions only."""
         kept = [i for i, cell in enumerate(self.result.cells) if cell.position in positions]
         cells = tuple(self.result.cells[i] for i in kept)
         return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept))
@@ -59,14 +61,14 @@ class Use:
 
 
 def uses(run: UseRun | None) -> list[Use]:
-    """Return the results with their verdicts."""
+    """Return the results of a run, each with its verdicts; empty for None."""
     verdicts = iter(run.verdicts if run else ())
     return [Use(result, tuple(next(verdicts) for _ in result.cells)) for result in (run.results if run else ())]
 
 
 def use_panels(use: Use, *, beside: bool = False) -> list[Panel]:
-    """Return panels of decodability beside use: accuracy, mediated fraction where it is known, effects, and doses;
-    `beside` the panels of probes, those of use alone, without doses.
+    """Return panels over sites of accuracy, mediated fraction (if known) and effects, and a panel of doses; with
+    `beside`, for use next to panels of probes, only mediated fraction and effects.
     """
     panels = (
         (_mediated(use), _effects(use)) if beside else (_decodability(use), _mediated(use), _effects(use), _doses(use))

@@ -1,4 +1,4 @@
-"""The parts of the page about use: a table of the effects of edits; verdicts in full and all numbers, folded."""
+"""Makes the parts of the page on use: a table of effects, and folded verdicts and numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from probing.results.use import EditEffect, UseCell
 
 
 def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
-    """Return the section of a property whose use was asked, and of which no results of probes are at hand."""
+    """Return the section of a property that has results of edits but no results of probes."""
     return Section(
         anchor,
         f"{use.result.task}: use",
@@ -51,12 +51,12 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
 
 
 def use_notes(use: Use) -> list[str]:
-    """Return what makes the behaviour doubtful, as sentences."""
+    """Return a sentence for each doubt about the behaviour."""
     return [f"Doubtful: {doubt}" for doubt in doubts_of(use.result)]
 
 
 def use_figure(panels: Sequence[Panel], use: Use) -> Figure:
-    """Return panels of edits as a figure."""
+    """Return panels of edits as a figure with caption and description."""
     said = (
         f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. "
         "The shape of a mark is the verdict; dashed lines are exchanges of whole states."
@@ -65,7 +65,7 @@ def use_figure(panels: Sequence[Panel], use: Use) -> Figure:
 
 
 def use_table(use: Use) -> Table:
-    """Return what the swap did at every place, with its verdict."""
+    """Return a table of the effect of the swap at every place, with its verdict."""
     head = ["place", "use", "probes", "swap, SD", "mediated", "adjusted p", "flags"]
     rows: list[list[str | Number]] = [
         [
@@ -96,7 +96,7 @@ def _mediated(edit: EditEffect) -> Number:
 
 
 def use_folds(use: Use, several: bool) -> list[Fold]:
-    """Return what is folded of the edits: each verdict in full, doses, and every number."""
+    """Return the folded parts on edits: the verdicts in full, and all numbers with doses."""
     of = f" ({use.result.behaviour})" if several else ""
     doses = [panel for panel in use_panels(use) if panel.x_label]
     figures = [use_figure(doses, use)] if doses else []

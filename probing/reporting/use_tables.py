@@ -1,4 +1,4 @@
-"""The terminal's tables of verdicts, patching and ablation, readable at 80 columns."""
+"""Prints tables of verdicts, patching and ablation in the terminal, readable at 80 columns."""
 
 from __future__ import annotations
 
@@ -176,12 +176,12 @@ def mediated(edit: EditEffect, width: int = _WIDE) -> str:
 
 
 def bound(value: float) -> str:
-    """Return a bound with two decimals, or ∞."""
+    """Return a bound of an interval with two decimals, or `∞` or `−∞` if it is infinite."""
     return decimal(value, 2) if math.isfinite(value) else ("−∞" if value < 0 else "∞")
 
 
 def short2(value: float) -> str:
-    """Return a bound with two decimals and no zero before the point."""
+    """Return a bound as `bound` does, without the zero before the point."""
     text = bound(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
@@ -236,8 +236,8 @@ _BESIDE = " (in brackets: by attribution)"
 
 
 def print_patching(found: PairPatching, console: Console, *, title: str, run_prompt: str) -> None:
-    """Print the effects of patching as shares by site and position (attribution in brackets), the effect of the prompts
-    themselves, and the error of attribution.
+    """Print the effects of patching as shares by site and position (those of attribution patching in brackets), the
+    output after clean and corrupted prompts, and the error of attribution patching.
     """
     exact, rough = found.exact, found.rough
     other = {"corrupted": "clean", "clean": "corrupted"}[run_prompt]
@@ -318,7 +318,9 @@ def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 
 def print_ablation(found: AblationResult, console: Console) -> None:
-    """Print the effects of ablating each component; those of heads as a grid of layers and heads."""
+    """Print the effects of ablating each component, in SD; effects of heads are printed as a table of layers by
+    heads.
+    """
     kind = str(found.components[0]).split()[0]
     heading = f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"
     console.print(shown(heading, style="bold"))

@@ -1,4 +1,4 @@
-"""Texts of the use stage: short words, marks and flags for verdicts, the methods paragraph, and the papers to cite."""
+"""Texts on use: short words, symbols and flags of verdicts, the methods paragraph, and the papers to cite."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MARKS = {
 
 
 def deciding(verdict: Verdict) -> EditEffect | None:
-    """Return the edit whose numbers are shown: the class-mean swap, or the interchange if only that has an effect; None
-    if nothing was edited.
+    """Return the edit whose numbers are shown: the class-mean swap, or the interchange of whole states if only the
+    interchange has an effect; None if nothing was edited.
     """
     cell = verdict.evidence
     if cell is None:
@@ -41,12 +41,14 @@ def deciding(verdict: Verdict) -> EditEffect | None:
 
 
 def adjusted_p(edit: EditEffect) -> float:
-    """Return the smaller of the adjusted p values of τ and U, which are adjusted together."""
+    """Return the smaller of the adjusted p values of the two statistics of an edit, the effect along the natural
+    contrast (τ) and the whole effect (U), which are adjusted together.
+    """
     return min(edit.p_adjusted, edit.whole_effect_p_adjusted)
 
 
 def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return pairs (flag, what it means here, with numbers) for the flags of a verdict."""
+    """Return a pair (flag, explanation with numbers) for each flag of a verdict."""
     cell = verdict.evidence
     return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
 
@@ -59,12 +61,14 @@ def answers_sentence(result: UseResult) -> str:
 
 
 def doubts_of(result: UseResult) -> list[str]:
-    """Return sentences that say why the behaviour is doubtful and which numbers could not be measured."""
+    """Return sentences on doubts about the behaviour, and on numbers that could not be measured."""
     return [*result.doubts, *(f"{cell.place}: {note}" for cell in result.cells for note in cell.notes)]
 
 
 def rows_sentence(result: UseResult) -> str:
-    """Return which rows were compared, how they were matched, and how often random properties were discovered."""
+    """Return sentences on the rows that were compared, their matching, and the rate at which random properties were
+    discovered.
+    """
     matched = {"nothing": "not matched in other properties"}.get(
         result.stratified_by, f"matched by {result.stratified_by} of {', '.join(result.covariates)}"
     )
@@ -84,7 +88,9 @@ def rows_sentence(result: UseResult) -> str:
 
 
 def verdict_sentences(verdict: Verdict) -> str:
-    """Return place, verdict, reason, numbers, the meaning of the flags, and last what would overturn it."""
+    """Return place, verdict, reason, the meaning of flags, numbers, and the observations that would overturn the
+    verdict, in sentences.
+    """
     flags = [f"Flag “{flag}”" + (f": {said}." if said else ".") for flag, said in flags_said(verdict)]
     parts = [verdict.reason, _gate_sentence(verdict), *flags, _edits_sentence(verdict), verdict.overturned_by]
     return f"{verdict.place}: {verdict.text}. {' '.join(filter(None, parts))}"
@@ -221,7 +227,7 @@ def use_paragraph(result: UseResult) -> str:
 
 
 def use_names(result: UseResult) -> list[str]:
-    """Return the names, as `references` has them, of all methods that a measurement used."""
+    """Return the names of all methods that a measurement used, as `methods.keys_of` expects them."""
     used = ["interchange", "class_mean", "cross_fitting", "max_t", "families", "equivalence", "bh"]
     used += ["propensity"] if result.stratified_by.startswith("propensity") else []
     used += ["permutation"] if result.settings.get("permutations") else []
@@ -230,7 +236,7 @@ def use_names(result: UseResult) -> list[str]:
 
 
 def use_bibtex(result: UseResult) -> str:
-    """Return the BibTeX entries of the papers behind all methods that a measurement used."""
+    """Return the BibTeX entries of the papers that define the methods that a measurement used."""
     return bibtex(use_names(result), always=())
 
 

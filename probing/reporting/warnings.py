@@ -185,7 +185,9 @@ def column(against: Comparison) -> str:
 
 
 def example_of(task: TaskResults, control: str) -> Comparison | None:
-    """Return one comparison with the control, to read what all of them have in common; None if there is none."""
+    """Return one comparison with a control, for the entries that all comparisons with it share; None if there
+    is none.
+    """
     found = (comparison(score(result, task.primary), control) for result in task.results)
     return next((against for against in found if against is not None), None)
 
@@ -196,13 +198,15 @@ def title(against: Comparison) -> str:
 
 
 def described(against: Comparison) -> str:
-    """Return the title of the table with a description of the other states."""
+    """Return the title of a state control's table with a description of its states."""
     what = _WHAT.get(against.above, f"the states of {against.above}")
     return f"{title(against)} ({what}). The difference is no selectivity."
 
 
 def sentences(measured: MeasureResult) -> list[str]:
-    """Return a sentence for each state control: the score on its states, and how much higher the task's score is."""
+    """Return a sentence for each state control: the score on the other states, and the difference of the score on the
+    task from it.
+    """
     name = measure_title(measured.measure)
     return [
         f"On {_source(against)} the same probe scores {with_interval(against.score)}: "

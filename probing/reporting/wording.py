@@ -1,4 +1,4 @@
-"""Spells numbers and names in tables, sentences and figures, and says why a task was not judged."""
+"""Formats numbers and names for tables, sentences and figures, and words the reasons why a task was not judged."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def short(value: float | None) -> str:
 
 
 def finite(value: float | None) -> str:
-    """Return a number with two places; ∞ where it has no bound, a dash for None."""
+    """Return a number with two decimals; `∞` or `−∞` if it is infinite, a dash for None."""
     if value is None or math.isfinite(value):
         return decimal(value, 2)
     return "−∞" if value < 0 else "∞"
@@ -78,7 +78,7 @@ def with_interval(score: Score) -> str:
 
 
 def plain_score(found: MeasureResult | None) -> str:
-    """Return a score in two places without the zero before the point, for sentences: `.95`; a dash for None."""
+    """Return a score with two decimals and no zero before the point, for sentences: `.95`; a dash for None."""
     return _NOTHING if found is None else decimal(found.score.value, 2).replace("0.", ".", 1)
 
 
@@ -147,7 +147,7 @@ def plural(number: int, noun: str, several: str = "") -> str:
 
 
 def resampled_by(facts: Mapping[str, Any]) -> str:
-    """Return words such as `resampled: documents, since the label is constant within each document`; empty for results
+    """Return a phrase on the unit of resampling, such as `resampled: 40 documents of test, since …`; empty for results
     of earlier versions.
     """
     unit, reason = facts.get("unit"), facts.get("unit_reason")
@@ -167,8 +167,13 @@ SHOWS_NOTHING = (
 def needs(
     *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
 ) -> tuple[str, ...]:
-    """Return phrases for what is missing before a result can be judged: test texts not in train, another label, more
-    test sentences (`sentences`: how many there are; None: enough), a baseline.
+    """Return a phrase for each requirement of a judgement that is not met.
+
+    Args:
+        sentences: number of different test sentences, if there are too few; None: there are enough.
+        only_label: label of all test rows, if there is only one; else None.
+        has_baseline: whether a baseline was scored.
+        all_shared: whether train contains the input of every test row.
     """
     lacking = ["test texts that train has not"] if all_shared else []
     if only_label is not None:

@@ -34,29 +34,30 @@ def score(
     any_model: bool = False,
     batch: int = BATCH,
 ) -> TextScores:
-    """Score new texts by a saved probe, read as the texts that it was trained on: the same site, rows, pooling, chat
-    template, length limit and stored dtype.
+    """Score new texts by a saved probe and return the scores. The texts are read as in training: at the same site, with
+    the same rows, pooling, chat template, length limit and stored dtype.
 
-    On the corpus of training these are the scores of training, up to the rounding of another batch.
+    On the training corpus the scores equal those in training, up to rounding that depends on the batch.
 
     Args:
-        probe: a probe that `train(…, to=…)` saved, or its file.
-        model: the model whose states it was trained on.
+        probe: a probe that `train(…, to=…)` saved, or the path of its file.
+        model: the model whose states the probe was trained on.
         texts: a text, texts, examples (with words, spans or messages of a chat) or a corpus.
         pieces: whether every piece of a text is scored as well, as if it were the whole text.
         label: class whose natural log odds are the score; None: of two classes the second in sorted order, of several
             each row's most probable.
-        any_model: whether another model, revision, chat template or dtype than in training is accepted, if the site
-            has the same width. The scores then say so in `recipe.remarks`, and every record in `remarks`.
+        any_model: whether another model, revision, chat template or dtype than in training is accepted, if the site has
+            the same width. The differences are then listed in `recipe.remarks`, and in `remarks` of every record.
         batch: number of texts that are read together.
 
     Raises:
-        ProvenanceMismatch: another model, revision, tokenizer, chat template or dtype than in training; or the probe
-            was saved by an earlier version, which did not record them.
+        ProvenanceMismatch: model, revision, tokenizer, chat template or dtype differ from training; or the probe was
+            saved by an earlier version, which did not record them.
         UnknownSite: the model has no such site.
         UnknownName: the probe has no such label, or a text lacks a position that the probe reads.
         BadParameter: the site has another width, the model has no chat template, the probe scores words and texts are
-            not divided into words, or it reads pairs or no states; a label in the corpus is none of the probe's.
+            not divided into words, the probe reads pairs or no states, or the corpus has a label that the probe does
+            not have.
         CorpusError: there are no texts, or one has no pieces.
     """
     recipe = recipe_of(probe, model, label=label, any_model=any_model)
@@ -75,16 +76,17 @@ def score(
 def stream(
     recipe: Recipe, model: LanguageModel, batches: Iterable[Sequence[str]], *, pieces: bool = False
 ) -> Iterator[TextScores]:
-    """Score texts as they come, and yield the scores of each batch; those of all batches are those of the whole.
+    """Score batches of texts as they arrive, and yield the scores of each batch; they equal the scores of all texts at
+    once.
 
     Args:
-        recipe: from `recipe_of`.
+        recipe: the recipe that `recipe_of` returned.
         model: the model.
-        batches: texts, some at a time.
+        batches: batches of texts.
         pieces: whether every piece is scored as well.
 
     Raises:
-        CorpusError, BadParameter: as `score`, when the text comes.
+        CorpusError, BadParameter: as in `score`, raised at the batch of the text.
     """
     name, count = model_called(model.identity()["model"]), 0
     for batch in batches:

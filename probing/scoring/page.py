@@ -18,12 +18,14 @@ _MOST_OF_FRAGMENT = 20
 
 
 def page(scores: TextScores) -> str:
-    """Return one self-contained page: no script, no request, everything escaped."""
+    """Return scores as a self-contained HTML page, without scripts or network requests, with all text escaped; at most
+    500 texts.
+    """
     return _made(scores, _MOST, is_fragment=False)
 
 
 def fragment(scores: TextScores) -> str:
-    """Return the first texts as HTML for a notebook."""
+    """Return the scores of the first 20 texts as HTML for a notebook."""
     return _made(scores, _MOST_OF_FRAGMENT, is_fragment=True)
 
 

@@ -1,4 +1,6 @@
-"""How a saved probe's rows are made of new text: read off its card, and refused where model or template differ."""
+"""Recipe: how new texts are turned into the rows of a saved probe, read from its card; other models or templates are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,18 @@ AS_TRAINED = "as_trained"  # of `alarm_on` in `watch`
 
 @dataclass(frozen=True)
 class Recipe:
-    """Describes how the rows of a probe are made of texts, and what its score is.
+    """Describes how texts are turned into the rows of a probe, and how the rows are scored.
 
     Attributes:
-        probe, name: the fitted probe, and what it is called: its task, recipe and site.
-        site: site of the model that it reads.
-        reading: how texts are read.
-        pooled: how the pieces of a store of pieces were pooled for it; "" if rows were read as they are.
+        probe, name: the fitted probe, and its name (task, recipe and site).
+        site: site of the model that the probe reads.
+        reading: options by which texts are read.
+        pooled: pooling of pieces that the probe was trained with, such as `sentence:mean`; "" if rows were not pooled
+            from a store of pieces.
         label: class whose log odds are the score; "" for a number, or for the most probable of several classes.
-        threshold: the threshold in its card; None: none, or of another label.
-        remarks: sentences that say in what the scores differ from those in the card.
+        threshold: the threshold in the card of the probe; None: there is none, or it is for another label.
+        remarks: phrases on every difference from training, such as another model.
+        labels: the classes in the order of the probe's probabilities; empty for a number.
     """
 
     probe: Probe
@@ -56,7 +60,7 @@ class Recipe:
 
     @property
     def rows(self) -> str:
-        """What a row is, such as `sentence:mean`."""
+        """Kind of the rows and their pooling, such as `sentence:mean`."""
         return self.pooled or str(self.reading.identity()["rows"])
 
     @property
@@ -66,13 +70,14 @@ class Recipe:
 
     @property
     def of_pieces(self) -> ReadingOptions:
-        """The same reading, with one row for every piece of the text."""
+        """The same reading options, but with one row for every piece of the text."""
         return replace(self.reading, scope="piece", pool="mean", positions=())
 
     def scored(self, X: Any) -> tuple[Floats, list[str], Floats]:
-        """Return scores `(N,)`, predicted labels and log probabilities `(N, K)` of rows `(N, D)`, or of `Pieces`.
+        """Return scores `(N,)` (natural log odds), predicted labels and log probabilities `(N, K)` of rows `(N, D)`, or
+        of `Pieces`.
 
-        For a probe of a number the score is the number, without labels and probabilities.
+        For a probe that predicts a number, the score is this number; labels are "" and there are no probabilities.
         """
         if not self.labels:
             return np.asarray(self.probe.predict(X), np.float64).reshape(-1), [""] * len(X), np.empty((len(X), 0))
@@ -89,21 +94,21 @@ class Recipe:
 def recipe_of(
     probe: Probe | str | Path, model: LanguageModel, *, label: str | None = None, any_model: bool = False
 ) -> Recipe:
-    """Return how a probe's rows are made of texts by this model, as they were in training.
+    """Return the recipe by which this model turns texts into the rows of a probe, as in training.
 
     Args:
-        probe: a probe that `train` saved, or its file.
+        probe: a probe that `train` saved, or the path of its file.
         model: the model that its states come from.
         label: class whose log odds are the score; None: of two classes the second in sorted order.
         any_model: whether another model, revision, template or compute dtype is accepted, if its site has the same
-            width; `remarks` then say so.
+            width; `remarks` then list the differences.
 
     Raises:
-        ProvenanceMismatch: another model, revision, tokenizer, chat template or dtype than in training; or a card that
-            does not say.
+        ProvenanceMismatch: model, revision, tokenizer, chat template or dtype differ from training, or the card does
+            not record them.
         UnknownSite: the model has no such site.
-        BadParameter: the site has another width, the model has no chat template, the probe was not saved by `train`, or
-            it reads pairs, spans or no states.
+        BadParameter: the site has another width, the model has no chat template, the probe was not saved by `train`,
+            reads pairs, spans or no states, or gives no probabilities.
         UnknownName: there is no such label.
     """
     fitted = load_probe(probe) if isinstance(probe, str | Path) else probe
@@ -229,10 +234,10 @@ def _labels(probe: Probe, about: Mapping[str, Any], label: str | None, name: str
 def limits_of(
     recipes: Mapping[str, Recipe], threshold: float | Mapping[str, float] | None, alarm_on: str
 ) -> dict[str, float]:
-    """Return the threshold of each probe's alarm: as given, else from its card.
+    """Return the alarm threshold of each probe by name: the given one, else the threshold in the card of the probe.
 
     Raises:
-        UnknownName, BadParameter: a threshold of no such probe, or one that is no finite number; or there is none.
+        UnknownName, BadParameter: a threshold is for an unknown probe or not finite, or a probe has none.
     """
     found = {}
     if isinstance(threshold, Mapping) and (unknown := [name for name in threshold if name not in recipes]):
@@ -262,7 +267,7 @@ def limits_of(
 
 
 def answer_mark(model: LanguageModel) -> tuple[int, ...]:
-    """Return the ids by which the chat template opens an answer; () if the tokenizer has no template."""
+    """Return the piece ids with which the chat template opens an answer; () if the tokenizer has no template."""
     if not getattr(model.tokenizer, "chat_template", None):
         return ()
     template, size = ChatTemplate(model.tokenizer, model.name), len(model.tokenizer)
@@ -278,8 +283,8 @@ def refuse_other_form(recipes: Mapping[str, Recipe], mark: tuple[int, ...], ids:
     """Refuse a chat for probes that were trained without a chat template, and plain text for those trained with one.
 
     Args:
-        recipes: of the probes.
-        mark: from `answer_mark`; (): nothing is refused.
+        recipes: recipes of the probes, by name.
+        mark: ids that `answer_mark` returned; (): nothing is refused.
         ids: `(n,)` ids of the prompt.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores of texts: a row for each text (or word), and one for each piece; as JSON lines, Parquet and a page."""
+"""Scores of texts: a row for each text (or word), and one for each piece; written as JSON lines, Parquet and HTML."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class RowScore:
     """Holds the score of one row: a text, a word or a piece.
 
     Attributes:
-        start, end: its characters in the text.
-        word: number of its word in the text, -1 if it is of no word.
-        score: natural log odds of the label that is scored, or the number that is predicted.
+        start, end: half-open span of the row in code points of the text.
+        word: index of the word in the text, -1 if the row is not of a word.
+        score: natural log odds of the scored label, or the predicted number.
         label: the most probable label; "" for a number.
-        probabilities: of each label, as the fit gives them (not tempered).
-        is_flagged: whether the score is above the threshold of the probe; None: it has none.
+        probabilities: probability of each label as the probe predicts it; empty for a number.
+        is_flagged: whether the score is above the threshold of the probe; None: the probe has no threshold.
     """
 
     start: int
@@ -58,11 +58,11 @@ class TextScore:
     """Holds the scores of one text.
 
     Attributes:
-        id, text: of the example.
-        role: whose turn of a chat the text is; "" outside a chat.
+        id, text: id and text of the example.
+        role: role of the chat message that contains the text, such as `user`; "" outside a chat.
         rows: a score for the text, or for each of its words if the probe reads words.
-        pieces: a score for each piece of the text, if they were asked for.
-        is_cut: whether pieces of the text were cut off, as in training.
+        pieces: a score for each piece of the text, if pieces are scored.
+        is_cut: whether pieces of the text were cut off at the length limit.
     """
 
     id: str
@@ -73,7 +73,7 @@ class TextScore:
     is_cut: bool = False
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one flat record for each row, and then for each piece."""
+        """Yield one record for each row, and then one for each piece, as dictionaries."""
         for kind, found in (("row", self.rows), ("piece", self.pieces)):
             for one in found:
                 yield {
@@ -96,7 +96,7 @@ class TextScores(Sequence[TextScore]):
     """Holds the scores of texts by one probe, in the order of the texts.
 
     Attributes:
-        recipe: how rows are made, with the probe, the label that is scored and the threshold.
+        recipe: the recipe of the rows, with the probe, the scored label and the threshold.
         model: name of the model.
     """
 
@@ -127,7 +127,7 @@ class TextScores(Sequence[TextScore]):
         return np.array([row.score for text in self for row in text.rows], np.float64)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one flat record for each row and piece, with what the scores are of."""
+        """Return one record for each row and piece, with the scored label (`scored`) and any remarks."""
         remarks = {"remarks": "; ".join(self.recipe.remarks)} if self.recipe.remarks else {}
         scored = {"scored": self.recipe.label}
         return [record | scored | remarks for text in self for record in text.records()]
@@ -149,10 +149,10 @@ class TextScores(Sequence[TextScore]):
         return flat.astype({"flagged": "boolean"}) if len(flat) else flat
 
     def write(self, file: str | Path) -> Path:
-        """Write NAME.jsonl, NAME.parquet or NAME.html, and return the path.
+        """Write the scores as NAME.jsonl, NAME.parquet or NAME.html, and return the path.
 
         Raises:
-            BadParameter: the name ends in something else.
+            BadParameter: the file name has another ending.
         """
         path = Path(file)
         check_suffix(path)
@@ -173,10 +173,10 @@ class TextScores(Sequence[TextScore]):
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file of scores whose name does not say what it holds.
+    """Check that the name of a file of scores has a known ending.
 
     Raises:
-        BadParameter: the name ends in something else than .jsonl, .parquet or .html.
+        BadParameter: the name does not end in .jsonl, .parquet or .html.
     """
     if path.suffix not in SUFFIXES:
         raise BadParameter(
@@ -187,10 +187,10 @@ def check_suffix(path: Path) -> None:
 
 
 class FreshStates:
-    """Presents texts that were just read as a store in memory, for the views that pool rows.
+    """Presents the states of texts, just read, as a store in memory, so that rows can be pooled as from a store.
 
     Attributes:
-        identity, rows, path, and so on: those that `StoreView` reads of a store.
+        identity, rows, path, and so on: the attributes of a store that `StoreView` reads.
     """
 
     store_id = content_id = ""
@@ -213,7 +213,7 @@ class FreshStates:
         return int(self._content.sites[site].shape[1])
 
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of chosen rows, rounded as a store of this dtype rounds them."""
+        """Return the states `(N, D)` of some rows (None: all) as float32, rounded as in a store of this dtype."""
         stored = self._content.sites[site]
         return widen(stored if rows is None else stored[rows], self._dtype)
 
@@ -223,11 +223,11 @@ class FreshStates:
 
 
 def check_texts(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces: bool) -> None:
-    """Check that every text has something to score.
+    """Check that every text has pieces, and words if the probe scores words.
 
     Raises:
-        CorpusError: a text without pieces; the message names it.
-        BadParameter: texts without words, of which the probe scores each.
+        CorpusError: a text has no pieces; the message names it.
+        BadParameter: the probe scores words, and texts are not divided into words.
     """
     if recipe.reading.chat:
         ChatTemplate(model.tokenizer, model.name)

@@ -1,4 +1,6 @@
-"""Steering: a probe's direction is added to a running model, beside what that does to its text and to its answers."""
+"""Steering: adds the direction of a probe to the states of a running model, and measures the effect on its text and
+answers.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,11 @@ class Steering:
     """Describes a direction that is added to the states of a model.
 
     Attributes:
-        name: what it is of.
-        site: site whose states it is added to.
-        vector: `(D,)` what is added at strength 1.
-        unit: what strength 1 is, in words.
-        strength: factor of the vector.
+        name: name of the property and probe, or of the evidence.
+        site: site at which the vector is added to the states.
+        vector: `(D,)` vector that is added at strength 1.
+        unit: meaning of strength 1, in words.
+        strength: factor by which the vector is multiplied.
         use: the verdict on whether the model uses the property, in words; or "use not tested".
     """
 
@@ -60,14 +62,15 @@ class Steering:
 
 @dataclass(frozen=True)
 class SteeringEffect:
-    """Holds what one strength does to a model's text, in means over texts with 95 % intervals.
+    """Holds the effect of one strength on a model's text: means over texts, with 95 % intervals.
 
     Attributes:
         strength: factor of the direction.
-        kl: (value, low, high) mean divergence of the steered from the unsteered next pieces, in nats a piece.
-        perplexity, clean_perplexity: of the texts, steered and not; exponentials of the mean surprise a piece.
-        changed: share of places whose most probable next piece is another.
-        answers: for each answer asked for, (value, low, high) the change of its log probability behind the texts.
+        kl: (value, low, high) mean Kullback-Leibler divergence of the steered from the unsteered distribution of the
+            next piece, in nats per piece.
+        perplexity, clean_perplexity: perplexity of the texts, steered and unsteered.
+        changed: share of pieces after which the most probable next piece differs.
+        answers: for each answer, (value, low, high) of the change of its log probability (nats) after the texts.
     """
 
     strength: float
@@ -80,12 +83,12 @@ class SteeringEffect:
 
 @dataclass(frozen=True)
 class SteeringReport:
-    """Holds the effects of several strengths, with the direction and what is known of its use.
+    """Holds the effects of several strengths of a direction.
 
     Attributes:
-        steering: the direction, at strength 1.
-        effects: one for each strength.
-        texts, pieces: number of texts and of pieces that were predicted.
+        steering: the direction at strength 1, with the verdict on its use.
+        effects: effect of each strength, in the order given.
+        texts, pieces: number of texts, and of predicted pieces.
     """
 
     steering: Steering
@@ -137,31 +140,33 @@ def steer(
     any_model: bool = False,
 ) -> Iterator[Steering]:
     """Within the block, add the direction of a probe to the states of the model at the probe's site, for all pieces of
-    every text; afterwards, and after any error, the hook is gone.
+    every text; the hook is removed afterwards, also after an error.
 
     A probe's direction is the shortest step, in standard deviations of the coordinates, that raises the log odds of its
-    label: strength 1 raises them by 1 (a predicted number by 1). Of evidence of `probing use` it is the difference
-    between two classes, and strength 1 is the whole difference. Strength 0 changes nothing, to the bit.
+    label: strength 1 raises them by 1 (a predicted number by 1). For evidence of `probing use` the direction is the
+    difference between the means of two classes, and strength 1 is the whole difference. Strength 0 leaves every bit
+    unchanged.
 
-    That a probe reads a property does not show that the model uses it: adding the direction may do nothing, or spoil
-    the text. `steering_report` measures it.
+    That a probe reads a property does not show that the model uses it: adding the direction may have no effect, or
+    spoil the text. `steering_report` measures both.
 
     Args:
         model: the model that the probe was trained on.
-        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), class means of `read_directions`, or a file of
-            either.
+        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), evidence of class means from `read_directions`,
+            or a file of either.
         strength: factor; negative leads away from the label.
-        label: label that it leads to; None: of two the second in sorted order. For evidence, its second class.
+        label: label whose log odds the direction raises; None: the second of two in sorted order. For evidence, the
+            class to which it leads (None: the second).
         use: results of `probing use` that may have a verdict on this property and site, or their folder; None: those in
             the probe's folder of results, if there are any.
-        any_model: as of `score`.
+        any_model: as in `score`.
 
     Yields:
-        The direction, with what is known of its use.
+        The direction, with the verdict on its use.
 
     Raises:
-        ProvenanceMismatch, UnknownSite, BadParameter: as `score`; or the probe has no direction, or the strength is not
-            a number.
+        ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or the probe has no direction, or the strength is
+            not finite.
     """
     if not isinstance(strength, int | float):
         raise BadParameter("the strength is no number", needed="a number", found=repr(strength))
@@ -180,7 +185,9 @@ def direction_of(
     use: UseRun | str | Path | None = None,
     any_model: bool = False,
 ) -> Steering:
-    """Return the direction that `steer` adds, checked against the model; arguments and errors as of `steer`."""
+    """Return the direction that `steer` adds, after checking it against the model; arguments and errors are those of
+    `steer`.
+    """
     if not math.isfinite(strength):
         raise BadParameter("a strength is a number", needed="a finite number", found=str(strength))
     given = _loaded(probe)
@@ -286,18 +293,18 @@ def steering_report(
     use: UseRun | str | Path | None = None,
     any_model: bool = False,
 ) -> SteeringReport:
-    """Measure what adding a probe's direction does to a model's text, and return it for each strength.
+    """Measure the effect of adding a probe's direction on a model's text, and return it for each strength.
 
     Args:
         model: a causal model.
-        probe, label, use, any_model: as of `steer`.
-        texts: texts that quality is measured on; at least two, of two pieces or more.
+        probe, label, use, any_model: as in `steer`.
+        texts: texts on which the effect is measured; at least two with two or more pieces.
         strengths: factors of the direction.
-        answers: pieces, such as ` was`, whose log probability behind each text is compared.
+        answers: single pieces, such as ` was`, whose log probability after each text is compared.
 
     Raises:
-        BadParameter: as `steer`; or too few texts, or an answer that is not one piece.
-        UnsupportedModel: the model has no head over the vocabulary.
+        BadParameter: as in `steer`; or there are too few texts, the model has no causal head, or an answer is not a
+            single piece.
     """
     plain = direction_of(model, probe, label=label, use=use, any_model=any_model)
     if model.suffix.head != "causal":

@@ -1,4 +1,4 @@
-"""Watching: scores of every piece that a model generates, as it is read, and what they come to together."""
+"""Watching: scores every piece that a model generates, as the model reads it, and aggregates the scores."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _OWN |= {"position:end": "last"}
 
 @dataclass(frozen=True)
 class Alarm:
-    """Says that a score of a sequence has passed its threshold.
+    """Reports that the aggregated score of a generated text has passed its threshold.
 
     Attributes:
         probe: name of the probe.
-        sequence: number of the sequence, counted over all generations within the block.
-        piece: number of the piece of it after which the threshold is passed.
-        score: what the scores come to after that piece.
+        sequence: number of the text, counted from 0 over all generations within the block.
+        piece: number of the scored piece at which the threshold is passed, counted from 0.
+        score: aggregated score after that piece.
         threshold: the threshold.
     """
 
@@ -53,9 +53,9 @@ class WatchedText:
     """Holds the scores of the pieces of one generated text.
 
     Attributes:
-        ids: `(n,)` ids of the pieces scored.
-        scores: of each probe, `(n,)` scores in the order of the pieces.
-        is_complete: whether the generation came to its end, without an error.
+        ids: `(n,)` ids of the scored pieces.
+        scores: for each probe, `(n,)` scores in the order of the pieces.
+        is_complete: whether the generation ended without an error.
     """
 
     ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -66,19 +66,20 @@ class WatchedText:
 
     @property
     def text(self) -> str:
-        """The text of the pieces."""
+        """Text of the scored pieces together."""
         return str(self._tokenizer.decode(self.ids))
 
     @property
     def pieces(self) -> list[str]:
-        """Text of each piece."""
+        """Text of each scored piece."""
         return [str(self._tokenizer.decode([int(piece)])) for piece in self.ids]
 
     def aggregate(self, probe: str, how: str = "mean", *, decay: float = 0.9, width: int = 8) -> float:
-        """Return what the scores of all pieces come to; see `running`.
+        """Return the aggregate of the scores of all pieces; `how`, `decay` and `width` are those of `running`.
 
         Raises:
-            BadParameter: there is no piece, or no such aggregation.
+            BadParameter: there is no piece, or the aggregation is unknown.
+            UnknownName: there is no probe of this name.
         """
         found = running(self._scores(probe), how, decay=decay, width=width)
         if not len(found):
@@ -86,7 +87,8 @@ class WatchedText:
         return float(found[-1])
 
     def multimax(self, probes: Sequence[str] | None = None) -> float:
-        """Return the sum over probes of each probe's highest score, as several heads each look for their own sign.
+        """Return the sum over probes of each probe's highest score, for probes that each detect a different sign of a
+        property.
 
         References:
             Kramár et al. 2026, Building Production-Ready Probes For Gemini, arXiv 2601.11516 (MultiMax; there of heads
@@ -95,7 +97,8 @@ class WatchedText:
         return sum(self.aggregate(name, "max") for name in (probes or self.scores))
 
     def as_trained(self, probe: str) -> float:
-        """Return the probe's score of the text so far, pooled as in training: what `score` gives of the finished text.
+        """Return the probe's score of the text so far, with pieces pooled as in training; for a finished text it equals
+        the result of `score`.
 
         Raises:
             BadParameter: the probe's rows are words or positions inside the text, or there is no piece.
@@ -113,7 +116,7 @@ class GenerationScores(Sequence[WatchedText]):
     """Holds the scores of all texts that were generated within `watch`, in order.
 
     Attributes:
-        recipes: what each probe's scores are, by its name.
+        recipes: recipe of each probe, by the name of the probe.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any) -> None:
@@ -132,7 +135,7 @@ class GenerationScores(Sequence[WatchedText]):
         return f"GenerationScores({len(self)} texts, {pieces} pieces, probes: {', '.join(self.recipes)})"
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one flat record for each piece and probe."""
+        """Return one record for each piece and probe, as a dictionary."""
         return [
             {"text": n, "piece": t, "said": said, "probe": name, "score": float(scores[t])}
             for n, text in enumerate(self)
@@ -155,30 +158,31 @@ def watch(
     any_model: bool = False,
 ) -> Iterator[GenerationScores]:
     """Within the block, score every piece that the model generates, by `model.generate` or by `generate` of the Hugging
-    Face model inside it; afterwards, and after any error, no hook is left.
+    Face model inside it; all hooks are removed afterwards, also after an error.
 
-    The scores are those of the finished text, read at once, up to rounding: a piece is scored when the model has read
-    it. Special pieces, what comes after the end of a text, and by default the prompt are not scored.
+    Up to rounding, the scores equal those of the finished text read in one pass: a piece is scored when the model has
+    read it. Special pieces, pieces after the end of a text, and by default the prompt are not scored.
 
     Args:
         model: a decoder.
-        probes: saved probes, or their files; names of a mapping are those in the scores.
-        callback: is called with an `Alarm` when a text passes the threshold of a probe for the first time. What it
-            raises ends the generation. With it, every piece is scored at once, which costs more.
-        threshold: threshold of the callback, for all probes or by name; None: that in each probe's card.
-        alarm_on: which aggregation is compared with the threshold, as of `running`, with `decay` and `width`; or
-            `as_trained`: the text so far, pooled as the rows were on which the card's threshold was chosen.
-        role: `assistant` (the pieces generated, which the chat template's mark before them makes the assistant's), or
-            `all` (those of the prompt, too).
-        any_model: as of `score`.
+        probes: saved probes or their files; the keys of a mapping name them in the scores.
+        callback: function that is called with an `Alarm` when a text first passes the threshold of a probe. An
+            exception in it ends the generation. With a callback, every piece is scored immediately, which takes more
+            time.
+        threshold: threshold for the callback, for all probes or by name; None: the threshold in the card of each probe.
+        alarm_on: aggregation that is compared with the threshold, see `running`, which also defines `decay` and
+            `width`; or `as_trained`: the score of the text so far, pooled as the rows for which the threshold was
+            chosen.
+        role: pieces to score: `assistant` (the generated pieces) or `all` (also the pieces of the prompt).
+        any_model: as in `score`.
 
     Yields:
         The scores, which grow as texts are generated; they are complete after the generation.
 
     Raises:
         UnsupportedModel: the model does not continue texts.
-        ProvenanceMismatch, UnknownSite, BadParameter: as `score`; a prompt of another form (chat or
-            plain text) than in training; or a callback without a threshold.
+        ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or a prompt is a chat and training used plain
+            texts (or the reverse), or there is a callback but no threshold.
     """
     named = _named(probes)
     recipes = {name: recipe_of(probe, model, any_model=any_model) for name, probe in named.items()}

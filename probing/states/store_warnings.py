@@ -1,4 +1,4 @@
-"""What a store's user is warned of: pieces that the tokenizer does not know, and spans read as means."""
+"""Warnings for users of a store: pieces unknown to the tokenizer, and spans that are read as means of pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ MOST_UNKNOWN = 0.01
 
 
 def unknown_pieces_warning(share: float | None) -> str:
-    """Return a warning that a share of the pieces is unknown to the tokenizer; empty if the share is small."""
+    """Return a warning that a share of the pieces is unknown to the tokenizer; an empty string if the share is at most
+    `MOST_UNKNOWN` or None.
+    """
     if share is None or share <= MOST_UNKNOWN:
         return ""
     return (

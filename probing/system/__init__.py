@@ -1,1 +1,1 @@
-"""The operating system: its errors, signals, limits and the terminal, each handled in one place."""
+"""Handles errors, signals and limits of the operating system, and the terminal."""

@@ -22,11 +22,11 @@ _SHOWN = 20
 
 @contextmanager
 def typed_ending() -> Iterator[None]:
-    """Within the block, turn an error that ends a command into one readable block and an exit code. Bugs keep their
-    traceback.
+    """Within the block, replace an error that ends a command by a readable message on standard error and an exit code.
+    Other exceptions, which are bugs, keep their traceback.
 
     Raises:
-        SystemExit: with the exit code.
+        SystemExit: carries the exit code.
     """
     try:
         yield
@@ -89,7 +89,8 @@ def silence_broken_streams() -> None:
 def open_streams() -> None:
     """Open closed standard streams on the null device, and let all of them replace characters they cannot encode.
 
-    Otherwise the next file opened would get the number of a closed stream, and be written to.
+    Otherwise the next file to be opened would get the descriptor of a closed stream, and output would be written into
+    it.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -111,13 +112,15 @@ def open_streams() -> None:
 
 
 def block(error: ProbingError) -> str:
-    """Return the text that a user is shown for an error: its class, its message and its notes."""
+    """Return the text of an error for the terminal: its class, its message and its notes."""
     notes = "".join(f"\n  note: {note}" for note in getattr(error, "__notes__", []))
     return f"{type(error).__name__}: {error}{notes}"
 
 
 def causes(error: ProbingError, within: str = "") -> list[tuple[str, ProbingError]]:
-    """Return pairs of what failed and why, down to errors with a single cause."""
+    """Return the errors inside a `UnitFailed`, also of nested ones, as pairs (name of the failed unit, error); empty
+    for other errors.
+    """
     if not isinstance(error, UnitFailed):
         return []
     named = [(f"{within}{name}", cause) for name, cause in error.errors.items()]

@@ -1,4 +1,4 @@
-"""Errors of the operating system as typed errors: the one place that gives each a reason and a next step."""
+"""Converts errors of the operating system to errors of this package, each with a reason and a next step."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _NUMBER = re.compile(r"(?:os error |errno = |\[Errno |Error )(\d+)\b")
 
 
 def typed(error: BaseException) -> ProbingError | None:
-    """Return this package's error for an error of the operating system; None if the error is not of the operating
-    system.
+    """Return the error of this package that corresponds to an error of the operating system or a lack of memory; None
+    for other errors.
     """
     if isinstance(error, ProbingError):
         return error
@@ -118,10 +118,10 @@ def _has_working_directory() -> bool:
 
 
 def check_target(folder: Path) -> None:
-    """Check that a folder can be made and written to, before the work whose results go there.
+    """Check that a folder exists or can be made, and is writable, before work begins whose results go there.
 
     Raises:
-        CannotReachFile: it cannot; the message says why.
+        CannotReachFile: the folder cannot be used; the message says why.
     """
     with typed_errors():
         place, status = folder, _status(folder)
@@ -152,7 +152,9 @@ def _is_read_only(place: Path) -> bool:
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """Within the block, raise errors of the operating system as `MachineError`, `DiskFull` or `BadParameter`."""
+    """Within the block, raise errors of the operating system as `MachineError` (not enough memory, an unusable file),
+    `DiskFull` or `BadParameter`.
+    """
     try:
         yield
     except Exception as error:

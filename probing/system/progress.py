@@ -1,4 +1,6 @@
-"""Progress on standard error: a bar in a terminal, a renewed line in a notebook, else a plain line every 30 s."""
+"""Shows progress on standard error: a bar in a terminal, an updated line in a notebook, else a plain line every
+30 s.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,10 @@ _TITLE = TextColumn("{task.description}", markup=False)
 
 
 class Steps:
-    """Counts the steps of a long run, and tells whoever shows them.
+    """Counts the steps of a long run, and calls `changed` at every update.
 
     Attributes:
-        title: what is done.
+        title: name of the work.
         done, total: numbers of steps; total None: not known yet.
     """
 
@@ -43,11 +45,11 @@ class Steps:
         self.changed: Callable[[], None] = lambda: None
 
     def advance(self, count: int) -> None:
-        """Note that so many steps more are done."""
+        """Add `count` to the number of steps done."""
         self.update(self.done + count, self.total)
 
     def update(self, done: int, total: int | None, title: str = "") -> None:
-        """Note how many steps are done and how many there are, and what is done now."""
+        """Set the number of steps done, their total, and (if not empty) the title."""
         self.done, self.total, self.title = done, total, title or self.title
         self.changed()
 
@@ -74,8 +76,9 @@ def counted(
     Args:
         steps: the steps.
         columns: columns of the bar in a terminal.
-        show: False: nothing; True or None: as the place allows. True: with a last line where there is no bar.
-        transient: whether the bar goes away in the end, and no last line is wanted.
+        show: False: show nothing; True or None: show progress as the terminal or notebook allows; True also prints a
+            last line if there is no bar.
+        transient: whether the bar is removed at the end and no last line is printed.
     """
     if show is False or sys.stderr is None:
         yield steps
@@ -95,7 +98,7 @@ def counted(
 
 
 def notebook() -> Any:
-    """Return the shell of the notebook in which this runs; None elsewhere."""
+    """Return the IPython shell if this process runs a notebook; else None."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell if getattr(shell, "kernel", None) is not None else None
@@ -149,7 +152,9 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
-    """Within the block, show the words done, with words per second and the time left."""
+    """Within the block, show progress in words, with words per second and the time left; yield a function that adds a
+    number of words.
+    """
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with counted(Steps(title, total, "words"), columns, show) as steps:
         yield steps.advance
@@ -167,7 +172,7 @@ def steps_bar(title: str, unit: str, total: int | None, show: bool | None) -> It
 
 @contextmanager
 def fits_bar(title: str, total: int, done: int, show: bool | None) -> Iterator[Steps]:
-    """Within the block, show fits, and then no more of them."""
+    """Within the block, show progress in fits, and remove the bar afterwards; yield the `Steps` to update."""
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with counted(Steps(title, total, "fits", done), columns, show, transient=True) as steps:
         yield steps

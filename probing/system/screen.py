@@ -1,4 +1,4 @@
-"""Output to the terminal: text with its control characters escaped; and tables."""
+"""Prints to the terminal with control characters escaped, and makes tables for terminal and notebooks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def card(title: str, rows: Iterable[tuple[str, object]]) -> str:
 
 
 def some(names: Iterable[object]) -> str:
-    """Return names in a line; of many the first, and how many more there are."""
+    """Return names in a line, separated by commas: the first 12, and the number of others; `none` if there are none."""
     listed = list(map(str, names))
     return ", ".join(listed[:_MOST]) + (f" and {len(listed) - _MOST} more" if len(listed) > _MOST else "") or "none"
 

@@ -1,4 +1,5 @@
-"""Handles the signals that end a run, so that they do so whatever the program is doing and however many arrive.
+"""Handles the signals that end a run, so that they end it whatever the program is doing and however many signals
+arrive.
 
 A handler can only raise an exception, and Python drops exceptions raised in a destructor, a callback or compiled code.
 So the first signal is remembered and raised again until its exception propagates; if it never does, a thread ends the
@@ -25,12 +26,13 @@ SAID = "stopped by a signal; the same command goes on from here: what is done is
 
 
 class Requeue(BaseException):
-    """Raised when a batch system ends this job before it is done."""
+    """Raised at SIGTERM or SIGUSR1, by which a batch system ends a job before it is done."""
 
 
 class Interrupt(KeyboardInterrupt):
-    """Ctrl-C. It is not KeyboardInterrupt itself, since when that passes through an `exec` of text (every dataclass is
-    made by one), the interpreter ends by the signal and not with our exit code, however well it was caught.
+    """Raised at Ctrl-C. It is a subclass of KeyboardInterrupt, since after a KeyboardInterrupt inside an `exec` of text
+    (which makes every dataclass) the interpreter ends by the signal instead of the exit code, even if the exception was
+    caught.
     """
 
 
@@ -89,7 +91,7 @@ def _is_under_way(error: BaseException | None) -> bool:
 
 
 def over() -> None:
-    """Ignore signals from here on, since how the process ends is decided."""
+    """Ignore all further signals, since the process is already ending."""
     _state.is_over = True
     if threading.current_thread() is not threading.main_thread():
         return
@@ -177,8 +179,8 @@ def _ended_with(parent: int) -> EndsWithParent:
 
 
 def child_environment() -> dict[str, str]:
-    """Return environment variables for a child process: one thread, no HDF5 plugins, the module paths of this process,
-    and little else.
+    """Return environment variables for a child process: single-threaded libraries, no HDF5 plugins, the module paths of
+    this process, and the few variables in `_KEPT`.
     """
     own = {name: value for name, value in os.environ.items() if name in _KEPT}
     paths = [str(Path(path).resolve()) for path in sys.path if path]

@@ -1,6 +1,6 @@
-"""Does the work in a child process if the address space is limited (`ulimit -v`), since libraries then abort or hang.
+"""Runs the work in a child process if the address space is limited (`ulimit -v`), since libraries then abort or hang.
 
-If memory or a thread is refused, the allocators of C and C++, OpenMP and BLAS end the process or wait for ever, without
+If memory or a thread is refused, the allocators of C and C++, OpenMP and BLAS end the process or wait forever, without
 an exception. The parent process, which only waits, reports the error instead.
 """
 
@@ -54,8 +54,8 @@ def address_limit() -> int | None:
 
 
 def reserve_nothing() -> None:
-    """Make Arrow allocate memory only as needed, since its default allocator reserves a gigabyte of address space at
-    once, after which a limited process gets no more.
+    """Make Arrow allocate memory only as needed, since its default allocator reserves a gigabyte of address space,
+    which a process with a limit may not get.
 
     It must be called before pyarrow is imported.
     """
@@ -66,7 +66,7 @@ def supervised(work: Callable[[], None]) -> None:
     """Run the work in this process, or in a child process if the address space is limited.
 
     Raises:
-        SystemExit: with the exit code of the work.
+        SystemExit: carries the exit code of the work.
     """
     limit = address_limit()
     if limit is None or not hasattr(os, "fork"):
@@ -144,14 +144,14 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def write(data: bytes) -> None:
-    """Write to standard error, unless that is broken."""
+    """Write bytes to standard error; nothing is written if the stream is broken."""
     with suppress(OSError):
         while data:
             data = data[os.write(2, data) :]
 
 
 class Relay:
-    """Passes the child's standard error on to this process's, except what libraries print when memory is used up.
+    """Passes the child's standard error on to this process's, except messages of libraries about exhausted memory.
 
     Attributes:
         hidden: lines that were not passed on.

@@ -1,7 +1,7 @@
 """Aligns words with pieces by character offsets of the source text, and lists the pieces of each row of a store.
 
-All functions work on a run of examples at once: their texts are laid end to end, so that one binary search places
-every piece in its word.
+All functions process several examples at once: their texts are concatenated, so that one binary search assigns every
+piece to its word.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """Holds a text as the model is given it: T pieces.
+    """Holds a text as T pieces, the input of a model.
 
     Attributes:
         ids: `(T,)` int64 vocabulary ids, special pieces included.
         offsets: `(T, 2)` int64 half-open spans in code points of the text.
-        special: `(T,)` bool, true at pieces that the tokenizer added.
-        cut: `(M, 2)` spans of the pieces that were cut off.
+        special: `(T,)` bool, true at pieces outside the text, such as those that the tokenizer or a chat template adds.
+        cut: `(M, 2)` int64 half-open spans in the text of the pieces that were cut off.
     """
 
     ids: Ints
@@ -46,7 +46,7 @@ class Encoded:
         return len(self.cut) > 0
 
     def emptied(self) -> Encoded:
-        """Return the input with no pieces, not even special ones; all pieces of the text count as cut off."""
+        """Return the input with no pieces, not even special ones; all pieces of the text are listed in `cut`."""
         return Encoded(self.ids[:0], self.offsets[:0], self.special[:0], self.offsets[~self.special])
 
     def truncated(self, limit: int) -> Encoded:
@@ -66,7 +66,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rows:
-    """Says which pieces make each of the R rows of E examples, ordered by example, then piece.
+    """Lists the pieces of each of the R rows of E examples, ordered by example, then piece.
 
     Attributes:
         offset: `(E+1,)`: rows of example e are `offset[e]:offset[e+1]`.
@@ -78,7 +78,7 @@ class Rows:
         pieces: indices, in the example's input, of the pieces that are pooled.
         missing: (example, word, reason) of words without a row.
         skipped: (example, reason) of examples without any row.
-        position: `(R,)` number of the position, if rows are positions; `missing` then has this number in place of the
+        position: `(R,)` index of the position, if rows are positions; `missing` then has this index in place of the
             word.
     """
 
@@ -129,8 +129,8 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
     """Return one row per word that has pieces.
 
     A piece belongs to the word that holds its first non-space character (a byte-level piece may include the space
-    before it). Words that share one span, such as those of a multiword token, each get all its pieces. A word of which
-    a piece was cut off has no row, so that no half word is pooled.
+    before it). Words that share one span, such as those of a multiword token, each get all pieces of the span. A word
+    that lost a piece to truncation has no row, so that no incomplete word is pooled.
 
     Args:
         texts: source texts.
@@ -182,11 +182,11 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
 def piece_rows(
     texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], *, with_special: bool = False
 ) -> Rows:
-    """Return one row per piece that is not special; its `word` is the first of the words that the piece belongs to, -1
-    if it belongs to none.
+    """Return one row per piece that is not special; its `word` is the first word that the piece belongs to, -1 if there
+    is none.
 
-    With `with_special`, special pieces get rows, too, with word -1 and characters 0 to 0. Words that `word_rows` would
-    give no row are listed in `missing`, so that pooling later leaves them out, too.
+    With `with_special`, special pieces also get rows, with word -1 and characters 0 to 0. Words that have no row in
+    `word_rows` are listed in `missing`, so that later pooling also leaves them out.
     """
     offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
@@ -220,10 +220,11 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """Return one row per example that has pieces; it pools those that are not special, or takes the `cls` piece.
+    """Return one row per example that has pieces; the row pools all pieces that are not special, or is the CLS piece if
+    `pool` is `cls`.
 
     Raises:
-        AlignmentError: the `cls` piece is asked for, and an input has none.
+        AlignmentError: `pool` is `cls` and an input has no CLS piece.
     """
     content = []
     for e in encoded:

@@ -1,4 +1,4 @@
-"""Texts inside a chat prompt, with offsets that still point into the text; a child process renders the template."""
+"""Chat prompts: renders texts by a chat template in a child process, with offsets that refer to the original text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START = 60.0  # seconds that the child may take to load its libraries
 
 
 class Renderer:
-    """Renders conversations by one template in a child process, which is started at the first call."""
+    """Renders conversations by a chat template in a child process, which starts at the first call."""
 
     def __init__(self, template: str, pieces: dict[str, Any]) -> None:
         self.seconds = SECONDS
@@ -33,7 +33,8 @@ class Renderer:
         self._child: subprocess.Popen[str] | None = None
 
     def render(self, messages: list[dict[str, str]], *, is_open: bool) -> str:
-        """Render a conversation and return the prompt.
+        """Render a conversation and return the prompt; with `is_open`, the prompt ends where the assistant's answer
+        begins.
 
         Raises:
             BadParameter: the template takes more memory, time or characters than a prompt can need.
@@ -123,10 +124,10 @@ _STAND_IN = "text5f0d9c27"  # what no template changes: rendered in the place of
 
 
 class ChatTemplate:
-    """Renders examples as prompts, by the tokenizer's chat template. A text is a user's message, or part of the
-    example's own messages.
+    """Renders examples as prompts, by the tokenizer's chat template. The text of an example is a user's message, or
+    part of its `messages`.
 
-    After a user's message (any role but `assistant`) the template adds the text that makes the model answer.
+    If the last message has another role than `assistant`, the template adds the generation prompt.
     """
 
     def __init__(self, tokenizer: Any, where: str) -> None:
@@ -172,7 +173,8 @@ class ChatTemplate:
         return [_inside(ids, offsets, len(frame[0]), len(example.text)) for ids, offsets, frame, example in columns]
 
     def opened(self, messages: Messages) -> Encoded:
-        """Return the pieces of a chat up to the mark that opens the assistant's answer; all of them count as special.
+        """Return the pieces of a chat up to and including the mark that opens the assistant's answer; all of them count
+        as special.
 
         Raises:
             AlignmentError: the template refuses the messages.
@@ -187,8 +189,8 @@ class ChatTemplate:
         return hashlib.sha256(self._tokenizer.get_chat_template().encode()).hexdigest()
 
     def identity(self, corpus: Corpus) -> dict[str, Any]:
-        """Return, for a store's identity, hashes of the template, of what it renders on today's date, and of the
-        messages.
+        """Return, for a store's identity, hashes of the template, of a prompt rendered now (a template may contain the
+        date), and of the messages.
         """
         rendered = self._render((("user", _STAND_IN),))
         messages = [example.messages for example in corpus.examples]

@@ -1,4 +1,4 @@
-"""A child process that renders chat templates: with bounds on memory and output, since a template is a program.
+"""Renders chat templates in a child process with limits on memory and output, since a template is a program.
 
     python -m probing.text.chat_rendering
 

@@ -1,4 +1,6 @@
-"""Example and Corpus: text, words, label columns, splits, groups. Knows nothing of models."""
+"""Corpus: an ordered sequence of examples with texts, words, label columns, splits and groups; independent of
+models.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,11 @@ class Corpus:
     Attributes:
         examples: the examples, in order.
         source: name of the source, for messages.
-        unit: what a group of examples is called: `document`, or the name of the column by which the corpus is grouped.
+        unit: word for a group of examples: `document`, or the name of the column by which the corpus is grouped.
         left_out: names of fields of the source that did not become columns, since they are nested or are lists whose
             lengths differ from the numbers of words.
-        has_texts: whether texts are known; those of arrays only tell examples apart, and no baseline reads them.
+        has_texts: whether texts are real; the texts of a corpus made from arrays only identify examples, and no
+            baseline reads them.
     """
 
     examples: tuple[Example, ...]
@@ -89,7 +92,7 @@ class Corpus:
         divided.
 
         Args:
-            source: what to read; the suffix of a file decides which reader in `readers/` is used.
+            source: file, glob, mapping or name to read; the suffix of a file selects the reader in `readers/`.
             options: `split_seed`, another seed for that random split; `group`, a column whose values are used as
                 groups, in place of documents; all others are options of the format's reader, such as `text="sentence"`.
 
@@ -97,8 +100,8 @@ class Corpus:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
             BadParameter: the reader has no such option, or `group` is a column of words.
-            UnknownName: there is no column of the name `group`, or `probing:` stands before something that does not
-                ship.
+            UnknownName: there is no column of the name `group`, or a name after `probing:` does not ship with the
+                package.
         """
         parts = parts_of(source)
         readers = [registry.get("readers", part.reader).MEMBER() for part in parts]
@@ -118,13 +121,13 @@ class Corpus:
         name: str = "texts",
         **options: str | int,
     ) -> Corpus:
-        """Return a corpus of texts, or of lists of words, with columns beside them; it is what JSON lines of the same
-        rows give.
+        """Return a corpus of texts, or of lists of words, with columns beside them; the result equals that of JSON
+        lines with the same rows.
 
         Args:
             texts: one text, or one list of words, for each example.
-            columns: by name, one value for each text: a label, a list with a label for each word, or what `split`,
-                `document`, `id`, `spans` and `messages` hold in a file.
+            columns: by name, one value for each text: a label, a list with a label for each word, or a value of the
+                fields `split`, `document`, `id`, `spans` and `messages` as in a file.
             name: name of the source, which messages and ids of examples contain.
             options: as for `read`: `split_seed`, `group`, and those of the JSONL reader.
 
@@ -138,11 +141,11 @@ class Corpus:
     @classmethod
     @with_typed_errors
     def from_dataframe(cls, frame: Any | Mapping[str, Any], *, name: str = "DataFrame", **options: str | int) -> Corpus:
-        """Return a corpus of the rows of a pandas DataFrame, or of `{split: DataFrame}`; it is what a Parquet file of
-        the same rows gives. The index is left out.
+        """Return a corpus of the rows of a pandas DataFrame, or of `{split: DataFrame}`; the result equals that of a
+        Parquet file with the same rows. The index is left out.
 
         Args:
-            frame: one row an example: a column `text` (or `words`) and columns of labels. NaN and None are missing.
+            frame: one row per example: a column `text` (or `words`) and columns of labels. NaN and None are missing.
             name: name of the source, which messages and ids of examples contain.
             options: as for `read`: `split_seed`, `group`, and those of the table reader.
 
@@ -157,18 +160,18 @@ class Corpus:
     @classmethod
     @with_typed_errors
     def from_dataset(cls, dataset: Any, *, name: str = "dataset", **options: str | int) -> Corpus:
-        """Return a corpus of a `datasets.Dataset` or `DatasetDict` that is in memory; it is what `hub:NAME` gives for
-        the same data set. Nothing is downloaded.
+        """Return a corpus of a `datasets.Dataset` or `DatasetDict` that is in memory; the result equals that of
+        `hub:NAME` for the same data set. Nothing is downloaded.
 
         Args:
-            dataset: one row an example: a column `text` (or `words`) and columns of labels; class labels become their
+            dataset: one row per example: a column `text` (or `words`) and columns of labels; class labels become their
                 names, and columns of images or sounds are left out. Splits of a DatasetDict stay (`validation` is
                 `dev`); a single data set, or one with train only, is split at random.
             name: name of the source, which messages and ids of examples contain.
             options: as for `read`: `split_seed`, `group`, and the names of columns.
 
         Raises:
-            CorpusError: it is no data set with rows at hand, or rows are malformed; the message names the row.
+            CorpusError: it is not a data set in memory, or rows are malformed; the message names the row.
             BadParameter, UnknownName: as for `read`.
         """
         made = import_module("probing.readers.hub").corpora_of_dataset(dataset, name, _of_rows(options))
@@ -176,8 +179,8 @@ class Corpus:
 
     @cached_property
     def units(self) -> Ints:
-        """Code of the unit of every example, `(E,)`. A unit is a group with all copies of its texts; splits, folds and
-        resampling never divide it.
+        """Integer code of the unit of every example, `(E,)`. A unit joins the examples of a group and all examples with
+        the same text; splits, folds and resampling never divide a unit.
         """
         return units_of(self.examples)
 
@@ -187,8 +190,8 @@ class Corpus:
         return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:
-        """Return the corpus with the values of a sentence column as groups; an example without a value is a group of
-        its own.
+        """Return the corpus with the values of a sentence column as groups; an example without a value forms a group
+        alone.
 
         Raises:
             UnknownName: there is no such column; the message names the nearest.
@@ -238,8 +241,8 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the ordered texts and word spans, which states depend on. It does not depend on labels
-        and splits.
+        """SHA-256 (hex) of the ordered texts and word spans, on which states depend; labels and splits do not change
+        it.
         """
         state = hashlib.sha256()
         for example in self.examples:
@@ -266,7 +269,7 @@ class Corpus:
 
         Raises:
             UnknownName: there is no such column; the message names the nearest.
-            CorpusError: the field was left out when the corpus was read; the message says which forms of labels are
+            CorpusError: the field was left out when the corpus was read; the message names the forms of labels that are
                 read.
         """
         levels, column = self.column_names(), composed(column)
@@ -287,8 +290,8 @@ class Corpus:
         return replace(self, examples=tuple(example for example in self.examples if keep(example)))
 
     def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
-        """Return the corpus with train, dev and test assigned at random; a group, or copies of one text, are never
-        divided.
+        """Return the corpus with train, dev and test assigned at random; a group and copies of the same text stay in
+        one split.
 
         Raises:
             BadParameter: the fractions are not three positive numbers that sum to 1.

@@ -1,4 +1,4 @@
-"""Example: a text with its words, labels, spans and pairs; depths of words in its tree."""
+"""Example: a text with its words, labels, spans and pairs; computes the depths of words in a dependency tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _WALKING = -2
 
 
 def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
-    """Return the number of arcs from every word up to the root (0 for the root); None if a head on the way is missing.
+    """Return, for every word, the number of arcs from it up to the root (0 for the root); None if a head on this path
+    is missing.
 
     Raises:
         CorpusError: a head is not a word of the sentence, or heads form a circle.
@@ -60,17 +61,17 @@ class Example:
         text: the source text; all spans index its code points.
         words: half-open character span of each word, in order.
         columns: sentence-level labels by column name.
-        word_columns: word-level labels by column name, one entry per word, None where missing. Readers of
-            treebanks give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word)
-            and `feature:<Name>`.
-        document: id shared by examples that must be in the same split; None: the example is a group of its own.
+        word_columns: word-level labels by column name, one entry per word, None where missing. Readers of treebanks
+            give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word) and
+            `feature:<Name>`.
+        document: id shared by examples that must be in the same split; None: the example forms a group alone.
         split: `train`, `dev`, `test` or another name.
         spans: half-open character spans by name, for rows at positions; a span that this text does not have is left
             out.
-        messages: for prompts by a chat template, the (role, content) of a chat that contains the text once; else empty.
+        messages: (role, content) of each message of a chat that contains the text once, for chat templates; else empty.
         pairs: (word a, word b, label) triples by field name, words counted from 0.
-        recomposed: names of columns in which a label was not in composed Unicode form (NFC), into which labels,
-            documents and the names of columns and spans are converted.
+        recomposed: names of columns with a label that was not in composed Unicode form (NFC); labels, documents and
+            names of columns and spans are converted to this form.
     """
 
     id: str
@@ -102,14 +103,14 @@ class Example:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """Surface form of each word, which is the word type that control tasks use."""
+        """Surface form of each word, which control tasks use as word type."""
         return tuple(self.text[start:end] for start, end in self.words)
 
     @cached_property
     def depths(self) -> tuple[int | None, ...]:
         """Number of arcs from every word up to the root of its tree (0 for the root), from the word column `head`.
 
-        It is None for a word if a head on the way is missing.
+        It is None for a word if a head on this path is missing.
 
         Raises:
             CorpusError: there is no column `head`, a head is not a word of the sentence, or heads form a circle.

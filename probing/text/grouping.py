@@ -1,4 +1,4 @@
-"""Finds which examples are never separated: those of one document or named group, and those with the same input."""
+"""Groups examples that are never separated: those of one document or named group, and those with the same text."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def named(value: Any) -> str | None:
 
 
 def as_input(text: str) -> str:
-    """Return the text in composed form (NFC), with every run of white space as one space; two texts with the same
-    result count as the same input.
+    """Return the text in composed form (NFC), with every run of white space as one space; texts with equal results
+    count as the same input.
 
-    The alignment of words to pieces ignores white space, too.
+    The alignment of words to pieces also ignores white space.
     """
     return " ".join(composed(text).split())
 
@@ -52,7 +52,7 @@ _LONGEST_SHARED = 1024
 
 
 def once(span: tuple[int, int]) -> tuple[int, int]:
-    """Return one shared object for equal spans, unless they are of very long texts."""
+    """Return the same object for equal spans, to save memory, unless they lie far into a long text."""
     return _SPANS.setdefault(span, span) if span[1] < _LONGEST_SHARED else span
 
 
@@ -69,7 +69,7 @@ def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
 
 
 def interned(value: Any) -> Any:
-    """Return a string in composed form, as one shared object for equal strings unless it is very long; return other
+    """Return a string in composed form, the same object for equal strings unless they are very long; return other
     values unchanged.
     """
     text = composed(value) if type(value) is str else value
@@ -77,7 +77,7 @@ def interned(value: Any) -> Any:
 
 
 def is_unlabelled(labels: Sequence[Label]) -> bool:
-    """Return whether every label is missing; a tuple or list counts them ten times faster than a loop."""
+    """Return whether every label is missing; `count` of a tuple or list is ten times faster than a loop."""
     return labels.count(None) == len(labels)
 
 
@@ -94,7 +94,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Member(Protocol):
-    """The attributes of an example that grouping uses."""
+    """Declares the attributes of an example that grouping uses."""
 
     @property
     def text(self) -> str:
@@ -102,7 +102,7 @@ class Member(Protocol):
 
     @property
     def group(self) -> str:
-        """Document of the example, else its own id."""
+        """Document of the example, or its id if it has no document."""
 
     @property
     def document(self) -> str | None:
@@ -133,22 +133,22 @@ def connected(*keys: Sequence[Hashable]) -> Ints:
 
 
 def units_of(examples: Sequence[Member]) -> Ints:
-    """Return codes `(E,)` of the units of examples: those with the same code must stay in one split, one fold and one
-    resampling cluster.
+    """Return codes `(E,)` of the units of examples: examples with the same code must stay in one split, one fold and
+    one resampling cluster.
     """
     return connected(group_keys(examples), [as_input(e.text) for e in examples])
 
 
 def group_keys(examples: Sequence[Member]) -> list[tuple[bool, str]]:
-    """Return the document of every example, or its own id if it has none; a document and an id of the same name are
-    different keys.
+    """Return a key for every example: (whether it has a document, its document or else its id), so that a document and
+    an id of the same name differ.
     """
     return [(e.document is not None, e.group) for e in examples]
 
 
 def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
-    """Return the name of the unit of every example: the first, in sorted order, of the names of its groups, so that
-    units have different names.
+    """Return the name of the unit of every example: the smallest of the names of its groups, with `'` appended where
+    two units would have the same name.
     """
     found: dict[int, str] = {}
     for example, unit in zip(examples, units.tolist(), strict=True):

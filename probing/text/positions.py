@@ -1,4 +1,4 @@
-"""Named positions of a prompt (`entity`, `entity.last`, `answer.before`, `end`), and the pieces at each of them."""
+"""Named positions of a prompt (`entity`, `entity.last`, `answer.before`, `end`), and the pieces at each position."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Position:
-    """Describes a position in a text or input: a whole span, or an edge of a span, of the text or of the input, plus a
-    number of pieces.
+    """Describes a position: a whole span, or an edge of a span, of the text or of the input, shifted by a number of
+    pieces.
 
     A name alone always means the whole span: all pieces from its first to its last.
 
     Attributes:
-        name: the position as written: `entity` for the whole span, otherwise with the edge, `entity.last`.
+        name: the position as text: `entity` for a whole span, or with its edge, `entity.last`.
         span: name of the span; "" if the position is relative to the text or the input.
         edge: `all` (all pieces of the span), `first` or `last` (of the span), `start` or `end` (of the text),
             `input_start` or `input_end`.
-        shift: number of pieces to move on from the edge, negative towards the beginning. Special pieces count.
+        shift: number of pieces to move from the edge, negative towards the beginning; special pieces are counted.
     """
 
     name: str
@@ -71,7 +71,7 @@ def parse_positions(text: str) -> tuple[Position, ...]:
     """Parse a text such as `entity.last,answer.before,end` and return its positions, in the order given.
 
     Raises:
-        BadParameter: there is none, one occurs twice, or one has another form.
+        BadParameter: a position has another form or occurs twice, or there are too many.
     """
     found = tuple(Position.parse(part) for part in text.split(","))
     names = [position.name for position in found]
@@ -81,7 +81,7 @@ def parse_positions(text: str) -> tuple[Position, ...]:
 
 
 def check_spans(corpus: Corpus, positions: Sequence[Position]) -> None:
-    """Check that some example has each named span, and that all spans lie inside their text.
+    """Check that each named span occurs in at least one example, and that all these spans lie inside their text.
 
     Raises:
         UnknownName: no example has the span; the message names the nearest.
@@ -118,8 +118,8 @@ def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], posit
     """Return one row per example and position that has a piece, ordered by example, then first piece.
 
     A piece is in a span if it shares a visible character with it; the row of a whole span pools all pieces from the
-    first such piece to the last, and its word is that of the first piece. `missing` lists every position without a row
-    by its number, with the reason: `nothing_selected` if there is no such span, `truncated` if a piece of it was cut
+    first such piece to the last, and its word is the word of the first piece. `missing` lists every position without a
+    row by its index, with the reason: `nothing_selected` if there is no such span, `truncated` if a piece of it was cut
     off, else `no_pieces`.
     """
     found: list[tuple[int, int, int, int, int]] = []  # example, first piece, last piece, position, word

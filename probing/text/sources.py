@@ -1,4 +1,4 @@
-"""Sources of a corpus: a file, a glob, `{split: file}`, `hub:NAME` or the reference; their readers; names of splits."""
+"""Sources of a corpus: a file, a glob, `{split: file}`, `hub:NAME` or the reference; finds reader and split of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ Source = str | Path | Mapping[str, str] | Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Part:
-    """A file or hub data set, the name of its reader, and its split ("": it has splits of its own)."""
+    """Describes a part of a corpus: path of a file or name of a hub data set, name of the reader, and split ("": from
+    the data).
+    """
 
     path: str
     reader: str
@@ -54,7 +56,7 @@ def parts_of(source: Source) -> list[Part]:
     Raises:
         CorpusError: there is no file, no reader knows the suffix, or a glob matches files whose names do not contain
             their splits.
-        UnknownName: `probing:` stands before something that does not ship.
+        UnknownName: a name after `probing:` does not ship with the package.
     """
     source = dict.fromkeys(SPLITS, REFERENCE) if str(source) == REFERENCE else source
     if isinstance(source, Mapping):
@@ -81,7 +83,7 @@ def check_file(path: str) -> None:
     """Check that a path is an existing file.
 
     Raises:
-        CorpusError: it is not; the message names the nearest files of its folder.
+        CorpusError: there is no such file; the message names the nearest files in the folder.
     """
     file = Path(path)
     if file.is_file():

@@ -1,1 +1,1 @@
-"""Model adapters: each file is one way to read the states of a kind of model by hooks."""
+"""Model adapters: each file holds a class that reads the states of one kind of model with forward hooks."""

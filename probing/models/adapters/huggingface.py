@@ -39,9 +39,9 @@ class HuggingFaceTrunk(HookedModule):
 
     It assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` verifies this.
 
-    The decoder of an encoder-decoder is given its start piece and then the whole input (teacher forcing), while its
-    encoder is given the same input. The state of a piece is the one at the position where the decoder has read that
-    piece, as in a decoder-only model.
+    A decoder with an encoder reads its start piece and then the whole input (teacher forcing); its encoder reads the
+    same input. The state of a piece is the state at the position where the decoder reads it, as in a decoder-only
+    model.
 
     Attributes:
         blocks: the list of blocks; empty if the model was loaded without finding them.
@@ -180,7 +180,9 @@ class HuggingFaceTrunk(HookedModule):
         return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
 
     def layout_of(self, site: str) -> Layout:
-        """Return the layout of the states at a site: that of the blocks, except at sites that were added."""
+        """Return the layout of the states at a site: the layout of the blocks, or `(B, T, D)` at sites that
+        were added.
+        """
         return Layout() if site in self.added else self.layout
 
     def _run_once(self, n: int = 1, length: int = 7) -> None:
@@ -214,9 +216,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The padding id, if the model computes positions from where that id is (as RoBERTa does); None if it
-        does not.
-        """
+        """Padding id, if the model derives position numbers from the places of this id (as RoBERTa does); else None."""
         for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx
@@ -224,7 +224,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces that the positions allow; None where there is no limit."""
+        """Largest number of pieces that the position embeddings allow; None if the configuration sets no limit."""
         limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
         if limit is None:
             return None
@@ -232,8 +232,8 @@ class HuggingFaceTrunk(HookedModule):
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
 
     def identity(self) -> dict[str, Any]:
-        """Return, for the store's identity, that a decoder is read and what its encoder is given; empty for other
-        models.
+        """Return the entries of a store's identity that record that a decoder is read and which input its encoder gets;
+        an empty dictionary for other models.
         """
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
@@ -249,8 +249,8 @@ class HuggingFaceTrunk(HookedModule):
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions are counted from the first real piece, also behind left
-        padding.
+        """Return the arguments of a forward pass; positions are counted from the first real piece, also after padding
+        on the left.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
@@ -264,7 +264,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def may_run_side_by_side(self) -> bool:
-        """Whether passes may run in parallel: they run on a CPU, and a pass leaves no state behind in the model."""
+        """Whether passes may run in parallel: they run on a CPU, and a pass does not change the model."""
         return self.device.type == "cpu" and not keeps_state(self.trunk, [self._run_once, lambda: self._run_once(2, 5)])
 
     @contextmanager

@@ -21,9 +21,9 @@ _MASKS = ("attention_mask", "mask", "padding_mask")
 class ModuleTrunk(HookedModule):
     """Reads the states of any PyTorch module that takes vocabulary ids, at named sites.
 
-    It assumes that the module at each path outputs one state a piece, `(B, T, D)` or a tuple that begins with it, once
-    in a pass; `LanguageModel.self_check` verifies this. If `forward` takes no mask, inputs are run one by one, without
-    padding.
+    It assumes that the module at each path runs once per pass and outputs one state per piece, `(B, T, D)`, or a tuple
+    that begins with it; `LanguageModel.self_check` verifies this. If `forward` takes no mask, inputs are run one by
+    one, without padding.
 
     Attributes:
         takes_mask: whether `forward` takes a mask, so that batches may be padded.
@@ -71,11 +71,11 @@ class ModuleTrunk(HookedModule):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces of an input."""
+        """Largest number of pieces of an input; None: no limit."""
         return self._limit
 
     def identity(self) -> dict[str, Any]:
-        """Return, for the store's identity, the hash of the function that runs the module, if one was given."""
+        """Return, for the store's identity, the hash of the function `call`; empty if none was given."""
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:

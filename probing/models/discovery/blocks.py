@@ -29,7 +29,7 @@ class Blocks:
     """Lists the blocks that a text passes through.
 
     Attributes:
-        paths: the path of each block, inside the part that was traced.
+        paths: module path of each block, relative to the module that was traced.
         modules: the blocks.
         layout: layout of the states that the blocks pass on.
     """
@@ -57,11 +57,11 @@ class _List:
 def find_blocks(
     part: nn.Module, calls: Sequence[ModuleCall], shape: tuple[int, int], *, width: int | None, family: str
 ) -> Blocks:
-    """Find the blocks and return them: the longest list of modules that run once each, in a chain, on one state a
+    """Find the blocks and return them: the longest list of modules that run once each, in a chain, on one state per
     piece.
 
-    A list that does not run on text, such as the blocks of a vision tower, does not count, however long. Members that
-    do not run, such as those that predict further pieces in training, are left out.
+    A list that does not run on text, such as the blocks of a vision tower, is not considered, however long it is.
+    Members that do not run, such as those that predict further pieces in training, are left out.
 
     Args:
         part: the module that contains the blocks.
@@ -71,7 +71,7 @@ def find_blocks(
         family: name of the model's family, for messages.
 
     Raises:
-        UnsupportedModel: no list qualifies; the message says why the likeliest does not.
+        UnsupportedModel: no list qualifies (the message says why the likeliest does not), or two qualify equally.
     """
     lists = [
         _examined(path, module, calls, shape)
@@ -154,8 +154,8 @@ def _size(found: _List) -> int:
 
 
 def find_embedding(part: nn.Module, calls: Sequence[ModuleCall]) -> nn.Module | None:
-    """Return the piece embedding: the module that the model names as such, else the first that is given ids; None if
-    there is none.
+    """Return the piece embedding: the module that `get_input_embeddings` returns, else the first lookup table that
+    receives ids; None if there is none.
     """
     try:
         named = part.get_input_embeddings()  # type: ignore[operator]
@@ -175,8 +175,8 @@ def _is_table(call: ModuleCall) -> bool:
 
 
 def find_final_norm(blocks: Blocks, calls: Sequence[ModuleCall]) -> tuple[str, nn.Module] | None:
-    """Return the norm that is given the last block's output and whose own output a module around the blocks returns;
-    None if there is none.
+    """Return path and module of the norm whose input is the output of the last block and whose output is returned by a
+    module that contains the blocks; None if there is none.
     """
     last = next(place for place, call in enumerate(calls) if call.path == blocks.paths[-1])
     state = calls[last].output
@@ -201,13 +201,13 @@ def _is_equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 @dataclass(frozen=True)
 class Sublayers:
-    """Holds module paths inside a block, the same in every block.
+    """Holds the module paths of the sublayers of a block, relative to the block.
 
     Attributes:
-        attention: path of the module whose output is what attention adds to the residual stream.
-        mlp: path of the module whose output is what the MLP adds.
-        cross: path of the module whose output is what attention to an encoder adds; "" if there is none.
-        projection: path of the layer whose input is the concatenated outputs of the heads.
+        attention: module whose output attention adds to the residual stream.
+        mlp: module whose output the MLP adds to it.
+        cross: module whose output attention to an encoder adds to it; "" if there is none.
+        projection: linear layer whose input is the concatenated outputs of the heads; "" if the block has no heads.
     """
 
     attention: str
@@ -226,13 +226,14 @@ def find_sublayers(
 ) -> list[Sublayers | None]:
     """Find, for each block, the sublayers whose outputs add up to the block's output; None for a block where none do.
 
-    With x and y a block's input and output, a and m what its sublayers add: y = x + a + m where norms come before the
-    sublayers (also in parallel blocks, and with a second norm behind each), and y = norm(x' + m), x' = norm(x + a)
-    where they come after. With attention to an encoder, c, between them: y = x + a + c + m, and likewise. The one that
-    ends first is attention.
+    Let x and y be a block's input and output, and a and m the outputs of attention and MLP. Then y = x + a + m if norms
+    come before the sublayers (also in parallel blocks, and if a second norm follows each), and y = norm(x' + m), x' =
+    norm(x + a) if they come after. With attention to an encoder, c, the sums are y = x + a + c + m, or with three
+    norms. The sublayer that ends first is attention.
 
     Modules that add up in every block are preferred. If there are none, because blocks are of several kinds (attention
-    in some, a recurrence in others), each kind has sublayers of its own, and only blocks of attention have heads.
+    in some, a recurrence in others), sublayers are searched in each block separately, and only attention blocks have
+    heads.
 
     Args:
         blocks: the blocks, which all run once in `run`.
@@ -240,7 +241,7 @@ def find_sublayers(
         n_heads: number of heads of a block; None: unknown, so that no block gets heads.
         has_cross: whether blocks also attend to an encoder.
         is_attention: for each block, whether the configuration calls it attention; empty: the configuration does not
-            say.
+            list kinds.
     """
     traces = [[_of_one(call) for call in trace if call.output is not None] for trace in trace_calls(list(blocks), run)]
     count = 3 if has_cross else 2

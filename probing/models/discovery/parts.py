@@ -36,7 +36,9 @@ class Side:
 
 @contextmanager
 def refusing(family: str, doing: str, where: str) -> Iterator[None]:
-    """Within the block, turn any error that libraries raise for a model of an unknown kind into `UnsupportedModel`."""
+    """Within the block, raise `UnsupportedModel` in place of any error of another library, as a model of an unknown
+    kind may cause.
+    """
     try:
         yield
     except ProbingError:
@@ -113,7 +115,9 @@ def _side_of(trunk: nn.Module, name: Sides) -> nn.Module:
 
 
 def text_config(module: nn.Module) -> Any:
-    """Return the part of a module's configuration that is about text; None if it has no configuration."""
+    """Return the text part of a module's configuration (the whole one if it has no separate text part); None if the
+    module has no configuration.
+    """
     config = getattr(module, "config", None)
     try:
         return config.get_text_config()  # type: ignore[union-attr]
@@ -132,7 +136,9 @@ def inner_config(root: nn.Module, path: str) -> Any:
 
 
 def number_of(config: Any, *names: str) -> int | None:
-    """Return the first of the named numbers that a configuration has; None if it has none."""
+    """Return the value of the first of these names that is a positive integer in a configuration; None if there is
+    none.
+    """
     values = (_value_of(config, name) for name in names)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
@@ -153,8 +159,8 @@ def attending_layers(config: Any) -> tuple[bool, ...]:
 
 
 def head_kind(model: nn.Module, trunk: nn.Module) -> str | None:
-    """Return `masked` or `causal`, the kind of language-model head over the trunk's positions; None if there is no such
-    head.
+    """Return `masked` or `causal`, the kind of language-model head of the model; None if it has no such head or is an
+    encoder-decoder.
     """
     name = type(model).__name__
     if model is trunk or getattr(getattr(model, "config", None), "is_encoder_decoder", False):

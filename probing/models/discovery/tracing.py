@@ -23,8 +23,8 @@ class ModuleCall:
     Attributes:
         path: the module's path.
         module: the module.
-        given: a copy of its first float input; None if it had none.
-        output: a copy of its first float output; None if it had none.
+        given: copy of its first floating-point input; None if there is none.
+        output: copy of its first floating-point output; None if there is none.
         ids: whether its first input is a tensor of integers.
     """
 
@@ -37,7 +37,7 @@ class ModuleCall:
 
 def trace_calls(roots: Sequence[nn.Module], run: Callable[[], object]) -> list[list[ModuleCall]]:
     """Run one pass and return, for each root, the calls of all modules inside it, in the order in which they end; the
-    last is the root's own.
+    call of the root itself is the last.
     """
     traces: list[list[ModuleCall]] = [[] for _ in roots]
     handles = []
@@ -68,7 +68,9 @@ def _recorder(path: str, into: list[ModuleCall], running: set[bool]) -> Callable
 
 
 def first_tensor(output: object) -> object:
-    """Return a module's hidden states: its output, or the first of a tuple, or the first value of a mapping."""
+    """Return the hidden states in a module's output: the output itself, the first element of a tuple or list, or the
+    first value of a mapping.
+    """
     if isinstance(output, Mapping):
         return next(iter(output.values()), None)
     return output[0] if isinstance(output, tuple | list) and output else output
@@ -83,7 +85,7 @@ def with_first(output: Any, state: Tensor) -> Any:
 
 
 def given_state(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the hidden states that a module is given: its first float input; None if it has none."""
+    """Return the hidden states in the arguments of a module: its first floating-point tensor; None if there is none."""
     name = _name_of_state(args, kwargs)
     found = None if name is None else args[name] if isinstance(name, int) else kwargs[name]
     return found if isinstance(found, Tensor) else None
@@ -112,7 +114,7 @@ def _copy(value: object) -> Tensor | None:
 
 
 def is_norm(call: ModuleCall) -> bool:
-    """Return whether a module is a norm. The test is not its name, but that three times its input gives the same
+    """Return whether a module is a norm, tested not by its name but by scaling: an input multiplied by 3 gives the same
     output.
     """
     given, output = call.given, call.output
@@ -130,8 +132,8 @@ def is_norm(call: ModuleCall) -> bool:
 
 
 def is_same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal; NaN equals NaN here, so that weights that give NaN are reported later,
-    where the states are read.
+    """Return whether two tensors are equal; NaN counts as equal to NaN, so that weights that produce NaN are reported
+    later, when states are read.
     """
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
@@ -146,15 +148,15 @@ def is_close(a: Tensor, b: Tensor, *, loose: float = 1e-5) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """Says which axes of the tensor that blocks hand on are inputs and pieces, and where the first piece lies.
+    """Describes the axes of the tensors that blocks pass on: batch axis, axis of pieces, and index of the first piece.
 
-    Nearly all blocks hand on `(B, T, D)`. Some have pieces first; some carry several streams, which together are the
-    state of a piece; some lengthen inputs, by padding or by pieces of their own.
+    Nearly all blocks pass on `(B, T, D)`. Some put pieces first; some pass on several streams per piece, which are
+    concatenated to its state; some lengthen inputs by padding or by additional pieces.
 
     Attributes:
-        inputs, pieces: numbers of the axes of inputs and of pieces.
-        skipped: number of places before the first piece; None: there are more places than pieces, and it is not known
-            where the pieces begin.
+        inputs, pieces: index of the batch axis and of the axis of pieces.
+        skipped: number of places before the first piece; None: there are more places than pieces, and the index of the
+            first piece is not known.
         is_longer: whether there are more places than pieces.
     """
 
@@ -169,9 +171,7 @@ class Layout:
         return self == Layout()
 
     def aligned(self, state: Tensor, shape: tuple[int, int]) -> Tensor | None:
-        """Return a state that blocks pass on, reshaped to `(B, T, D)`; None if it has another form than this layout
-        says.
-        """
+        """Return a state that blocks pass on, reshaped to `(B, T, D)`; None if its shape does not fit this layout."""
         n, length = shape
         if state.ndim < 2:
             return None
@@ -197,8 +197,8 @@ PLAIN = Layout()
 
 
 def layout_of(state: Tensor, shape: tuple[int, int]) -> Layout | None:
-    """Return the layout of a state, found from (B, T), two numbers that no other axis has; None if it is not one state
-    a piece.
+    """Return the layout of a state, inferred from `shape` (B, T), two sizes that no other axis has; None if it does not
+    hold one state per piece.
     """
     n, length = shape
     if state.shape[:2] == shape or (state.ndim == 2 and len(state) == n * length):

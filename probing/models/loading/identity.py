@@ -44,7 +44,7 @@ def model_identity(
         revision: hub commit, if known.
         folder: where the files lie; None for a model built in memory, whose parameters are hashed instead.
         untrained: the seed, if the weights are random; both the files and the parameters are then hashed.
-        checkpoint: which step of which training run the weights are of, if the caller said so.
+        checkpoint: step and training run of the weights, if the caller named them.
     """
     config: Any = getattr(model, "config", None)
     dtype = next(model.parameters()).dtype
@@ -70,11 +70,11 @@ def model_identity(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Says which step of a training run weights are of.
+    """Names the training step, and the training run, at which weights were saved.
 
     Attributes:
         step: number of steps trained.
-        run: name of the training run, where there are several; "": the only one.
+        run: name of the training run, if there are several; "": the only run.
     """
 
     step: int
@@ -102,16 +102,15 @@ class Checkpoint:
         return None if step is None else cls(step, run or "")
 
     def identity(self) -> dict[str, Any]:
-        """Return what the `model` block of a store's identity holds of it."""
+        """Return the entry `checkpoint` of the `model` block of a store's identity: step and, if named, run."""
         return {"checkpoint": {"step": self.step} | ({"run": self.run} if self.run else {})}
 
 
 def model_facts(model: nn.Module, name: str) -> dict[str, Any]:
-    """Return what a reader wants to know of a model: `name`, `architecture`, `layers`, `width` and number of
-    `parameters`.
+    """Return the descriptive facts of a model: `name`, `architecture`, `layers`, `width` and number of `parameters`.
 
-    They are recorded beside states and results, and are no part of an identity. Shared parameters count once. Facts
-    that a model of an unusual kind does not tell are left out.
+    They are recorded with states and results, but are not part of an identity. Shared parameters count once. Facts that
+    the configuration does not contain are left out.
     """
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
@@ -127,14 +126,15 @@ def model_facts(model: nn.Module, name: str) -> dict[str, Any]:
 
 
 def source_names(given: str, path: str) -> tuple[str, str]:
-    """Return two names of a model: that in its identity, and that which readers are shown.
+    """Return two names of a model: the name in its identity, and the name shown to users.
 
-    Of a folder the first is the folder's name, and the second has its parent's name too, since many folders are called
-    `model` or `checkpoint-1000`. What ships is shown as it was asked for, `probing:reference`.
+    For a folder, the first is the name of the folder; the second also contains the name of its parent, since many
+    folders are called `model` or `checkpoint-1000`. The model that ships with the package is shown as
+    `probing:reference`.
 
     Args:
         given: name as the caller gave it.
-        path: the folder that it stands for, or a hub name.
+        path: the folder that this name stands for, or a hub name.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -207,8 +207,8 @@ class ModelSource:
         return replace(self, name=str(path.resolve()), revision=None) if path.is_dir() else self
 
     def for_worker(self, slot: int | None) -> ModelSource:
-        """Return the source for one of several workers; if there are several GPUs, `cuda` becomes another GPU for each
-        worker.
+        """Return the source for one of several workers; if there are several GPUs, the device `cuda` is replaced by a
+        different GPU for each worker.
         """
         if self.device != "cuda" or slot is None or torch.cuda.device_count() < 2:
             return self
@@ -216,14 +216,15 @@ class ModelSource:
 
 
 def untrained_twin(model: nn.Module, seed: int) -> nn.Module:
-    """Return a model of the same class and configuration whose weights are drawn at random by its own initialisation.
+    """Return a model of the same class and configuration with random weights, drawn by the initialisation of that
+    class.
 
-    It is built from the configuration, since in recent transformers `init_weights` on a loaded model changes nothing,
-    and a "random" baseline made that way is the pretrained model.
+    The model is built anew from its configuration: in recent versions of transformers, `init_weights` on a loaded model
+    changes nothing, so a "random" baseline made that way would be the pretrained model.
 
     Args:
         model: a pretrained model.
-        seed: seed of the draws; the global generator is left as it was.
+        seed: seed of the random weights; the global generator is not changed.
 
     Raises:
         UnsupportedModel: a weight matrix equals that of the pretrained model.

@@ -1,12 +1,13 @@
-"""A light start of the command line: transformers without PyTorch's compiler and without its distributed tensors.
+"""Makes the command line start faster: transformers is imported without PyTorch's compiler and distributed tensors.
 
 `import transformers` loads both, which takes longer than MiniLM needs for a treebank: the compiler for decorators that
-concern compiled models only, distributed tensors for models on several machines; and building a model without values
-loads SymPy, to ask whether True is true. A command of this package compiles nothing and shards nothing, so stand-ins
-take the places of compiler and symbols, and transformers is told what it is told by a PyTorch built without
-distributed computing. No number depends on it: the kernels are the same.
+concern compiled models only, distributed tensors for models on several machines. Building a model on the meta device
+also loads SymPy. A command of this package compiles nothing and distributes nothing, so placeholder modules replace the
+compiler and the symbolic shapes, and `torch.distributed.is_available` returns False. Results do not change, since the
+kernels are the same.
 
-Only the command line calls this, since in a notebook others may compile; and only before transformers is loaded.
+Only the command line calls this function, since a notebook may use the compiler; it must run before transformers is
+imported.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _DECORATORS = ("disable", "assume_constant_result", "allow_in_graph", "disallow_
 
 
 def start_lightly() -> None:
-    """Put stand-ins in the place of what transformers loads and this package never uses.
+    """Replace modules that transformers imports and this package never uses by placeholders.
 
-    It does nothing if transformers or the compiler is loaded already.
+    Nothing is changed if transformers or the compiler is loaded already.
     """
     if "transformers" in sys.modules or COMPILER in sys.modules:
         return

@@ -1,4 +1,6 @@
-"""Loading a Hugging Face model and its tokenizer by name or folder: safetensors only, no remote code."""
+"""Loads a Hugging Face model and its tokenizer by name or folder: by default safetensors only, and never remote
+code.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ from probing.models.loading.weight_files import (
 
 
 def is_recomputed(model: Any, key: str) -> bool:
-    """Return whether initialisation alone determines a weight that the files lack, whatever the seed (a table of
-    positions, say).
+    """Return whether initialisation alone determines a weight that the files lack, whatever the seed (for example a
+    table of positions).
 
     A trained weight may also start as a constant, as the scales of norms do; so a constant counts only if the weight is
     not trained.
@@ -74,7 +76,7 @@ KINDS = ("auto", "base", "causal", "masked")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Holds a model and tokenizer, and the folder that their files lie in."""
+    """Holds a model and its tokenizer, the folder of their files, and the hub revision (None: an ordinary folder)."""
 
     model: nn.Module
     tokenizer: Any
@@ -97,7 +99,7 @@ def load(
     Raises:
         UnsupportedModel: there is no such folder or hub model, safetensors are missing or damaged, the model is too
             large for this machine, weights are missing, or it has no fast tokenizer.
-        RemoteCodeRefused: the model needs Python code of its own.
+        RemoteCodeRefused: the model needs Python code in its folder.
         BadParameter: the dtype, kind or device is unknown.
     """
     if dtype not in DTYPES:
@@ -149,7 +151,7 @@ def configuration(name: str, revision: str | None) -> dict[str, Any]:
 
     Raises:
         UnsupportedModel: there is no such folder or model, or its configuration cannot be read.
-        RemoteCodeRefused: the model needs Python code of its own.
+        RemoteCodeRefused: the model needs Python code in its folder.
     """
     _check_local(name)
     refuse_remote_code(name)

@@ -33,7 +33,8 @@ def check_sizes(config: Any, build: Callable[[], nn.Module], *, dtype: torch.dty
         name: name of the model, for messages.
 
     Raises:
-        UnsupportedModel: a size is not positive, or the weights need more memory than the machine has.
+        UnsupportedModel: a size is not positive or impossibly large, or the weights need more memory than the machine
+            has.
     """
     check_numbers(config.to_dict(), name)
     try:
@@ -70,7 +71,7 @@ def check_numbers(config: Any, name: str) -> None:
     """Refuse counts and widths of a text model that are impossible: zero, negative or far too large.
 
     Raises:
-        UnsupportedModel: one is; the message names it and its allowed range.
+        UnsupportedModel: a number is impossible; the message names it and its allowed range.
     """
     for path, key, value in _numbers(config, "", 0):
         is_of_text = all("text" in part for part in path.split(".")[:-1])

@@ -1,4 +1,6 @@
-"""Checks the files of a model folder: complete files, no code, no pickles unless allowed, no unused block weights."""
+"""Checks the files of a model folder: they are complete, contain no code, and no pickles unless allowed; warns of
+unused weights.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,12 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_files(name: str) -> None:
-    """Check that the files of a local folder are what their names say; a hub name is not checked.
+    """Check that the weight files of a local folder are complete, and that its files are real files; a hub name is not
+    checked.
 
     Raises:
-        UnsupportedModel: a file is not; the message names it, says what is wrong and what to do.
+        UnsupportedModel: a file is a Git LFS pointer, missing, cut off or quantised without a configuration, or the
+            folder holds an adapter; the message names the file and the next step.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -128,11 +132,12 @@ _MOST_BYTES = 64 << 20
 
 
 def refuse_remote_code(name: str) -> None:
-    """Refuse a folder whose model can be built only by its own Python code. Code beside a model that transformers knows
-    is ignored.
+    """Refuse a folder whose model can be built only by Python code in the folder. Such code is ignored if transformers
+    has a class for the model.
 
     Raises:
-        RemoteCodeRefused: it can; the message names the classes that would have been imported.
+        RemoteCodeRefused: the model needs such code; the message names the classes that would have been imported.
+        UnsupportedModel: config.json is not valid JSON.
     """
     file = Path(name).expanduser() / "config.json"
     if not file.is_file() or file.stat().st_size > _MOST_BYTES:
@@ -148,7 +153,7 @@ def refuse_remote_code(name: str) -> None:
 
 
 def remote_code(name: str, found: str) -> RemoteCodeRefused:
-    """Return the error that says that a model needs its own Python code."""
+    """Return the error for a model that needs Python code in its folder."""
     return RemoteCodeRefused(
         f"model {name!r} needs Python code of its own",
         needed="a model that transformers itself can build",
@@ -163,7 +168,7 @@ def load_weights(load: Callable[..., Any], name: str, *, allow_pickle: bool) -> 
     there are no others.
 
     Raises:
-        UnsupportedModel: the folder has only pickled weights, and these are not allowed.
+        UnsupportedModel: the folder has only pickled weights and these are not allowed, or they cannot be loaded.
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and not any(folder.glob("*.safetensors")):

@@ -1,1 +1,1 @@
-"""Reads states by hooks, and runs models from the middle on."""
+"""Reads states by forward hooks, and runs models from an inner block on."""

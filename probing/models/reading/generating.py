@@ -1,4 +1,4 @@
-"""Generation: texts are continued by a decoder, and listeners are given the states of every piece as it is read."""
+"""Generates text with a decoder, and passes the states of every piece to a listener as the model reads them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Generated:
     """Holds the continuation of one prompt.
 
     Attributes:
-        prompt: the prompt as the model was given it, special pieces and marks of a chat included.
-        text: what was generated, without special pieces.
-        ids: `(n,)` ids of the pieces generated, up to the one that ends the text, without it.
+        prompt: the prompt as the model reads it, special pieces and chat markup included.
+        text: the generated text, without special pieces.
+        ids: `(n,)` ids of the generated pieces, before the piece that ends the text.
         is_cut: whether the largest number of pieces was reached before the text ended.
     """
 
@@ -120,29 +120,31 @@ def _prompt(prompt: Any) -> Any:
 
 
 def stop_ids(stops: Any) -> frozenset[int]:
-    """Return the ids that end a text as a set."""
+    """Return the ids that end a text (None, an integer, a list or a tensor) as a set."""
     known = stops.tolist() if isinstance(stops, Tensor) else stops
     return frozenset([] if known is None else [known] if isinstance(known, int) else known)
 
 
 class Listener(Protocol):
-    """Is told what a generation reads: the prompt at first, then every pass, then all ids."""
+    """Receives the course of a generation: the prompts first, then every forward pass, then all ids."""
 
     def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
-        """Take ids and mask `(B, T)` of the prompts, and the ids that end a text."""
+        """Receive ids and mask `(B, T)` of the prompts, and the ids that end a text."""
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
-        """Take a pass over ids `(B, t)`, columns `start` … `start + t - 1`, with states `(B, t, D)` by site."""
+        """Receive a forward pass over ids `(B, t)`, columns `start` … `start + t - 1`, with states `(B, t, D)`
+        by site.
+        """
 
     def ends(self, ids: Tensor) -> None:
-        """Take the ids `(B, T + n)` of prompts and continuations, all of which have been read."""
+        """Receive the ids `(B, T + n)` of prompts and continuations, after the model has read all of them."""
 
 
 def check_generates(model: nn.Module, trunk: HookedModule) -> None:
-    """Check that this is a decoder that continues texts.
+    """Check that the model is a decoder with a language-model head, which continues texts.
 
     Raises:
-        UnsupportedModel: it is not.
+        UnsupportedModel: the model is of another kind.
     """
     is_decoded = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     can = getattr(model, "can_generate", None)
@@ -160,7 +162,7 @@ def check_room(length: int, new: int, limit: int | None, where: str) -> None:
     """Check before anything is computed that prompt and continuation fit into the model.
 
     Raises:
-        BadParameter: they do not, so that the generation would be cut or wrong.
+        BadParameter: prompt and continuation are longer than the limit, or `new` is below 1.
     """
     if new < 1 or (limit is not None and length + new > limit):
         raise BadParameter(
@@ -188,10 +190,10 @@ class _Run:
 def listening(
     model: nn.Module, trunk: HookedModule, sites: Sequence[str], listener: Listener, where: str
 ) -> Iterator[None]:
-    """Within the block, tell the listener of every generation by `model.generate`; afterwards, and after any error, no
-    hook is left.
+    """Within the block, pass every generation by `model.generate` to the listener; all hooks are removed afterwards,
+    also after an error.
 
-    Generation leaves the last piece unread, since nothing comes after it: it is read by one more pass.
+    Generation does not read the last piece, since nothing follows it; an additional pass reads it.
 
     Raises:
         UnknownSite: the model has no such site.

@@ -1,4 +1,4 @@
-"""Reads a module by forward hooks: a site is the output (or input) of a module inside it that is called once a pass."""
+"""Reads a module by forward hooks: a site is the output (or input) of an inner module that runs once per pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from probing.models.site import Site
 
 
 class HookedModule(ABC):
-    """The base of what reads the states of a module at its sites.
+    """Is the base class of the adapters, which read the states of a model at its sites.
 
     Attributes:
-        model: the model as it was given.
-        trunk: the part of it that is run to get states.
-        family: name of its family, for messages.
+        model: the whole model.
+        trunk: the part of the model that is run to get states.
+        family: name of the model's family, for messages.
         modules: for each site, the module path in the trunk.
         reads_input: sites that are the input of their module, not its output.
         added: sites that `add_site` made.
@@ -73,12 +73,12 @@ class HookedModule(ABC):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces that the positions allow; None where there is no limit."""
+        """Largest number of pieces that the position embeddings allow; None: no limit."""
         return None
 
     @property
     def counting_padding_id(self) -> int | None:
-        """The padding id, if the model computes positions from where that id is; None if it does not."""
+        """Padding id, if the model derives position numbers from the places of this id; else None."""
         return None
 
     @property
@@ -92,7 +92,9 @@ class HookedModule(ABC):
         return next(self.trunk.parameters()).dtype
 
     def head_size(self, site: str, width: int) -> dict[str, int]:
-        """Return `n_heads` and `head_dim` of a site `heads.l` of that width; empty for others."""
+        """Return `n_heads` and `head_dim` of a site `heads.l` with `width` features; an empty dictionary for other
+        sites.
+        """
         if Site.parse(site).stream != "heads" or site in self.added or not self.n_heads:
             return {}
         return {"n_heads": self.n_heads, "head_dim": width // self.n_heads}
@@ -162,7 +164,7 @@ class HookedModule(ABC):
 
     def times_met(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, int]:
         """Count how often the module of each site is called in a whole forward pass, and return the counts by site;
-        `read` would stop early.
+        unlike `read`, the pass is not stopped early.
         """
         times = dict.fromkeys(sites, 0)
 
@@ -182,11 +184,11 @@ class HookedModule(ABC):
         return times
 
     def aligned(self, state: Tensor, ids: Tensor, site: str) -> Tensor:
-        """Return a state of a pass over `ids` as `(B, T, D)`, whether blocks flatten (B, T) or are given a start piece
+        """Return a state of a pass over `ids` as `(B, T, D)`, also if blocks flatten (B, T) or read a start piece
         first.
 
         Raises:
-            UnsupportedModel: the state is not one vector a piece.
+            UnsupportedModel: the state does not have one vector per piece.
         """
         shape = (ids.shape[0], ids.shape[1] + self.lead)
         found = self.layout_of(site).aligned(state, shape)
@@ -209,7 +211,7 @@ class HookedModule(ABC):
                 raise unknown_name("site", site, self.modules, where=f"model {self.family}", error=UnknownSite)
 
     def unsupported(self, found: str, needed: str) -> UnsupportedModel:
-        """Return the error that says that a model does not work as the hooks assume."""
+        """Return the error for a model that does not work as the hooks assume."""
         return UnsupportedModel(
             f"models of the family {self.family!r} are not read: the self-check failed",
             needed=needed,
@@ -225,8 +227,8 @@ class HookedModule(ABC):
 
     @contextmanager
     def held(self, sites: Sequence[str]) -> Iterator[None]:
-        """Within the block, keep the hooks of these sites registered; several threads may then `read` these sites at
-        once, and no others.
+        """Within the block, keep the hooks of these sites registered; several threads may then `read` exactly these
+        sites at the same time.
 
         Raises:
             UnknownSite: the model does not have one of the sites.

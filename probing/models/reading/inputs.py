@@ -1,4 +1,4 @@
-"""Turns texts into pieces, and pieces into padded tensors, or reads them one by one without padding."""
+"""Turns texts into pieces, and pieces into padded tensors; reads inputs one by one where padding is not possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probing.text.alignment import Encoded
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Tokenise texts and return their pieces, special ones added and nothing truncated."""
+    """Tokenise texts and return their pieces, with special pieces and without truncation."""
     if not texts:
         return []
     batch = tokenizer(
@@ -63,8 +63,8 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
 
 
 def padding_id(chosen: int | None, trunk: HookedModule) -> int:
-    """Return the id to pad with: the tokenizer's padding id if the model has it, else the id from which the model
-    counts positions, else 0.
+    """Return the id to pad with: the tokenizer's padding id if it is in the model's vocabulary, else
+    `counting_padding_id` of the model, else 0.
     """
     return next((i for i in (chosen, trunk.counting_padding_id) if i is not None and 0 <= i < trunk.vocabulary), 0)
 
@@ -88,7 +88,9 @@ def padded(
 
 
 def decoder_inputs(ids: Tensor, mask: Tensor, start: int) -> dict[str, Tensor]:
-    """Put the start piece just before the first real piece of every input, and return ids and mask `(B, T + 1)`."""
+    """Put the start piece just before the first real piece of every input, and return the arguments `decoder_input_ids`
+    and `decoder_attention_mask`, `(B, T + 1)`.
+    """
     before = torch.full_like(ids[:, :1], start)
     first = mask.argmax(1)
     shifted, shown = torch.cat([before, ids], 1), torch.cat([torch.zeros_like(before), mask], 1)

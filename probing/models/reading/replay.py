@@ -1,4 +1,4 @@
-"""Runs a model from the middle: blocks below a site are skipped, and the states at the site are given."""
+"""Runs a model from an inner site on, with given states there; the blocks below the site are skipped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from probing.models.site import Site
 
 
 def emptied(output: Any) -> Any:
-    """Return a module's output with every tensor replaced by None (a form to fill in); None where the output is a
-    tensor.
+    """Return the container of a module's output (tuple, list or mapping) with every entry replaced by None; None if the
+    output is a tensor.
     """
     if isinstance(output, Mapping):
         return type(output)(**dict.fromkeys(output))
@@ -28,7 +28,9 @@ def emptied(output: Any) -> Any:
 
 
 def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., Any]:
-    """Return a `forward` that returns its input, or `states` if given, in the form of a block's output."""
+    """Return a `forward` method that returns its input, or `states` if given, in the container that the block's output
+    has.
+    """
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = given_state(args, kwargs)
@@ -39,7 +41,7 @@ def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., An
 
 
 def of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Return the logits of a model output (without a head, its last states) at real pieces only, without padding."""
+    """Return the logits in a model output (the last states if there is no head) at real pieces, without padding."""
     found: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
@@ -65,10 +67,10 @@ class SuffixReplay:
     """Runs a model from a `resid` site on, for any family of models.
 
     For one call, the `forward` of each block below the site is replaced by one that passes its input on in the form of
-    the block's output (a tensor or a tuple). So the model around the blocks runs as usual, and makes masks, positions
-    and rotary tables from ids and mask, but the bypassed blocks compute nothing. A hook on the block at the site,
-    before all other hooks, replaces its input by the given states; for `resid.L` the bypass of the last block returns
-    them. Hooks of other code stay and fire.
+    the block's output (a tensor or a tuple). So the model around the blocks runs as usual and computes masks, positions
+    and rotary tables, but the bypassed blocks compute nothing. A hook on the block at the site, before all other hooks,
+    replaces its input by the given states; for `resid.L` the bypass of the last block returns them. Hooks of other code
+    stay registered.
 
     Attributes:
         model: the model with its head.
@@ -81,7 +83,7 @@ class SuffixReplay:
         self._proved: set[int] = set()
 
     def layer(self, site: str) -> int:
-        """Return l of `resid.l`.
+        """Return the number l of the site `resid.l`.
 
         Raises:
             UnknownSite: the model has no such site.
@@ -130,7 +132,7 @@ class SuffixReplay:
         return head_kind(self.model, self.trunk.trunk)
 
     def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
-        """Return a padded batch with the positions that the model is given."""
+        """Return a padded batch with the position ids that the model reads."""
         return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
 
     def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -224,13 +226,13 @@ class SuffixReplay:
         return found
 
     def prove(self, site: str) -> None:
-        """Check, once per site, that a run from the site with clean states equals a full pass; no hook may change
-        states meanwhile.
+        """Check, once per site, that a run from the site with clean states equals a full pass; no registered hook may
+        change states during this check.
 
         Raises:
             UnknownSite: the model has no such site.
             ReplayUnavailable: the site is not `resid.l`, or the outputs differ.
-            EditFailed: the model gives other outputs each time it is run.
+            EditFailed: two passes over the same text give different outputs.
         """
         layer = self.layer(site)
         if layer not in self._proved:

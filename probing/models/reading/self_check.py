@@ -1,4 +1,4 @@
-"""HeldNorms: runs a model with the scales of its norms frozen at those of a clean pass. SelfCheck: checks its sites."""
+"""HeldNorms: runs a model with the scales of its norms frozen at those of a clean pass. SelfCheck: checks the sites."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PADDING = 0.0  # in place of a scale, which is positive: there is nothing to hol
 
 
 class HeldNorms:
-    """Finds the norms of a model by what they compute, and runs the model with their scales frozen.
+    """Finds the norms of a model by testing their outputs, and runs the model with their scales frozen.
 
     A norm N is a module without submodules, with "norm" in its class name and a one-dimensional weight. Its scale is
     σ(x) = √(var x + ε) or √(mean x² + ε), whichever makes (N(x) − b)·σ(x) linear in x.
@@ -87,8 +87,8 @@ class HeldNorms:
         """Within the block, each norm outputs (N(x) − b)·σ(x)/σ(x₀) + b, where σ(x₀) is its scale in the clean run,
         from `clean`.
 
-        Where that scale is `PADDING`, the norm works as usual: the state of a padded place must not grow, since one
-        that overflows would reach other places as 0·∞ through attention that gives it weight 0.
+        At places where that scale is `PADDING`, the norm works as usual: states at padding must not grow, since an
+        overflow there would become NaN at other places (0·∞ in attention).
         """
 
         def holder(path: str, scale: Scale) -> Callable[..., Tensor]:
@@ -155,14 +155,14 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative; half precis
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Checks that the sites of one model are what their names say.
+    """Checks that the sites of a model hold the states that their names promise.
 
     Attributes:
         trunk: the model to check.
         states: a function that returns the states `(B, T, D)` of a batch by site.
         padded: a function that returns ids and mask of a batch.
         first_piece: a function that returns the column of each input's first piece.
-        special: ids that do not occur in ordinary text.
+        special: ids of special pieces, which test inputs do not contain.
     """
 
     trunk: HookedModule
@@ -172,8 +172,8 @@ class SelfCheck:
     special: Sequence[int]
 
     def model(self) -> None:
-        """Check that blocks, if there are any, run once each in a chain, that states do not depend on the batch, and
-        that `final_norm` is the norm after the last block.
+        """Check that blocks, if any, each run once in a chain, that states do not depend on the batch, and that
+        `final_norm` is the norm after the last block.
 
         Raises:
             UnsupportedModel: a check failed; the message names the model's family.
@@ -198,7 +198,8 @@ class SelfCheck:
         self._final_norm(trunk, long)
 
     def batches(self, sites: Sequence[str]) -> None:
-        """Check that states are finite, one a piece, and equal whether an input is run alone or in a batch.
+        """Check that there is one finite state per piece, and that it is the same if an input is run alone and in a
+        batch.
 
         Raises:
             UnsupportedModel: a check failed; the message names the site.

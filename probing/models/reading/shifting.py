@@ -15,14 +15,14 @@ from probing.models.reading.hooked import HookedModule
 
 @contextmanager
 def shifted(trunk: HookedModule, site: str, shift: Tensor, *, changes: bool = True) -> Iterator[None]:
-    """Within the block, add `shift` `(D,)` to the states of all pieces at a site, before anything else reads them;
-    afterwards, and after any error, the hook is gone.
+    """Within the block, add `shift` `(D,)` to the states of all pieces at a site, before any other hook or module reads
+    them; the hook is removed afterwards, also after an error.
 
     Args:
         trunk: the model.
         site: name of the site.
-        shift: the vector; it is converted to device and data type of the states.
-        changes: whether the vector is not zero. If it is, states are handed on as they are, to the bit.
+        shift: the vector; it is converted to the device and data type of the states.
+        changes: whether the vector is added; False for a zero vector, so that states keep every bit.
 
     Raises:
         UnknownSite: the model has no such site.

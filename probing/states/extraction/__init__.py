@@ -61,19 +61,19 @@ def extract(
     columns: str | Sequence[int] | None = None,
     progress: bool | None = None,
 ) -> Store:
-    """Run a corpus through a model, pool its states at the chosen sites to rows, and write them into a store; only what
-    is missing is computed.
+    """Run a corpus through a model, pool its states at the chosen sites to rows, write them into a store and return it;
+    only missing shards are computed.
 
     Args:
         model: a `LanguageModel`, or the folder or hub name of one.
         corpus: the corpus to read.
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, of which `first` and `last` are
-            content pieces, not special ones; or `position:` and positions, such as `entity.last,answer.before,end`
-            (`entity` alone is the mean over the pieces of that span).
+        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, where `first` and `last` are
+            pieces of the text, not special pieces; or `position:` and positions, such as
+            `entity.last,answer.before,end` (`entity` alone is the mean over the pieces of that span).
         dtype: dtype that states are stored in; None: the compute dtype.
-        max_length: largest number of pieces of an input; None: what the model allows.
+        max_length: largest number of pieces of an input; None: the limit of the model.
         long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
             overlapping windows), `skip` or `refuse`.
         stride: pieces from one window to the next; None: half of `max_length`.
@@ -81,8 +81,8 @@ def extract(
         shard_bytes: approximate size of a shard.
         chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
         array_size, array_index: number of processes that share the work (on one file system), and number of this one,
-            which takes the shards whose number modulo `array_size` is `array_index`. The process that finds all shards
-            done seals the store; the others return it unfinished.
+            which takes the shards whose number modulo `array_size` is `array_index`. The process after which no shard
+            is missing seals the store; the others return it unfinished.
         executor: how the shards are computed: `inline`, `processes`, `ray`, with options
             (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
             run computes is waited for.
@@ -98,7 +98,7 @@ def extract(
             then has no effect.
         outputs, columns: for `replay`, which outputs are stored: those of the `last` piece of each example (the default
             for causal models), of `mask` pieces (for masked models), `all` or `none`; and the vocabulary ids stored, or
-            a file that lists them (None: all).
+            a file that lists them (None: all ids).
         progress: whether to show a bar on standard error; None: if it is a terminal.
 
     Raises:
@@ -111,7 +111,8 @@ def extract(
         DiskFull: there is not enough room for the missing shards.
         NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
         NotRepresentable: a state is too large for the stored dtype.
-        UnitFailed: several shards failed, and all others are done; if only one failed, its own error is raised.
+        UnitFailed: several shards failed (after three failures without any success, the others are not tried); if only
+            one failed, the error of that shard is raised.
         WorkerLost, Stalled: workers died or hung.
         MissingDependency: the executor needs a package that is not installed.
     """

@@ -33,8 +33,8 @@ class Windows:
 def windows_of(one: Encoded, length: int, stride: int) -> Windows:
     """Cut a long input into overlapping windows and return them.
 
-    A window has `length` pieces, the special pieces before and behind the text included. It begins `stride` pieces
-    after the window before (or where that ends, if that is earlier); the last window ends where the text ends. A
+    A window has `length` pieces, including the special pieces before and after the text. Each window begins `stride`
+    pieces after the previous one (or at its end, if that is earlier); the last window ends where the text ends. A
     piece's state is taken from the window in which the smaller of its two contexts, left and right, is largest (the
     window whose middle is nearest; of two such windows, the earlier). Special pieces at the beginning belong to the
     first window, those at the end to the last.
@@ -93,7 +93,7 @@ def windowed_states(
 
 @dataclass(frozen=True)
 class Gather:
-    """Says which pieces of a padded batch are pooled to which of its R rows.
+    """Lists, for each of R rows, the pieces of a padded batch that are pooled to it.
 
     Attributes:
         rows: `(R,)` numbers of the rows in the shard.
@@ -107,7 +107,7 @@ class Gather:
 
     @classmethod
     def of(cls, rows: Rows, batch: Sequence[int], first_piece: Ints, length: int, device: str) -> Gather:
-        """Plan the pooling of the examples `batch` of `rows`, padded to `length` pieces."""
+        """Return the pooling plan of the examples `batch` (positions in `rows`), padded to `length` pieces."""
         chosen = np.concatenate([np.arange(rows.offset[e], rows.offset[e + 1]) for e in batch])
         place = np.repeat(np.arange(len(batch)), [rows.offset[e + 1] - rows.offset[e] for e in batch])
         start, counts = rows.first[chosen], rows.first[chosen + 1] - rows.first[chosen]

@@ -55,8 +55,8 @@ def reading_of(
     outputs: str | None = None,
     columns: str | Sequence[int] | None = None,
 ) -> ReadingOptions:
-    """Turn options of `extract` into a recipe and return it; sites of the form `name=module.path` are added to the
-    model.
+    """Check options of `extract` and return them as `ReadingOptions`; sites of the form `name=module.path` are added to
+    the model.
 
     Raises:
         UnknownSite: a pattern matches no site.
@@ -135,7 +135,7 @@ def _named_modules(model: LanguageModel, sites: str | Sequence[str]) -> list[str
 
 
 def check_corpus(model: LanguageModel, corpus: Corpus, reading: ReadingOptions) -> None:
-    """Check that this recipe can read the corpus.
+    """Check that the corpus can be read with these options.
 
     Raises:
         CorpusError: there are no examples, a position names an unknown span, or an input is too long under `refuse`.
@@ -225,14 +225,14 @@ def with_ordinals(content: ShardContent, ordinals: Sequence[int]) -> ShardConten
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Says which examples each shard of a store holds.
+    """Holds the division of a corpus into the shards of a store.
 
     Attributes:
         corpus: the whole corpus.
         kept: ordinals of the examples to read; None: all.
         part: the corpus of those examples only.
         starts: first example of each shard, counted in `part`.
-        scope: what a row is: `piece`, `word`, `sentence` or `position`.
+        scope: kind of rows: `piece`, `word`, `sentence` or `position`.
         row_bytes, example_bytes: bytes that each row, and each example, adds to a shard, over all sites.
     """
 
@@ -254,7 +254,8 @@ class ShardPlan:
         subset: str | Sequence[int] | None,
         shard_bytes: int,
     ) -> Self:
-        """Divide the corpus into shards of about `shard_bytes`, from corpus and recipe alone, and return the plan.
+        """Divide the corpus into shards of about `shard_bytes` and return the plan, which depends on corpus and options
+        only.
 
         Raises:
             BadParameter: the size is out of range, there would be too many shards, or the subset is not of this corpus.

@@ -1,4 +1,6 @@
-"""Computes the content of a shard of a replay store: whole sequences as the model was given them, and its outputs."""
+"""Computes the content of a shard of a replay store: whole input sequences with their states, and the model's
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ class ReplayReading(ReadingOptions):
 def with_role(
     model: LanguageModel, reading: ReadingOptions, role: str, outputs: str | None, columns: str | Sequence[int] | None
 ) -> ReadingOptions:
-    """Return the recipe, turned into that of a replay store if `role` is `replay`.
+    """Return the options unchanged, or as `ReplayReading` if `role` is `replay`.
 
     Raises:
         BadParameter: an option is out of range or cannot be used with the role.
@@ -107,8 +109,8 @@ def output_bytes(model: LanguageModel, reading: ReadingOptions) -> tuple[int, in
 
 
 def outputs_of(model: LanguageModel, outputs: str | None) -> str:
-    """Return which outputs of a model are stored; by default `last` for a causal model, `mask` for a masked model,
-    `none` for others.
+    """Return the choice of stored outputs; by default `last` for a causal model, `mask` for a masked model, `none` for
+    others.
 
     Raises:
         BadParameter: the choice is unknown, the model has no head, or `mask` is asked of a tokenizer without a mask
@@ -138,7 +140,8 @@ def outputs_of(model: LanguageModel, outputs: str | None) -> str:
 
 
 def columns_of(model: LanguageModel, columns: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return vocabulary ids in rising order, read from numbers, a text such as `11,262`, or a file with one id a line.
+    """Return vocabulary ids in rising order, from numbers, a text such as `11,262`, or a file with one id per line;
+    None if `columns` is None.
 
     Raises:
         BadParameter: an entry is not an id of the vocabulary, or there is none.
@@ -183,8 +186,8 @@ def _read_ids(columns: str) -> list[str]:
 def read_replay_shard(
     model: LanguageModel, examples: Sequence[Example], start: int, reading: ReplayReading, advance: Clock | None = None
 ) -> ShardContent:
-    """Run one full pass per batch and return the content of one shard. Weights are not packed and passes not run in
-    parallel, since a replay must give the same bits.
+    """Run one full pass per batch and return the content of one shard. Weights are not packed and passes are not run in
+    parallel, since a replay must reproduce every bit.
 
     Raises:
         NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.

@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
-    """Holds a batch as the model was given it: B examples, T padded pieces, M pieces with stored outputs, C columns of
+    """Holds a batch as the model read it: B examples, T padded pieces, M pieces with stored outputs, C columns of
     outputs.
 
     Attributes:
@@ -39,8 +39,8 @@ class ReplayBatch:
         examples: `(B,)` ordinals of the examples in the corpus.
         rows: `(B, T)` rows of the store; -1 for padding.
         inputs: ids, mask and positions; ids are 0 at padding.
-        places: `(M, 2)` example in the batch, and column, of each piece with stored outputs.
-        output_rows: `(M,)` row of the store of each such piece.
+        places: `(M, 2)` index of the example in the batch, and column, of each piece with stored outputs.
+        output_rows: `(M,)` row of each such piece in the store.
         logits: `(M, C)` clean outputs, float32.
         logsumexp: `(M,)` log-sum-exp of the logits over the whole vocabulary, float32.
     """
@@ -57,7 +57,7 @@ class ReplayBatch:
 
 
 class Replay:
-    """Joins a replay store and the model that made it, to run the model from stored states.
+    """Runs a model from the states in a replay store that the same model made.
 
     Attributes:
         store: a store of role `replay`.
@@ -84,7 +84,8 @@ class Replay:
 
         Raises:
             ReplayUnavailable: the store has another role.
-            ProvenanceMismatch: the model or tokenizer is another one; the message names the keys that differ.
+            ProvenanceMismatch: model or tokenizer differ from those of the store; the message names the keys that
+                differ.
             IncompleteStore: shards are missing.
         """
         opened = store if isinstance(store, Store) else Store.open(store)
@@ -112,7 +113,7 @@ class Replay:
         return cls(opened, model)
 
     def batches(self) -> Iterator[ReplayBatch]:
-        """Yield every batch, in the order in which they were run."""
+        """Yield every batch, in the order in which the extraction ran them."""
         for shard in self.store.shards:
             batch = self.store.dataset(shard, "/examples/batch").astype(np.int64)
             for number in range(int(batch[:, 0].max(initial=-1)) + 1):
@@ -136,7 +137,8 @@ class Replay:
         """Run the blocks from a site on, with the given states there, and return the float32 outputs `(M, C)` of the
         batch.
 
-        Before the first run from a site, a clean batch is run and compared with the stored outputs.
+        Before the first run from a site, a batch is run with its stored states and the outputs are compared with the
+        stored ones.
 
         Args:
             batch: one of `batches()`.
@@ -171,7 +173,8 @@ class Replay:
         return self.model.suffix.states_from(site, states, batch.inputs, [read])[read]
 
     def check(self, site: str) -> None:
-        """Run one clean batch from a site and compare the result with what is stored; this is done once per site.
+        """Run one batch from its stored states at a site and compare the outputs with the stored ones; this is done
+        once per site.
 
         Raises:
             EditFailed: the outputs (or, if none are stored, the states at the highest stored site) differ.

@@ -29,22 +29,22 @@ WINDOW = "window"
 
 
 class Clock(Protocol):
-    """A function that is called with the number of words that were read."""
+    """Is a function that is called with the number of words read since its last call."""
 
     def __call__(self, words: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """Describes an extraction: which states are read, and how.
+    """Holds the options of an extraction: sites, rows, data type and limits.
 
     Attributes:
         sites: site names, in order.
-        scope, pool: the two parts of the option `rows`, such as `word` and `mean`.
+        scope, pool: the parts of the option `rows` before and after the colon, such as `word` and `mean`.
         dtype: dtype that states are stored in.
         max_length: largest number of pieces of an input; None: no limit.
-        long_inputs: what is done with longer inputs.
-        tokens_per_batch: padded pieces of a batch.
+        long_inputs: treatment of longer inputs: `truncate`, `window`, `skip` or `refuse`.
+        tokens_per_batch: largest number of padded pieces of a batch.
         positions: the positions, if rows are positions.
         stride: number of pieces from one window to the next, if long inputs are read in windows.
         chat: whether texts are put into prompts by the tokenizer's chat template.
@@ -83,7 +83,7 @@ def read_shard(
     advance: Clock | None = None,
 ) -> ShardContent:
     """Run the examples of one shard through the model and return its content, which depends on model, examples and
-    recipe only.
+    options only.
 
     Raises:
         NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
@@ -128,8 +128,8 @@ def assembled(
     states: dict[str, NDArray[Any]],
     windowed: Set[int] = frozenset(),
 ) -> ShardContent:
-    """Assemble the content of a shard that stores of every role have (rows, examples, sites, and what was left out) and
-    return it.
+    """Return the content of a shard that is common to stores of both roles: rows, examples, sites, and the words and
+    examples left out.
     """
     skipped = dict(rows.skipped) | dict.fromkeys(too_long, "too_long")
     missing = [(start + e, w, reason) for e, w, reason in rows.missing if e not in set(too_long)]
@@ -222,10 +222,10 @@ def _read_states(
 
 
 def pages_for(shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
-    """Return an array of zeros in memory mapped for it alone, which is returned to the system when the array is freed.
+    """Return an array of zeros in a separate memory mapping, which is returned to the system when the array is freed.
 
-    On the common heap, a shard's arrays would lie between the activations of batches and leave holes that are never
-    returned to the system.
+    On the heap, the arrays of a shard would lie between activations and leave holes that are never returned to the
+    system.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap(-1, n_bytes), dtype).reshape(shape) if n_bytes else np.empty(shape, dtype)
@@ -259,7 +259,7 @@ def check_finite(
 
 
 def inputs_of(model: LanguageModel, examples: Sequence[Example], reading: ReadingOptions) -> list[Encoded]:
-    """Tokenise examples and return their whole inputs, whatever their length."""
+    """Tokenise examples and return their inputs without truncation."""
     if reading.chat:
         return ChatTemplate(model.tokenizer, model.name).encode(examples)
     return model.encode([example.text for example in examples])

@@ -1,4 +1,4 @@
-"""Extraction as units of work: one shard is one unit, which any process that can load the model may do."""
+"""Divides an extraction into units of work: one shard is one unit, for any process that can load the model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from probing.text.corpus import Corpus, Example
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Holds the data of one shard's work that a worker is sent.
+    """Holds the data that a worker needs to compute one shard.
 
     Attributes:
         shard: number of the shard.
         start: position of its first example among those read.
         examples: the examples of the shard.
-        kept: their ordinals in the corpus, if only a subset is read.
+        kept: ordinals of these examples in the corpus, if only a subset is read.
     """
 
     shard: int
@@ -43,8 +43,15 @@ class ShardTask:
 def shard_units(
     store_id: str, corpus: Corpus, starts: Sequence[int], shards: Sequence[int], kept: tuple[int, ...] | None = None
 ) -> WorkPlan:
-    """Return the plan of work that computes `shards`; ids are hashes of the store's id and the shard, and `kept` are
-    the ordinals of a subset.
+    """Return a plan with one unit of work per shard of `shards`. The id of a unit is a hash of the store's id and the
+    shard number.
+
+    Args:
+        store_id: id of the store.
+        corpus: the examples that are read.
+        starts: first example of each shard of the store.
+        shards: numbers of the shards to compute.
+        kept: ordinals of the examples in the whole corpus, if only a subset is read.
     """
     bounds = (*starts, len(corpus))
     units = []
@@ -82,7 +89,7 @@ class StoreToFill:
 
 @dataclass(frozen=True)
 class WorkersWithModel:
-    """Makes the worker of this process, with a model that is already loaded."""
+    """Makes a worker in this process from a model that is already loaded."""
 
     model: LanguageModel
     reading: ReadingOptions
@@ -95,8 +102,8 @@ class WorkersWithModel:
 
 @dataclass(frozen=True)
 class WorkersThatLoad:
-    """Makes a worker in any process; the worker loads the model itself and refuses one that is not the planned
-    model.
+    """Makes a worker in any process; the worker loads the model, and an error is raised if it is not the model of the
+    plan.
     """
 
     source: ModelSource
@@ -118,7 +125,7 @@ class WorkersThatLoad:
 
 
 class ShardWorker(Worker):
-    """Reads shards; while one is hashed and written, the next is read."""
+    """Reads shards; while a shard is hashed and written, the next is read."""
 
     def __init__(self, model: LanguageModel, reading: ReadingOptions, store: StoreToFill, place: WorkerSlot) -> None:
         self._model = model
@@ -181,15 +188,13 @@ def _signs_of_life(lease: Lease, report: Report) -> Clock:
 
 
 def place_of_work(device: str) -> dict[str, Any]:
-    """Return the environment, with device and PyTorch's number of threads, which can change the last bits of a
-    product.
-    """
+    """Return library versions, device and PyTorch's number of threads, which can change the last bits of a product."""
     return environment(device) | {"threads": torch.get_num_threads()}
 
 
 @contextmanager
 def threads_set(count: int | None) -> Iterator[None]:
-    """Within the block, PyTorch uses `count` threads; None: the number is unchanged."""
+    """Within the block, PyTorch uses `count` threads; None: the number is not changed."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

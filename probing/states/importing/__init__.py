@@ -1,4 +1,4 @@
-"""Import: makes a store from arrays or stores of other origin; what is not known of their origin is left unknown."""
+"""Import: makes a store from arrays or stores of other origin; facts that are not known are recorded as unknown."""
 
 from __future__ import annotations
 
@@ -60,25 +60,26 @@ def import_states(
 
     Args:
         source: a NeuroX file (`.hdf5`, `.json`), a `.safetensors` or `.h5` file with an array for each site, a folder
-            of `.npy`, or a store; a data set of lmprobe (a folder of one Parquet index with `lmprobe:` metadata and
-            a safetensors file for each layer); or hidden states of vLLM (a folder of one safetensors file for each
+            of `.npy`, or a store; a data set of lmprobe (a folder of one Parquet index with `lmprobe:` metadata and a
+            safetensors file for each layer); or hidden states of vLLM (a folder of one safetensors file for each
             request, with `hidden_states` (pieces, layers, width) and `token_ids`).
         corpus: the corpus that the states belong to; not needed if the source is a store.
         to: directory of the new store.
         rows: kind of rows: `word`, `sentence` or `piece`, optionally with the pooling (`word:mean`), which is recorded
             as given; None: inferred from the counts.
         model: name of the model that made the states, recorded as given.
-        layers: what layers that have only a number are. A stream's name (None: `layer`, as in `layer.0`; `resid` if
+        layers: meaning of layers that have only a number. A stream's name (None: `layer`, as in `layer.0`; `resid` if
             they are block inputs); `hf:L` for the hidden states of transformers from a model of L blocks, whose last is
             after the final norm (`resid.0` … `final_norm`); `vllm`, or `vllm:8,16,24` if only these were saved, for
             block inputs whose last is before that norm (`resid.8` …); `blocks` for outputs of blocks. Sources of
-            lmprobe and vLLM do not say, and are refused without it.
+            lmprobe and vLLM do not contain the meaning and are refused without this option.
         tokenizer: folder of the tokenizer, for pieces of vLLM: requests are matched with texts by piece ids.
         dtype: dtype that states are stored in; None: that of the file, or float32.
-        limits: limits of the child process.
+        limits: limits of memory, time and sizes for the child process.
 
     Raises:
-        BadParameter: it is not known what rows or layers of the source are; the message names the option that says it.
+        BadParameter: the meaning of rows or layers of the source is not known; the message names the option that gives
+            it.
         UntrustedFile: the source breaks a rule; nothing was imported.
         CorpusError, AlignmentError: the states are of another corpus; the message names the sentence.
         ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
@@ -115,7 +116,7 @@ def import_states(
 
 @dataclass(frozen=True)
 class Origin:
-    """Says where imported states come from.
+    """Holds the origin of imported states.
 
     Attributes:
         format: format of the source.
@@ -123,7 +124,7 @@ class Origin:
         files: SHA-256 by file name.
         model: name of the model, as the user gave it.
         rows: kind of rows, as the user gave it.
-        tokenizer: tokenizer by whose ids requests were matched.
+        tokenizer: tokenizer whose piece ids were used to match requests with texts.
     """
 
     format: str
@@ -134,8 +135,8 @@ class Origin:
     tokenizer: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of the store's identity, in which all that an import cannot know is
-        `UNKNOWN`.
+        """Return the blocks `model` and `tokenizer` of the store's identity, in which all entries that an import cannot
+        know are `UNKNOWN`.
         """
         names = ("revision", "weights", "config", "class", "dtype", "attention", "remote_code")
         said = f" (said to be of {self.model})" if self.model else ""

@@ -1,4 +1,4 @@
-"""What the numbers of layers in files from elsewhere mean, and the sites that they are called here."""
+"""Maps the layer numbers in files of other tools to sites."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _MEANINGS = {
 
 
 def sites_of(columns: Sequence[str], layers: str | None, *, must_say: bool, where: str) -> dict[str, str]:
-    """Return the column of each site; a column called by a number is a layer, whose meaning `layers` says.
+    """Return the name of the column for each site; a column named by a number is a layer, which `layers` gives a
+    meaning.
 
     Args:
         columns: names of the arrays of states.
         layers: `layer` or another stream; `hf:L`, `vllm`, `vllm:IDS` or `blocks`; None: not given.
-        must_say: whether the format leaves open what its layers are, so that it cannot be None.
+        must_say: whether `layers` must be given because the format does not define its layers.
         where: the source, for messages.
 
     Raises:
-        BadParameter: it is not said what layers are, or what is said does not fit them.
+        BadParameter: `layers` is missing where it is needed, or does not fit the layers.
         UnknownSite: a name is not a site name.
     """
     numbered = [column for column in columns if column.isdigit()]

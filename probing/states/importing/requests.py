@@ -1,4 +1,4 @@
-"""Requests of a server whose hidden states were saved: which is which example, and which piece is which row."""
+"""Matches saved requests of a server with the examples of a corpus, and their pieces with rows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ POOLED = ("sentence:last", "sentence:mean")
 
 @dataclass(frozen=True)
 class Pooled:
-    """Presents states `(P, D)` of pieces as R rows; each is computed when it is asked for.
+    """Presents states `(P, D)` of pieces as R rows of means, computed on access.
 
     Attributes:
         states: states of all pieces.
-        first, end: `(R,)` row r is the mean of the pieces `first[r]` … `end[r] - 1`.
+        first, end: `(R,)` bounds: row r is the mean of the pieces `first[r]` … `end[r] - 1`.
     """
 
     states: Any
@@ -50,12 +50,12 @@ class Pooled:
 
 @dataclass(frozen=True)
 class RequestRows:
-    """Says what the rows of saved requests are.
+    """Describes the rows that are made of saved requests.
 
     Attributes:
         scope: `piece` or `sentence`.
         index: index columns of the rows, as `match_rows` takes them.
-        first, end: `(R,)` the pieces, among all, that each row is pooled from.
+        first, end: `(R,)` bounds of the pieces, counted over all requests, that each row is pooled from.
     """
 
     scope: str
@@ -67,8 +67,9 @@ class RequestRows:
 def request_rows(
     sizes: Sequence[int], ids: Ints | None, corpus: Corpus, rows: str | None, tokenizer: str | None, where: str
 ) -> RequestRows:
-    """Return the rows of requests. With a tokenizer they are pieces: each request belongs to the example whose pieces
-    have the same ids, whatever their order. Without one they are sentences, and requests follow the corpus.
+    """Return the rows of requests. With a tokenizer they are pieces: each request belongs to the example whose piece
+    ids it has, or begins with, in any order of requests. Without one they are sentences, and requests follow the
+    corpus.
 
     Args:
         sizes: number of pieces of each request, in the order of their files' names.
@@ -79,7 +80,7 @@ def request_rows(
         where: the source, for messages.
 
     Raises:
-        BadParameter: rows that cannot be had so.
+        BadParameter: these rows cannot be made: pieces need a tokenizer and ids, sentences need no tokenizer.
         AlignmentError: an example has no request with its pieces; the message names it.
         CorpusError: there are more or fewer requests than examples.
     """

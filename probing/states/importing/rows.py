@@ -1,5 +1,5 @@
-"""Matches rows of imported arrays with a corpus: finds the example and the word of each row, or reports why it
-cannot.
+"""Matches rows of imported arrays with a corpus: finds the example and the word of each row, or reports the
+mismatch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _OCCURRENCE = re.compile(r" \(Occurrence [0-9]+\)")
 
 @dataclass(frozen=True)
 class Sentence:
-    """Holds what a file says about one sentence.
+    """Holds the entries of a file about one sentence.
 
     Attributes:
         example: ordinal of the sentence.
         n_rows: number of its rows.
         words: its words, if the file lists them.
-        text: its words joined by spaces, if the file has them in this form.
+        text: its text, if the file has it: the source text, or the words joined by spaces.
     """
 
     example: int
@@ -43,7 +43,7 @@ class MatchedRows:
     """Holds R imported rows, matched with the E examples of a corpus.
 
     Attributes:
-        scope: what a row is: `word`, `sentence` or `piece`.
+        scope: kind of rows: `word`, `sentence` or `piece`.
         offset: `(E+1,)` rows of example e are `offset[e]:offset[e+1]`.
         columns: row columns of the store by name, each `(R,)`.
         missing: (example, word, reason) of words without a row.
@@ -62,15 +62,15 @@ def match_rows(
 ) -> MatchedRows:
     """Match every row with an example and a word, and return the matched rows.
 
-    They are matched by what the file has: sentences with their words; columns `example` and `word`; a column `offset`
-    (rows of example e are offset[e] to offset[e+1]), optionally with `word`. Otherwise rows must follow the corpus word
-    by word, or sentence by sentence.
+    Matching uses the index that the file has: sentences with their words; columns `example` and `word`; a column
+    `offset` (rows of example e are offset[e] to offset[e+1]), optionally with `word`. Otherwise rows must follow the
+    corpus word by word, or sentence by sentence.
 
     Args:
         corpus: the corpus that the states belong to.
         n_rows: number of rows R.
         columns: the index columns of the file, some of `INDEX_COLUMNS`.
-        sentences: what the file says about each sentence; empty if it says nothing.
+        sentences: the entries of the file about each sentence; empty if it has none.
         scope: `word`, `sentence` or `piece`; None: inferred.
 
     Raises:

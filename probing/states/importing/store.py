@@ -22,13 +22,13 @@ from probing.text.corpus import Corpus
 
 
 def copy_store(job: ChildJob, to: Path, corpus: Corpus | None) -> Store:
-    """Copy a complete store from elsewhere; the content id stays the same, and its identity is what that store says
-    about itself.
+    """Copy a complete, untrusted store after verifying it, and return the copy; identity and content id are those of
+    the source.
 
     Args:
         job: the job, which names the store.
         to: directory of the new store.
-        corpus: if given, it must be the corpus that the store names.
+        corpus: corpus whose fingerprint the store must have; None: not checked.
 
     Raises:
         UntrustedFile: the store breaks a rule, is damaged or not finished.
@@ -149,11 +149,11 @@ class Arrays:
 
     Attributes:
         spool: the columns on the disk.
-        sites: name of the column of each site.
+        sites: column name by site.
         dtypes: data type in the source, by column.
-        sentences: what the source says about each sentence.
+        sentences: entries of the source about each sentence.
         requests: number of pieces of each request, if the source holds requests.
-        facts: what else the source says of itself.
+        facts: further metadata of the source.
     """
 
     spool: Spool
@@ -169,8 +169,8 @@ class Arrays:
         return next(iter(found)) if len(found) == 1 and found <= set(STATE_TYPES) else "float32"
 
     def index(self) -> dict[str, Any]:
-        """Return the columns that say which example and word a row belongs to, named as `export` names them or without
-        prefix.
+        """Return the index columns, which assign example and word to each row, by name, with the prefix `rows.` of
+        `export` removed.
 
         Raises:
             BadParameter: a column has an unknown name.
@@ -218,17 +218,17 @@ def receive(job: ChildJob, arrays: Arrays) -> None:
 
 
 def name_sites(arrays: Arrays, layers: str | None, *, must_say: bool, where: str) -> None:
-    """Name the sites of the states that were received.
+    """Assign a site to each column of states that was received.
 
     Args:
-        arrays: what was received.
-        layers: what the numbers of layers mean, see `sites_of`.
-        must_say: whether that has to be said.
+        arrays: the received columns; `sites` is set.
+        layers: meaning of layer numbers, see `sites_of`.
+        must_say: whether `layers` must be given.
         where: the source, for messages.
 
     Raises:
         UnknownSite: the name of an array is not a site name.
-        BadParameter: the source has no states, or what its layers mean is not known.
+        BadParameter: the source has no states, or the meaning of its layers is not known.
     """
     columns = [column for column in arrays.spool.names if arrays.spool.column(column).ndim == 2]
     arrays.sites = sites_of(columns, layers, must_say=must_say, where=where)
@@ -242,7 +242,7 @@ def name_sites(arrays: Arrays, layers: str | None, *, must_say: bool, where: str
 
 
 def refuse_uneven(arrays: Arrays) -> None:
-    """Refuse requests of which some have other layers than the rest.
+    """Refuse requests that do not all have the same layers.
 
     Raises:
         BadParameter: a layer has more or fewer pieces than the requests.

@@ -1,4 +1,6 @@
-"""The activation store: states computed once, in immutable HDF5 shards, each valid by its commit record."""
+"""The activation store: computed states in immutable HDF5 shards, each of which is valid once its commit record
+exists.
+"""
 
 from probing.states.store.content import ShardContent, narrow
 from probing.states.store.export import list_stores, store_info

@@ -1,4 +1,4 @@
-"""Commit records: their content, counts of words without a row, and checks that refuse unsafe records."""
+"""Commit records of shards: their content, counts of words without a row, and checks that refuse unsafe records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Missing = Sequence[tuple[int, int, str]]
 
 
 def is_listed(missing: Missing) -> bool:
-    """Return whether these words are few enough to be listed in the record."""
+    """Return whether the words without a row are few enough to be listed in the commit record (at most `LISTED`)."""
     return len(missing) <= LISTED
 
 
@@ -55,14 +55,16 @@ def as_array(missing: Missing) -> NDArray[np.uint32]:
 
 
 def as_words(array: NDArray[Any]) -> list[tuple[int, int, str]]:
-    """Return the words that were given to `as_array`; a reason that only later versions know becomes `unknown`."""
+    """Return the (example, word, reason) triples that `as_array` encoded; a reason number that this version does not
+    know becomes `unknown`.
+    """
     names = dict(enumerate(REASONS))
     return [(example, word, names.get(reason, "unknown")) for example, word, reason in array.tolist()]
 
 
 def entries(missing: Missing) -> dict[str, Any]:
-    """Return the entries of a commit record for words without a row: the words, or if they are many their number by
-    reason.
+    """Return the entries of a commit record for words without a row: the list of words, or if there are too many, their
+    number by reason.
     """
     if is_listed(missing):
         return {"missing_words": [[int(example), int(word), reason] for example, word, reason in missing]}
@@ -137,7 +139,7 @@ def check_record(record: Mapping[str, Any], recipe: StoreLayout, shard: int) -> 
     """Check that a commit record can be read safely.
 
     Raises:
-        ValueError: it cannot; the message says what is wrong.
+        ValueError: the record is malformed or does not fit the store; the message says why.
     """
     for key, wanted in {"store_id": recipe.store_id, "shard": shard, "examples": list(recipe.span(shard))}.items():
         if record.get(key) != wanted:
@@ -183,8 +185,8 @@ def _natural(value: Any) -> TypeGuard[int]:
 
 
 def fits(wanted: Sequence[int | str | None], found: Sequence[int], sizes: dict[str, int]) -> bool:
-    """Return whether a shape is as expected; a size given as a letter is set in `sizes` where the letter first
-    occurs.
+    """Return whether a shape is as expected: None allows any size, and a letter the same size everywhere (`sizes`
+    stores it at its first occurrence).
     """
     if len(wanted) != len(found):
         return False
@@ -196,7 +198,7 @@ def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
     """Check that the datasets described lie inside a file, do not overlap, and have the expected shapes and types.
 
     Raises:
-        ValueError: they do not; the message says what is wrong.
+        ValueError: a condition does not hold; the message says which.
     """
     sizes: dict[str, int] = {}
     if not isinstance(datasets, dict) or not expected.keys() <= datasets.keys():
@@ -228,7 +230,7 @@ def check_datasets(datasets: Any, expected: Expected, n_bytes: int) -> None:
 
 
 def unknown_share(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the share of content pieces that are the tokenizer's unknown piece; None if a record does not say."""
+    """Return the share of content pieces that are the tokenizer's unknown piece; None if a record lacks the counts."""
     listed = list(records)
     pieces = sum(record.get("pieces", 0) for record in listed)
     if not pieces or any("pieces" not in record for record in listed):
@@ -260,7 +262,7 @@ def load_record(path: Path, recipe: StoreLayout, shard: int) -> dict[str, Any] |
 
 
 def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
-    """Return the error that says that a shard differs from its record."""
+    """Return the error for a shard that differs from its commit record."""
     record = path / "shards" / record_file(shard)
     return CorruptShard(
         f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
@@ -272,7 +274,7 @@ def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptSha
 
 
 def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
-    """Return the error that says that a store's extraction is not finished."""
+    """Return the error for a store whose extraction is not finished."""
     return IncompleteStore(
         "the store is not finished",
         needed=f"{planned} shards",
@@ -288,14 +290,14 @@ EXAMPLES_PER_SHARD = 8192
 def shard_starts(
     corpus: Corpus, scope: str, row_bytes: int, shard_bytes: int, example_bytes: int = 0
 ) -> tuple[int, ...]:
-    """Return the number of the first example of each shard, computed from the corpus and the recipe alone.
+    """Return the number of the first example of each shard, computed from the corpus and the options alone.
 
     Rows are estimated without a tokenizer (one per word, one per sentence, one piece per four characters), so that a
     resumed run need not tokenise the examples that are done.
 
     Args:
         corpus: the corpus.
-        scope: what a row is: `piece`, `word`, `sentence` or `position`.
+        scope: kind of rows: `piece`, `word`, `sentence` or `position`.
         row_bytes: bytes of one row (of all positions of an example) over all sites.
         shard_bytes: approximate size of a shard.
         example_bytes: bytes that each example takes besides its rows.

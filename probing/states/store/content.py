@@ -23,10 +23,10 @@ class ShardContent:
         example_start: position of the first example among those read.
         n_examples: number of examples E.
         rows: `example`, `piece_start`, `piece_end`, `char_start`, `char_end` (u4) and `word` (i4), each (R,); if rows
-            are positions also `position` (u2).
+            are positions also `position` (u2); for a replay store also `input_id` u4, `position_id` i4 (-1: none was
+            given) and `mask` u1.
         examples: `offset` u8 (E+1,), `ordinal` u4 (E,), `text_sha256` u1 (E, 32), `flags` u1 (E,). For a replay store
-            also `input_id` u4, `position_id` i4 (-1: none was given) and `mask` u1 of each row, and `batch` u4 (E, 2)
-            of each example.
+            also `batch` u4 (E, 2).
         sites: states (R, width) by site: float32, float16, or the raw bits of bfloat16 as uint16.
         modules: path of the hooked module, by site.
         skipped: (example ordinal, reason) of examples without rows.
@@ -108,8 +108,8 @@ def absolute_maximum(site: str, stored: NDArray[Any], dtype: str, content: Shard
     """Return the largest absolute value of a site's states.
 
     Raises:
-        NonFiniteStates: states are NaN or infinite; the message names the site, the number of rows and the first of
-            them.
+        NonFiniteStates: states are NaN or infinite; the message names the site, the number of such rows and the first
+            of them.
     """
     if not stored.size:
         return 0.0

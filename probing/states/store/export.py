@@ -161,8 +161,8 @@ def _output_columns(outputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, 
 
 
 def store_info(path: Path | str) -> dict[str, Any]:
-    """Return a summary of a store: model, corpus, sites, progress, size, what was left out and why, the largest
-    magnitude at each site, and the missing shards with their examples and the process that is computing each.
+    """Return a summary of a store: model, corpus, sites, progress, size, words and examples left out by reason, the
+    largest absolute value at each site, and the missing shards with their examples and the process that computes each.
 
     Raises:
         NotAStore: the directory has no valid store.json.
@@ -222,9 +222,9 @@ def _missing_units(path: Path, recipe: StoreLayout, shards: set[int]) -> list[di
 
 
 def list_stores(root: Path | str) -> list[dict[str, Any]]:
-    """Return `store_info` by path, of a store or of every store up to two directories below `root`.
+    """Return the `store_info` of the store at `root`, or of every store up to two directories below it, sorted by path.
 
-    A store that cannot be read has only `path` and `problem`.
+    The entry of a store that cannot be read has only `path` and `problem`.
     """
     root = Path(root)
     found = [root / "store.json"] if (root / "store.json").is_file() else []

@@ -1,4 +1,4 @@
-"""Every durable file operation of the store goes through one class, so that tests can stop or fail at any of them."""
+"""Durable file operations of the store, all through one class, so that tests can stop or fail at any of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class FileOps:
         return path.stat()
 
     def touch(self, path: Path) -> None:
-        """Set a file's time to now, by the clock of its file server."""
+        """Set the modification time of a file to the current time of its file server."""
         os.utime(path)
 
     def free_bytes(self, path: Path) -> int:
@@ -212,8 +212,8 @@ def make_folders(files: FileOps, folder: Path) -> None:
 
 
 def replace(files: FileOps, source: Path, target: Path, *data: bytes | memoryview) -> None:
-    """Rename a file; an error reported after the rename took place (as by a network file system that retries) is
-    ignored.
+    """Rename a file; an error is ignored if `target` holds `data` afterwards and `source` is gone (a network file
+    system that retries may report one).
     """
     try:
         files.rename(source, target)
@@ -258,7 +258,7 @@ def _holds(path: Path, *data: bytes | memoryview) -> bool:
 
 
 def sweep(files: FileOps, folder: Path) -> None:
-    """Remove the abandoned temporary files in a folder: the writer died on this host, or has not touched the file for
+    """Remove the abandoned temporary files in a folder: those whose writer died on this host, or that are older than
     `LEASE_SECONDS`.
     """
     for name in files.listdir(folder):
@@ -268,16 +268,14 @@ def sweep(files: FileOps, folder: Path) -> None:
 
 
 def is_abandoned(files: FileOps, temporary: Path) -> bool:
-    """Return whether the writer of a temporary file is known to be dead, or has not touched it for longer than a lease
-    lasts.
-    """
+    """Return whether the writer of a temporary file is known to be dead, or the file is older than `LEASE_SECONDS`."""
     match = TEMPORARY.fullmatch(temporary.name)
     dead = match is not None and is_dead_here(match[1], int(match[2]))
     return dead or files.clock() - files.stat(temporary).st_mtime > LEASE_SECONDS
 
 
 def is_dead_here(host: str, pid: int) -> bool:
-    """Return whether a process is known to be dead: it ran on this host and does not exist any more."""
+    """Return whether a process is known to be dead: it ran on this host and no longer exists."""
     return host == host_name() and not _alive(pid)
 
 

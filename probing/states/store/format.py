@@ -55,7 +55,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """Holds the settings, taken from a store's identity, that every shard of the store must agree with."""
+    """Holds the settings from a store's identity that all of its shards share."""
 
     store_id: str
     sites: tuple[str, ...]
@@ -174,7 +174,7 @@ def check_name(path: Path) -> None:
     """Check that the name of a store directory is portable.
 
     Raises:
-        BadParameter: the last component of the path is not.
+        BadParameter: the last component of the path has characters that are not portable, or is too long.
     """
     name = path.name
     if not _NAME.fullmatch(name) or ".." in name or name.endswith("."):
@@ -196,7 +196,7 @@ def record_file(shard: int) -> str:
 
 
 def content_id(records: Mapping[int, Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of the ordered (shard, SHA-256) list."""
+    """Return the content id of a store: the SHA-256 of its list of (shard, SHA-256 of the shard), in shard order."""
     return digest([[shard, records[shard]["sha256"]] for shard in sorted(records)])
 
 
@@ -222,7 +222,7 @@ def parse_signed(data: bytes) -> dict[str, Any]:
     """Parse a text that `signed_json` wrote and return its value.
 
     Raises:
-        ValueError: it is not canonical, or has changed since it was written.
+        ValueError: the text is too long, not canonical JSON, or has changed since it was written.
     """
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{len(data)} bytes is more than a store's JSON may have")
@@ -288,7 +288,7 @@ def read_store_json(path: Path) -> tuple[dict[str, Any], StoreLayout]:
 
 
 def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Return stored states as float32, which is exact."""
+    """Return stored states converted to float32 without loss."""
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32)

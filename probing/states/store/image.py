@@ -82,12 +82,12 @@ class _Skeleton(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Image:
-    """Holds the bytes of an HDF5 file that is not written yet: HDF5's own bytes, and between them the arrays, which are
+    """Holds an HDF5 file that is not written yet: the metadata bytes of HDF5 and, between them, the arrays, which are
     not copied.
 
     Attributes:
         skeleton: bytes of the file without the arrays.
-        placed: by offset, the arrays of `ALIGNMENT` bytes or more.
+        placed: arrays of `ALIGNMENT` bytes or more, by their offset in the file.
     """
 
     skeleton: _Skeleton
@@ -98,7 +98,7 @@ class Image:
 
     @property
     def buffers(self) -> list[memoryview]:
-        """The bytes of the file as buffers, in order."""
+        """Bytes of the file as a list of buffers, in file order."""
         own, found, place = memoryview(self.skeleton.bytes), [], 0
         for offset, array in sorted(self.placed.items()):
             found += [own[place:offset], array.reshape(-1).data.cast("B")]

@@ -1,4 +1,6 @@
-"""Leases: hints on which run computes which shard, so that runs share the work; correctness does not need them."""
+"""Leases: hints on which process computes which shard, so that processes share the work; correctness does not need
+them.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class Holder:
 
 
 class Lease:
-    """This process's lease of one shard, which says that it is computing the shard."""
+    """Is the lease of one shard, by which this process announces that it computes the shard."""
 
     def __init__(self, files: FileOps, path: Path, data: bytes) -> None:
         self._files = files
@@ -66,9 +68,9 @@ class Lease:
 class Leases:
     """Manages the leases of one store, by which processes avoid computing the same shard.
 
-    A lease is a file made with `O_EXCL` and renewed by touching it. It is valid for 15 minutes after that by the file
-    server's clock (10 seconds if it does not name its process), or until its process is known to be dead. Errors with
-    leases are ignored, since a shard that is computed twice is committed only once.
+    A lease is a file made with `O_EXCL` and renewed by touching it. A lease is valid for 15 minutes after its last
+    renewal by the file server's clock (10 seconds if it does not name its process), or until its process is known to be
+    dead. Errors with leases are ignored, since a shard that is computed twice is committed only once.
     """
 
     def __init__(self, path: Path, files: FileOps = REAL_FILES) -> None:
@@ -79,7 +81,7 @@ class Leases:
         """Take the lease of a shard and return it.
 
         Raises:
-            StoreBusy: another process has it.
+            StoreBusy: another process holds the lease.
         """
         target = self._folder / record_file(shard)
         facts = {"host": host_name(), "pid": os.getpid(), "shard": shard, "token": secrets.token_hex(8)}
@@ -104,7 +106,7 @@ class Leases:
         return {shard: holder for shard, holder in found if holder is not None}
 
     def expired(self) -> list[Path]:
-        """Return the lease files that are not valid any more."""
+        """Return the lease files that are no longer valid."""
         held = {self._folder / record_file(shard) for shard in self.held()}
         with suppress(OSError):
             every = [self._folder / name for name in self._files.listdir(self._folder) if LEASE.fullmatch(name)]

@@ -1,4 +1,4 @@
-"""Repairs, merges, cleans and removes stores; touches only file names of the format, and never a symbolic link."""
+"""Repairs, merges, cleans and removes stores; changes only files named as in the format, and never a symbolic link."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _BAD = re.compile(r"\.bad-\d+-s\d{6}\.json")
 
 @dataclass(frozen=True)
 class Garbage:
-    """Describes a file that is not needed.
+    """Describes a file of a store that is no longer needed.
 
     Attributes:
         path: path of the file.
         n_bytes: size of the file.
-        reason: why it is not needed.
+        reason: reason why the file is not needed.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Garbage:
 
 
 def repair(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
-    """Set aside every damaged commit record, and a seal that does not fit any more; the next extraction computes those
+    """Set aside every damaged commit record, and remove a seal that no longer fits; the next extraction computes those
     shards again.
 
     Returns:
-        Names of the files set aside; empty if nothing was damaged.
+        Names of the damaged records, and `seal.json` if it was removed; empty if nothing was damaged.
 
     Raises:
         NotAStore: the directory has no valid store.json.
@@ -85,15 +85,15 @@ def _is_damaged(path: Path, recipe: StoreLayout, shard: int) -> bool:
 def merge(
     target: Path | str, source: Path | str, *, prefer_target: bool = False, files: FileOps = REAL_FILES
 ) -> list[int]:
-    """Copy the committed shards that a store lacks from another one, after auditing each; seal the store if it is then
-    complete.
+    """Copy the committed shards that a store lacks from another store, after verifying each; seal the store if it is
+    then complete.
 
     Args:
         target: directory of a store, or of one to be made.
-        source: another part of the same extraction; it is not changed.
+        source: directory of another part of the same extraction; it is not changed.
         prefer_target: whether to keep the target's content of a shard that both have and that differs, as it may
             between kinds of device.
-        files: replaced in tests.
+        files: file operations; tests replace them.
 
     Returns:
         The numbers of the shards copied.
@@ -101,7 +101,7 @@ def merge(
     Raises:
         ProvenanceMismatch: the two are parts of different extractions.
         CorruptShard: a shard of the source is damaged.
-        StoreError: a shard has different content in both; nothing is copied.
+        StoreError: a shard has different content in both stores and `prefer_target` is not set; nothing is copied.
     """
     target, source = Path(target), Path(source)
     with typed_errors(source):
@@ -225,11 +225,12 @@ def remove(path: Path | str, *, files: FileOps = REAL_FILES) -> list[str]:
     can be repeated.
 
     Returns:
-        Names of files that were left because they are not the store's.
+        Names of files that were not deleted because they are not part of the store.
 
     Raises:
         NotAStore: the directory has no valid store.json; nothing is deleted.
-        StoreBusy: another process is writing to it.
+        StoreBusy: another process is writing to the store.
+        StoreError: the store or its folder of shards is a symbolic link; nothing is deleted.
     """
     path = Path(path)
     with typed_errors(path):

@@ -1,4 +1,4 @@
-"""Store: read-only access to committed shards, by the offsets in their records, without libhdf5."""
+"""Store: reads committed shards by the offsets in their records, without the HDF5 library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """Says where each of R rows comes from, as int64 arrays (R,).
+    """Holds the origin of each of R rows, as int64 arrays (R,).
 
     Attributes:
         example: ordinal of the example in the corpus.
@@ -44,7 +44,7 @@ class RowTable:
         piece_start, piece_end: half-open piece span in the model's input.
         char_start, char_end: half-open span in code points of the text.
         position: index into the store's position names; None if rows are not positions.
-        input_id, position_id, mask: for a replay store, what the model was given (position_id -1: none).
+        input_id, position_id, mask: for a replay store, the inputs of the model (position_id -1: none was given).
     """
 
     example: NDArray[np.int64]
@@ -64,8 +64,9 @@ class Store:
 
     Attributes:
         path: directory of the store.
-        store_id, content_id: hash of the identity (what it is to hold), and hash of the shards (what it holds).
-        identity, environment: as written by the extraction.
+        store_id, content_id: hash of the identity (model, corpus and options), and hash of the stored shards.
+        identity, environment: settings that determine the states, and library versions, as the extraction recorded
+            them.
         sites: names of the sites, in site order; `sites["resid.3"]` are all states there, `(R, D)` float32.
         n_rows: number of rows R.
         shards: numbers of the committed shards.
@@ -113,7 +114,7 @@ class Store:
         Args:
             path: directory of the store.
             allow_partial: whether to open an unfinished store, with the shards committed so far.
-            verification: what is checked: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
+            verification: degree of checking: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
                 each dataset at its first read; `full`, also the SHA-256 and the HDF5 structure of each shard at its
                 first read.
 
@@ -140,7 +141,7 @@ class Store:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the datasets under `/outputs` that this store has."""
+        """Names of the datasets under `/outputs` in this store."""
         wanted = expected_datasets(self._recipe, 0, 0)
         return tuple(path.removeprefix("/outputs/") for path in wanted if path.startswith("/outputs/"))
 
@@ -156,8 +157,8 @@ class Store:
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one dataset of a committed shard, such as `/outputs/logits`, as it is stored: memory-mapped and
-        read-only.
+        """Return one dataset of a committed shard, such as `/outputs/logits`, in its stored type, as a read-only,
+        memory-mapped array.
 
         Raises:
             UnknownName: there is no such dataset; the message names the nearest.
@@ -278,8 +279,8 @@ class Store:
 
         Args:
             sites: shell-style patterns of sites; feature 0 of `resid.3` is the column `resid.3[0]`; []: no states.
-            corpus: the corpus that the store was made from, which gives `id`, `text`, `group` (what is never divided
-                by splits), `split`, for words `form`, and its columns of labels.
+            corpus: the corpus that the store was made from; it adds `id`, `text`, `group` (a unit that splits never
+                divide), `split`, for words `form`, and its label columns.
             rows: row numbers (N,), in any order; None: all.
 
         Raises:
@@ -290,7 +291,7 @@ class Store:
 
     def torch_dataset(self, site: str, y: Any = None, rows: NDArray[np.int64] | None = None) -> Any:
         """Return a `torch.utils.data.Dataset` of the states at a site, `(D,)` float32 each, or of (state, label) pairs;
-        a loader reads each batch from the store at once.
+        a `DataLoader` reads each batch from the store in one call.
 
         Args:
             site: one of `sites`.

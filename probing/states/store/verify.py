@@ -31,7 +31,7 @@ _NAME_BYTES = 1024
 
 @dataclass(frozen=True)
 class AuditLimits:
-    """Holds the limits on what an HDF5 file from elsewhere may contain.
+    """Holds the limits on the content of an untrusted HDF5 file.
 
     Attributes:
         objects: number of groups and data sets.
@@ -40,8 +40,8 @@ class AuditLimits:
         depth: number of path components.
         dataset_bytes, total_bytes: declared size of one data set, and of all.
         chunk_bytes: declared size of one chunk.
-        free_bytes, ratio: a data set is refused as a decompression bomb if it declares more than `free_bytes` and more
-            than `ratio` times what it stores.
+        free_bytes, ratio: a data set is refused as a decompression bomb if its declared size exceeds both `free_bytes`
+            and `ratio` times its stored size.
     """
 
     objects: int = 10_000
@@ -56,7 +56,7 @@ class AuditLimits:
 
 
 def audit(file: Any, *, limits: AuditLimits | None = None, text: str = "") -> dict[str, Any]:
-    """Check that nothing in an opened file breaks a rule, without reading data, and return its data sets by path.
+    """Check the structure of an opened file against the limits, without reading data, and return its data sets by path.
 
     Args:
         file: an `h5py.File`, open for reading.
@@ -329,7 +329,7 @@ class ShardFiles:
         path: directory of the store.
         recipe: layout of the store.
         records: commit records by shard.
-        level: what is verified at a first read (`off`, `fast` or `full`).
+        level: degree of verification at a first read (`off`, `fast` or `full`, see `Store.open`).
     """
 
     def __init__(
@@ -355,7 +355,9 @@ class ShardFiles:
             out[:] = widen(buffer, self.recipe.dtype)
 
     def mapped(self, shard: int, path: str) -> NDArray[Any]:
-        """Return a dataset as a read-only, memory-mapped array; the mapping ends with the last reference to it."""
+        """Return a dataset as a read-only, memory-mapped array; the memory mapping is closed with the last reference to
+        the array.
+        """
         entry = self.records[shard]["datasets"][path]
         dtype, shape = MEMORY_TYPES[entry["dtype"]], entry["shape"]
         if not entry["nbytes"]:

@@ -1,4 +1,4 @@
-"""A store's states as arrays by the name of their site, as a DataFrame, and as a data set of PyTorch."""
+"""Views of a store: arrays by site name, a DataFrame, and a data set of PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 class Sites(tuple[str, ...]):
-    """Names of a store's sites, in site order; `sites["resid.3"]` are the states there, `(R, D)` float32."""
+    """Lists the names of a store's sites in site order; `sites["resid.3"]` reads the states there, `(R, D)` float32."""
 
     _read: Callable[[str], NDArray[np.float32]]
 
@@ -111,7 +111,7 @@ def _refuse_other(store: Store, corpus: Corpus) -> None:
 
 
 def torch_dataset(store: Store, site: str, y: Any, rows: Ints | None) -> Any:
-    """Return a data set of PyTorch; see `Store.torch_dataset`."""
+    """Return the states at a site as a data set of PyTorch; see `Store.torch_dataset`."""
     import torch
     from torch.utils.data import Dataset
 

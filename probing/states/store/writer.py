@@ -58,7 +58,7 @@ def refuse_foreign(path: Path) -> None:
     """Refuse a directory that holds anything besides the leftovers of an interrupted creation of a store.
 
     Raises:
-        NotAStore: it does.
+        NotAStore: the directory holds other files and no store.
     """
     if not path.exists():
         return
@@ -80,7 +80,7 @@ def publish_identity(
 
     Raises:
         BadParameter: the identity is larger than readers accept; nothing is written.
-        ProvenanceMismatch: the store there has another identity; the message names the keys that differ.
+        ProvenanceMismatch: the existing store has another identity; the message names the keys that differ.
     """
     data = signed_json(
         {
@@ -110,10 +110,11 @@ def publish_identity(
 
 
 def refuse_mixed(path: Path, environment: Mapping[str, Any]) -> None:
-    """Refuse to continue a store with other library versions than it was begun with, since the last bits may differ.
+    """Refuse to continue a store with a minor version of torch or transformers other than at its beginning, since last
+    bits may differ.
 
     Raises:
-        ProvenanceMismatch: a minor version differs; the message names both.
+        ProvenanceMismatch: a minor version differs; the message names both versions.
     """
     begun, here = (_minor_versions(one) for one in (read_store_json(path)[0].get("environment"), environment))
     differing = [name for name in LIBRARIES if name in begun and name in here and begun[name] != here[name]]
@@ -170,10 +171,10 @@ class StoreWriter:
         Args:
             path: directory of the store; its parents are made.
             identity: everything that determines the numbers: the blocks model, tokenizer, corpus, extraction and plan.
-            environment: library versions and so on, recorded for information.
-            files: replaced in tests.
-            allow_mixed_environment: whether to continue with another minor version of torch or transformers; each
-                shard's record says which made it.
+            environment: library versions and other facts, recorded for information.
+            files: file operations; tests replace them.
+            allow_mixed_environment: whether to continue with another minor version of torch or transformers; the record
+                of each shard has its versions.
 
         Raises:
             BadParameter: the name of the directory or the identity is not valid.
@@ -213,17 +214,17 @@ class StoreWriter:
         return [shard for shard in range(self.n_shards) if not self._is_done(shard)]
 
     def is_done(self, shard: int) -> bool:
-        """Return whether a shard is on the disk, whichever writer wrote it."""
+        """Return whether a shard has a valid commit record, from this or another writer."""
         return self._is_done(shard)
 
     def preflight(self, n_bytes: int) -> None:
-        """Check that what is about to be written fits on the disk.
+        """Check that `n_bytes` fit on the disk before they are written.
 
         Args:
             n_bytes: number of bytes about to be written.
 
         Raises:
-            DiskFull: fewer bytes are available than 1.05 times that plus a reserve of 16 MiB.
+            DiskFull: fewer bytes are available than 1.05 · `n_bytes` plus a reserve of 16 MiB.
         """
         needed = int(1.05 * n_bytes) + _SPARE_BYTES
         with typed_errors(self.path):
@@ -244,7 +245,7 @@ class StoreWriter:
         Raises:
             BadParameter: the content contradicts the plan, the identity or itself; nothing is written.
             NonFiniteStates: states are NaN or infinite; nothing is written.
-            DiskFull: there is no room; nothing is left behind.
+            DiskFull: there is no room; no partial file remains.
         """
         if not 0 <= shard < self.n_shards:
             raise BadParameter("no such shard", needed=f"0 to {self.n_shards - 1}", found=str(shard))
@@ -287,12 +288,12 @@ class StoreWriter:
 
         Args:
             shard: number of the shard.
-            record: its commit record, checked.
+            record: its commit record, which was already checked.
             data: bytes of its file.
 
         Raises:
             CorruptShard: the bytes are not those of the record.
-            DiskFull: there is no room; nothing is left behind.
+            DiskFull: there is no room; no partial file remains.
         """
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
             raise CorruptShard(f"shard {shard} changed while it was copied", where=record["file"])
@@ -301,7 +302,7 @@ class StoreWriter:
             self._write(shard, [memoryview(data)], record)
 
     def seal(self) -> str:
-        """Write seal.json: all records and the content id.
+        """Write seal.json, with all records (if the file does not become too large) and the content id.
 
         Returns:
             The content id.

@@ -1,1 +1,1 @@
-"""Untrusted files are opened in a child process with limits, which checks them and sends plain numbers."""
+"""Opens untrusted files in a child process with limits; the child checks the files and sends plain numbers."""

@@ -1,7 +1,7 @@
 """The child process that opens untrusted files: `python -m` this module with a JSON job; it writes frames to stdout.
 
-It first imports all modules, limits its resources, opens the files and gives up the right to open others (for a store:
-more than a few); only then does it parse what they contain.
+It first imports all modules, limits its resources, opens the files and gives up the right to open others (a store needs
+a few more); only then does it parse their content.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _METADATA = "/metadata/"  # what `probing store export` says of the store; it is
 
 @dataclass(frozen=True)
 class Hdf5Source:
-    """An open HDF5 file of which nothing was read yet."""
+    """Holds an open, untrusted HDF5 file before its content is audited."""
 
     path: Path
     file: Any
@@ -105,7 +105,7 @@ class Hdf5Source:
 
 
 def read_neurox_json(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send the words of each sentence, and its states layer by layer.
+    """Read a NeuroX JSON file and send the words of each sentence and its states, layer by layer.
 
     Raises:
         UntrustedFile: a line is too long, not valid JSON, or not of the NeuroX form.

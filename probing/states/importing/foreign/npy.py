@@ -26,7 +26,7 @@ _NUMBERS = re.compile(r"[<>|=]?([iu][1248]|f[248])")
 
 
 def read_npy(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send every array of the files: states (N, D), or a column (N,) of integers.
+    """Read NumPy files and send every array: states (N, D), or a column (N,) of integers.
 
     Raises:
         UntrustedFile: a file holds pickled objects or arrays of another kind, or its header does not fit its size.
@@ -67,7 +67,7 @@ def send_array(
     """Send the array that fills the rest of the file, in blocks of rows.
 
     Raises:
-        UntrustedFile: it is not an array of numbers with one or two axes, or its size does not fit its shape.
+        UntrustedFile: the array is neither floats (N, D) nor integers (N,), or its size does not fit its shape.
     """
     if len(shape) != (2 if dtype.kind == "f" else 1):
         refuse("floats (N, D) or whole numbers (N,)", file.name, f"{dtype} {tuple(shape)}"[:100])
@@ -78,7 +78,7 @@ def send_array(
 
 
 def send_rows(file: SourceFile, column: str, shape: Sequence[int], dtype: np.dtype[Any], sender: Sender) -> None:
-    """Send the next rows of a file whose shape was already checked."""
+    """Read the rows of an array whose shape was already checked, and send them in blocks."""
     row = math.prod(shape[1:])
     step = max(1, BLOCK_BYTES // max(1, 8 * row))
     for first in range(0, max(1, shape[0]), step):
@@ -91,7 +91,7 @@ def read_store(path: Path, sender: Sender) -> None:
     """Verify a complete store, and send the SHA-256 of the JSON files that passed.
 
     Raises:
-        NotAStore, UnsupportedFormat, IncompleteStore: it is no finished store of this format.
+        NotAStore, UnsupportedFormat, IncompleteStore: the directory is not a complete store of this format.
         CorruptShard: the bytes of a shard differ from its commit record.
         UntrustedFile: a file is a symbolic link, or HDF5 that breaks a rule.
     """
@@ -139,7 +139,7 @@ TYPES = {
 
 
 def read_safetensors(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send every tensor of the file: states (R, D), or a column (R,) of integers.
+    """Read safetensors files and send every tensor: states (R, D), or a column (R,) of integers.
 
     Raises:
         UntrustedFile: the header does not fit the file, or tensors are of another kind.
@@ -150,12 +150,13 @@ def read_safetensors(files: Sequence[SourceFile], sender: Sender, limits: Limits
 
 
 def tensors_of(file: SourceFile, floats: Sequence[int] = (2,)) -> list[tuple[str, str, list[int], int, int]]:
-    """Return name, type, shape and place of every tensor, in the order in which they fill the file; the stream is then
-    at the first.
+    """Return (name, type, shape, first byte, end byte) of every tensor, in file order; the stream is then at the first
+    tensor.
 
     Args:
         file: the file, at its beginning.
-        floats: numbers of axes that floats may have; whole numbers have one, or with several of these any number.
+        floats: allowed numbers of axes of float tensors; they also hold for integers, except that integers must have
+            one axis if a single number is given.
 
     Raises:
         UntrustedFile: the header does not fit the file, or tensors are of another kind.

@@ -1,4 +1,6 @@
-"""The parent's side: starts the child process, receives its frames, and raises one kind of error however it fails."""
+"""The parent process of an import: starts the child, receives its frames, and turns every failure into one kind of
+error.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,7 @@ _MAX_COLUMNS = 512  # each is an open file
 
 
 class Spool:
-    """Holds columns by name on the disk, each as a file of raw rows. Use it as a context manager.
+    """Stores named columns on disk, each as a file of raw rows. Use it as a context manager.
 
     Attributes:
         folder: a private, empty folder; the caller removes it.
@@ -153,8 +155,8 @@ class Spool:
         """Append rows to a column.
 
         Raises:
-            UntrustedFile: the rows differ from earlier ones in width or type, or there are too many.
-            DiskFull: there is no room.
+            UntrustedFile: the rows differ from earlier ones in width or type, or there are too many columns or bytes.
+            DiskFull: there is no room on the disk.
         """
         if name not in self._columns:
             if len(self._columns) >= _MAX_COLUMNS:

@@ -1,4 +1,4 @@
-"""The messages from the child process to its parent: frames of a JSON head and raw bytes, which the parent checks."""
+"""Messages from the child process to its parent: frames of a JSON head and raw bytes, which the parent checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MARK = b"prb1"
 
 @dataclass(frozen=True)
 class Frame:
-    """A message from the child process.
+    """Holds one message from the child process.
 
     Attributes:
         kind: `rows`, `sentence`, `request`, `facts`, `record`, `refused` or `end`.

@@ -22,7 +22,7 @@ RATIO = 100
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An open file that came from elsewhere.
+    """Holds an open, untrusted file.
 
     Attributes:
         path: path of the file; messages contain only its name.
@@ -52,7 +52,7 @@ class SourceFile:
 
 
 def open_source(path: Path) -> SourceFile:
-    """Open a file from elsewhere.
+    """Open an untrusted file, without following symbolic links.
 
     Raises:
         UntrustedFile: it is a symbolic link, a pipe, a device or a directory, or a sparse file that appears to be
@@ -102,11 +102,11 @@ def _refuse_holes(fd: int, status: os.stat_result, name: str) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """Holds the limits of a child process; time grows with the size of what is read.
+    """Holds the limits of a child process; the time limit grows with the size of the files.
 
     Attributes:
         memory_bytes: address space in addition to that of the interpreter at its start.
-        seconds: processor time for a small file; the limit by the clock is three times that.
+        seconds: processor time for a small file, in seconds; the limit of elapsed time is three times that.
         bytes_per_second: slowest rate of reading that does not count as a hang.
         json_bytes: largest size of one JSON value in a file.
         column_bytes: largest size of one column that is sent.
@@ -119,20 +119,20 @@ class Limits:
     column_bytes: int = 256 << 30
 
     def processor_seconds(self, n_bytes: int) -> float:
-        """Return the limit of processor time, for a source of `n_bytes`."""
+        """Return the limit of processor time in seconds, for a source of `n_bytes`."""
         return self.seconds + n_bytes / self.bytes_per_second
 
     def clock_seconds(self, n_bytes: int) -> float:
-        """Return the limit of time by the clock, for a source of `n_bytes`."""
+        """Return the limit of elapsed time in seconds, for a source of `n_bytes`."""
         return 3 * self.processor_seconds(n_bytes)
 
 
 def limit_resources(limits: Limits, n_bytes: int) -> None:
-    """Limit memory and time of this process, for good; it can then write no file and no core dump.
+    """Limit memory and processor time of this process permanently; it can then no longer write files or core dumps.
 
     Args:
         limits: the limits.
-        n_bytes: size of what will be read.
+        n_bytes: number of bytes that will be read.
     """
     seconds = math.ceil(limits.processor_seconds(n_bytes))
     with nullcontext() if sys.platform == "linux" else suppress(ValueError, OSError):  # others may not know this limit
@@ -143,8 +143,8 @@ def limit_resources(limits: Limits, n_bytes: int) -> None:
 
 
 def limit_open_files(more: int) -> None:
-    """Limit, for good, the number of further files that this process may open to `more`; open files stay open. With 0
-    it can open none.
+    """Permanently limit the file descriptors of this process to numbers below `more`; files that are open stay open.
+    With 0 it can open no further file.
     """
     _lower(resource.RLIMIT_NOFILE, more)
 

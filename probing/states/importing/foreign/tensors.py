@@ -1,4 +1,4 @@
-"""Data sets of lmprobe and hidden states of vLLM, read in the child: a Parquet index, and safetensors."""
+"""Reads data sets of lmprobe (a Parquet index beside safetensors) and hidden states of vLLM in the child process."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MOST_SAID = 500
 
 
 def load_arrow() -> None:
-    """Import what reads Parquet, before this process gives up the right to open files."""
+    """Import the Parquet reader, before this process gives up the right to open files."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the usual one reserves a gigabyte at once
     import pyarrow.parquet  # noqa: F401
 
 
 def read_lmprobe(files: Sequence[SourceFile], sender: Sender, limits: Limits) -> None:
-    """Send what the index says, the text of each row, and the states of each layer, `(N, D)`.
+    """Send the metadata of the index, the text of each row, and the states of each layer, `(N, D)`.
 
     Raises:
-        UntrustedFile: the index is no sound Parquet or has no `lmprobe:` metadata, or a file of states holds other
-            tensors than one layer each.
+        UntrustedFile: the index has no `lmprobe:` metadata, a row has no text, or a file or tensor of states has no
+            layer number in its name.
     """
     index, *layers = files
     table = _index(index)
