@@ -25,7 +25,8 @@ _RANK = 128
 _SKETCHED_ROWS = 2048
 _FEWEST_COLUMNS = 16
 _OWN_MADE, _SHARED_MADE = 1.5, 3.5  # times that factors are made: shared ones at every renewal
-_DENSE_STEPS, _HOPED_STEPS, _FEARED_STEPS, _PATIENCE = 25, 40, 120, 20
+_DENSE_STEPS, _HOPED_STEPS, _FEARED_STEPS, _FLAT_STEPS, _PATIENCE, _LAST_PATIENCE = 25, 40, 120, 600, 20, 100
+_STEEP = 0.5  # share of the variance that the leading directions need to hold, or they tell little of the curvature
 _VECTORS = 24  # of a label set: two for each step remembered, weights, gradients and directions
 _SHARED_CERTAINTY = 0.1  # a preconditioner that classes share promises less than it should
 
@@ -125,6 +126,7 @@ class LowRank:
         tail: t, mean variance of the other directions.
         levels: v `(M, K)`.
         penalties: λ `(M,)`.
+        share: of the variance, what lies along U.
     """
 
     basis: Tensor
@@ -132,8 +134,9 @@ class LowRank:
     tail: float
     levels: Tensor
     penalties: Tensor
+    share: float
     iterations_between = 4
-    certainty = _SHARED_CERTAINTY
+    certainty = 0.3 * _SHARED_CERTAINTY  # directions that it leaves out promise nothing at all
 
     @classmethod
     def of(cls, problems: Problems, W: Tensor, source: torch.Generator) -> LowRank:
@@ -150,7 +153,8 @@ class LowRank:
         whole = float(torch.linalg.vector_norm(few, dtype=W.dtype)) ** 2 / len(few)
         tail = max(whole - float(top.sum()), 0.0) / max(1, min(rows.shape) - rank)
         penalties = torch.tensor(problems.penalties, dtype=W.dtype)
-        made = cls(basis @ turn, top.clamp_min(tail), tail, W.new_zeros(W.shape[:2]), penalties)
+        share = float(top.sum()) / max(whole, 1e-12)
+        made = cls(basis @ turn, top.clamp_min(tail), tail, W.new_zeros(W.shape[:2]), penalties, share)
         made.refresh(problems, W, source)
         return made
 
@@ -162,7 +166,7 @@ class LowRank:
 
     def take(self, keep: Tensor) -> LowRank:
         """Return the preconditioner of the chosen label sets."""
-        return LowRank(self.basis, self.top, self.tail, self.levels[keep], self.penalties[keep])
+        return LowRank(self.basis, self.top, self.tail, self.levels[keep], self.penalties[keep], self.share)
 
     def solve(self, *parts: Tensor) -> list[Tensor]:
         """Apply the preconditioner to each gradient `(M, K, D+1)` in `parts` and return the results."""
@@ -250,7 +254,12 @@ def label_sets_at_once(rows: Rows, many: int, k: int) -> int:
 def curvature(problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
     """Return the preconditioner to start with, computed at weights W `(M, K, D+1)`, as `Costs` decides."""
     costs = Costs.of(problems.rows, len(problems), problems.k)
-    return (Dense if costs.starts_dense else LowRank).of(problems, W, source)
+    if costs.starts_dense:
+        return Dense.of(problems, W, source)
+    found = LowRank.of(problems, W, source)
+    # Where variances hardly decrease, hundreds of steps would be needed, if they led to the optimum at all.
+    is_slow = found.share < _STEEP and costs.dense < _FLAT_STEPS * costs.a_pass
+    return Dense.of(problems, W, source) if is_slow else found
 
 
 def renewed(now: Curvature, iteration: int, problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
@@ -260,7 +269,8 @@ def renewed(now: Curvature, iteration: int, problems: Problems, W: Tensor, sourc
     if iteration == 0 or iteration % now.iterations_between:
         return now
     costs = Costs.of(problems.rows, len(problems), problems.k)
-    if isinstance(now, LowRank) and iteration == _PATIENCE and costs.becomes_dense:
+    is_due = (iteration == _PATIENCE and costs.becomes_dense) or iteration == _LAST_PATIENCE
+    if isinstance(now, LowRank) and is_due and costs.blocks * problems.width**2 <= problems.rows.budget:
         return Dense.of(problems, W, source)
     now.refresh(problems, W, source)
     return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from probing.reporting.task_results import TaskResults, comparison, distinct, sc
 from probing.reporting.wording import decimal, measure_title, p_value, plain_score
 from probing.results.models import ModelFacts, size
 from probing.results.probe import MeasureResult, ProbeResult, Score
-from probing.training.comparing import differences
 
 Pair = tuple[int, int]  # numbers of two models: the score of the first less that of the second
 
@@ -153,8 +153,12 @@ def _compared(across: AcrossModels, folder: Path | None) -> AcrossModels:
     listed = [result for _, _, here, first in at_site for result in (here, first)]
     numbers = [(2 * i, 2 * i + 1) for i in range(len(at_site))]
     try:
-        pairs = differences(folder, best, wanted, measure=measure)
-        rows = differences(folder, listed, numbers, measure=measure) if listed else []
+        pairs = import_module("probing.training.comparing").differences(folder, best, wanted, measure=measure)
+        rows = (
+            import_module("probing.training.comparing").differences(folder, listed, numbers, measure=measure)
+            if listed
+            else []
+        )
     except ProbingError as error:  # of other rows or seeds; or the samples were not kept
         reason = f"{error.message} ({error.found})" if error.found else error.message
         return AcrossModels(across.tasks, doubt=f"Differences between models are not tested: {reason}.")

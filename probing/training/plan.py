@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out
 from probing.measures._rows import gives_probabilities
-from probing.models.cpu_speed import check_device
 from probing.models.site import select_sites
 from probing.provenance import digest, model_called, weights_digest
 from probing.recipes import build_task, full_recipe, normalised, spec_of
@@ -240,7 +240,7 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
-    check_device(device)
+    import_module("probing.models.cpu_speed").check_device(device)  # loads PyTorch, which reports do without
     if max_memory_mib is not None and max_memory_mib < LEAST_MEMORY:
         raise BadParameter(
             "too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(max_memory_mib)

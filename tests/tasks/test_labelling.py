@@ -151,7 +151,9 @@ def test_a_few_classes_unseen_in_train_stay_and_are_counted() -> None:
     source = changed("test", **upos("DET", "NOUN", "INTJ"))
     labels = label(source)
     assert "INTJ" in labels.classes
-    assert facts(labels, source)["unseen_classes"] == 4
+    found = facts(labels, source)
+    assert found["unseen_classes"] == 1 and found["unseen_rows"] == 4
+    assert "unseen_rows" not in facts(label(corpus()), corpus())
 
 
 def test_rows_outside_the_corpus_are_refused() -> None:
