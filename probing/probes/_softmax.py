@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from probing.probes._rows import Rows
-from probing.probes._softmax_curvature import Costs, Curvature, curvature, label_sets_at_once, renewed
+from probing.probes._softmax_curvature import Costs, Curvature, curvature, firmer, label_sets_at_once, renewed
 from probing.probes._softmax_parts import Logits, Problems
 from probing.probes._softmax_start import accepts_step, dot, line_search, one_thread, search_direction, warm_start
 from probing.seeds import child_seed
@@ -33,6 +33,7 @@ _SMALL_PASS = 2**26  # multiplications that two threads do no sooner than one, a
 _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
+_MOST_RESTARTS = 2
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class _State:
     pairs: list[tuple[Tensor, Tensor]]
     gained: Tensor
     refusals: int = 0
+    restarts: int = 0
 
     def take(self, keep: Tensor) -> None:
         """Keep the chosen label sets only."""
@@ -162,6 +164,9 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None) -> list[Solu
         stuck = _advance(now, direction[keep], fall[keep]) == 0
         if now.problems.low and bool(stuck.any()):
             _leave_low(now)
+        elif bool(stuck.any()) and now.restarts < _MOST_RESTARTS:  # remembered steps or the factors may be at fault
+            now.restarts += 1
+            now.pairs, now.factors = [], firmer(now.factors, now.problems, now.Z.weights, source)
         else:
             _parted(now, done, stuck, iteration, converged=stuck)
         if not now.place:
@@ -199,7 +204,7 @@ def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Ten
 
 
 def _leave_low(now: _State) -> None:
-    now.problems.low = False
+    now.problems.low, now.pairs = False, []  # differences of gradients in bfloat16 mislead at the end
     now.refine(torch.arange(len(now.place)))
 
 

@@ -28,7 +28,7 @@ _OWN_MADE, _SHARED_MADE = 1.5, 3.5  # times that factors are made: shared ones a
 _DENSE_STEPS, _HOPED_STEPS, _FEARED_STEPS, _FLAT_STEPS, _PATIENCE, _LAST_PATIENCE = 25, 40, 120, 600, 20, 100
 _STEEP = 0.5  # share of the variance that the leading directions need to hold, or they tell little of the curvature
 _VECTORS = 24  # of a label set: two for each step remembered, weights, gradients and directions
-_SHARED_CERTAINTY = 0.1  # a preconditioner that classes share promises less than it should
+_SHARED_CERTAINTY = 0.02  # a preconditioner that classes share promises less than there is left to gain
 
 
 @dataclass
@@ -136,7 +136,7 @@ class LowRank:
     penalties: Tensor
     share: float
     iterations_between = 4
-    certainty = 0.3 * _SHARED_CERTAINTY  # directions that it leaves out promise nothing at all
+    certainty = _SHARED_CERTAINTY
 
     @classmethod
     def of(cls, problems: Problems, W: Tensor, source: torch.Generator) -> LowRank:
@@ -271,6 +271,15 @@ def renewed(now: Curvature, iteration: int, problems: Problems, W: Tensor, sourc
     costs = Costs.of(problems.rows, len(problems), problems.k)
     is_due = (iteration == _PATIENCE and costs.becomes_dense) or iteration == _LAST_PATIENCE
     if isinstance(now, LowRank) and is_due and costs.blocks * problems.width**2 <= problems.rows.budget:
+        return Dense.of(problems, W, source)
+    now.refresh(problems, W, source)
+    return now
+
+
+def firmer(now: Curvature, problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
+    """Return new factors for label sets that found no step downwards: dense ones, if there is memory for them."""
+    costs = Costs.of(problems.rows, len(problems), problems.k)
+    if isinstance(now, LowRank) and costs.blocks * problems.width**2 <= problems.rows.budget:
         return Dense.of(problems, W, source)
     now.refresh(problems, W, source)
     return now

@@ -155,6 +155,17 @@ def test_wide_problems_of_many_classes_end_there_too(d, k, l2):
     assert probe.converged_ and probe.objective_ <= tight.objective_ * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("n, d, k, l2", [(3000, 800, 2, 0.1), (1500, 600, 3, 0.1), (1200, 900, 2, 1.0)])
+def test_states_whose_variances_are_alike_end_at_the_optimum_too(n, d, k, l2):
+    """No few directions stand for the others there."""
+    X, y = planted(n, d, k)
+    X = X + np.random.default_rng(d).normal(0, 0.3, X.shape).astype(X.dtype)
+    probe = LinearProbe(l2=l2).fit(X, y)
+    tight = LinearProbe(l2=l2, tolerance=1e-7, max_iterations=2000).fit(X.astype(np.float64), y)
+    assert probe.converged_ and probe.objective_ <= tight.objective_ * (1 + 1e-4)
+    assert probe.n_iter_ <= 100
+
+
 @LOW
 def test_low_precision_on_the_way_does_not_show_in_the_end(monkeypatch):
     X, y = planted(20_000, 128, 6)
