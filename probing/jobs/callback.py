@@ -38,7 +38,7 @@ _OWN = ("store", "corpus", "task", "to", "rows", "sites", "progress", "replace",
 _STEPS = "steps.jsonl"
 
 
-class ProbingCallback(TrainerCallback):  # type: ignore[misc]
+class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Probes a held-out corpus with the model that is being trained, and writes the results into a folder as it goes.
 
     With `Trainer(…, callbacks=[callback])` it probes before the first step, every `every` steps and after the last one,

@@ -81,7 +81,7 @@ class Recipe:
         """
         if not self.labels:
             return np.asarray(self.probe.predict(X), np.float64).reshape(-1), [""] * len(X), np.empty((len(X), 0))
-        logs = np.asarray(self.probe.predict_log_proba(X), np.float64)  # type: ignore[attr-defined]
+        logs = np.asarray(self.probe.predict_log_proba(X), np.float64)  # type: ignore[attr-defined, unused-ignore]
         best = logs.argmax(1)
         codes = np.full(len(X), self.labels.index(self.label)) if self.label else best
         others = logs.copy()
