@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,15 @@ from probing import registry
 from probing.cli.once_only import OnceOnly
 from probing.system.screen import say
 
-Shell = Literal["bash", "zsh", "fish"]
+
+class Shell(StrEnum):
+    """A shell that a completion script is written for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
 _MEMBERS = {"--probe": "probes", "--control": "controls", "--measure": "measures", "--task": "tasks"}
 
 
@@ -52,7 +61,7 @@ def script(shell: Shell, words: dict[str, tuple[str, ...]]) -> str:
     follow it. File names are completed where no word fits.
     """
     members = {option: registry.names(folder) for option, folder in _MEMBERS.items()}
-    return _fish(words, members) if shell == "fish" else _bash(words, members, is_zsh=shell == "zsh")
+    return _fish(words, members) if shell == Shell.FISH else _bash(words, members, is_zsh=shell == Shell.ZSH)
 
 
 def _bash(words: dict[str, tuple[str, ...]], members: Any, *, is_zsh: bool) -> str:
