@@ -254,7 +254,7 @@ def label_sets_at_once(rows: Rows, many: int, k: int) -> int:
 def curvature(problems: Problems, W: Tensor, source: torch.Generator) -> Curvature:
     """Return the preconditioner to start with, computed at weights W `(M, K, D+1)`, as `Costs` decides."""
     costs = Costs.of(problems.rows, len(problems), problems.k)
-    if costs.starts_dense:
+    if costs.starts_dense or costs.width <= _RANK:  # of so few columns no low rank is to be had
         return Dense.of(problems, W, source)
     found = LowRank.of(problems, W, source)
     # Where variances hardly decrease, hundreds of steps would be needed, if they led to the optimum at all.

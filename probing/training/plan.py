@@ -16,7 +16,7 @@ from probing.contracts.control import Control, Probed, StateControl
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
+from probing.errors import BadParameter, DegenerateDesign, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out
 from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
@@ -24,6 +24,7 @@ from probing.provenance import digest, model_called, weights_digest
 from probing.recipes import build_task, full_recipe, normalised, spec_of
 from probing.seeds import child_seed
 from probing.states.store import Store
+from probing.states.store.views import refuse_other_corpus
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
 from probing.statistics.thresholds import AskedThreshold
@@ -73,18 +74,6 @@ def refuse_large(store: Store, sites: tuple[str, ...], labels: Labels, probes: M
         width = max(store.width(site) for site in sites) * (2 if labels.row_form == "pair" else 1)
         most = max(len(labels.rows(split)) for split in SPLITS)
         check_laid_out(4 * width * most, f"probe {laid_out[0]} on task {labels.task}")
-
-
-def refuse_other_corpus(store: Store, corpus: Corpus) -> None:
-    recorded = store.identity["corpus"]["fingerprint"]
-    if recorded != corpus.fingerprint:
-        raise ProvenanceMismatch(
-            "the states of this store were made from another corpus",
-            needed=f"corpus {recorded[:12]}…",
-            found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
-            where=str(getattr(store, "path", "")),
-            next_step="give the files the store was extracted from, in the same order, or extract again",
-        )
 
 
 def refuse_unreadable(probe: Probe, plan: Plan) -> None:

@@ -61,7 +61,7 @@ def to_dataframe(store: Store, sites: str | Sequence[str], corpus: Corpus | None
     if store.position_names:
         columns["position"] = np.array(store.position_names, dtype=object)[columns["position"]]
     if corpus is not None:
-        _refuse_other(store, corpus)
+        refuse_other_corpus(store, corpus)
         columns |= _of_corpus(corpus, columns["example"].tolist(), columns["word"].tolist(), tuple(columns))
     frames = [pd.DataFrame(columns)]
     for site in chosen:
@@ -98,15 +98,20 @@ def _label(example: Example, column: str, word: int) -> Any:
     return labels[word] if labels is not None and word >= 0 else None
 
 
-def _refuse_other(store: Store, corpus: Corpus) -> None:
+def refuse_other_corpus(store: Store, corpus: Corpus) -> None:
+    """Refuse a corpus that a store's states were not made from.
+
+    Raises:
+        ProvenanceMismatch: the fingerprints differ.
+    """
     recorded = store.identity["corpus"]["fingerprint"]
     if recorded != corpus.fingerprint:
         raise ProvenanceMismatch(
             "the states of this store were made from another corpus",
             needed=f"corpus {recorded[:12]}…",
             found=f"corpus {corpus.fingerprint[:12]}… from {corpus.source}",
-            where=str(store.path),
-            next_step="give the files the store was extracted from, in the same order",
+            where=str(getattr(store, "path", "")),
+            next_step="give the files the store was extracted from, in the same order, or extract again",
         )
 
 
