@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ class Scorecard:
     def power_tables(self) -> str:
         """Return a table for each knob whose power was measured."""
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
+
+    def plot(self) -> Any:
+        """Return an Altair chart: rates of both errors and of abstention by rule, and by value of each knob whose power
+        was measured.
+
+        A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
+
+        Raises:
+            BadParameter: no rule was scored, and no power was measured.
+        """
+        return import_module("probing.reporting.plots").plot_scorecard(self)
 
     def _cells(self) -> list[dict[str, Any]]:
         rows: dict[tuple[str, str], dict[str, Scored]] = {}

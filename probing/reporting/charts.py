@@ -177,7 +177,12 @@ def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
     least = min((place for place in panel.places if place > 0), default=1.0)
     is_far = max(panel.places) >= _FAR * least
     scale = {"type": "symlog", "constant": least} if is_far else {"zero": False}
-    axis = {"values": list(panel.places), "format": "~s", "labelOverlap": True, "grid": False}
+    axis = {
+        "values": list(panel.places),
+        "format": "~s" if max(panel.places) >= 1000 else "~g",
+        "labelOverlap": True,
+        "grid": False,
+    }
     ends = [min(panel.places), max(panel.places)]  # given, since a layer without rows has no extent of its own
     return {"scale": scale | {"domain": ends, "nice": False, "padding": 12}, "axis": axis}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probing.errors import unknown_name
+from probing.errors import BadParameter, unknown_name
 from probing.reporting.across_models import across_models, charts
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, file_name, save, together
@@ -20,7 +20,7 @@ from probing.reporting.grids import (
     transfer_maps,
 )
 from probing.reporting.overview import entries, overview
-from probing.reporting.panels import analysis_panels, loss_panel, score_panels
+from probing.reporting.panels import Curve, Panel, Point, analysis_panels, loss_panel, score_panels
 from probing.reporting.probe_card import card_rows, title_of
 from probing.reporting.task_results import TaskResults, by_task, distinct
 from probing.reporting.use_panels import Use, use_panels, uses
@@ -29,6 +29,7 @@ from probing.reporting.wording import plural
 from probing.system.screen import card
 
 if TYPE_CHECKING:
+    from probing.plantbench.scorecard import Scorecard
     from probing.reporting.page import Contents
     from probing.results.analysis import AnalysisResult
     from probing.results.patching import PatchingResult
@@ -125,6 +126,69 @@ def plot_ablation(result: AblationResult, title: str = "") -> Any:
 def plot_transfer(results: Sequence[CrossResult]) -> Any:
     """Return heat maps of scores by training source and test source."""
     return altair_chart(together([map_chart(one) for one in transfer_maps(results)]))
+
+
+# Of the chart of a score card: a name, and the fields of its rate and of the rate's interval.
+_ERRORS = (
+    ("unused, called used", ("fpr", "fpr_low", "fpr_high")),
+    ("used, called unused", ("false_unused", "false_unused_low", "false_unused_high")),
+    ("no answer", ("abstention", "", "")),
+)
+_SHARES = (("Used cells, called used", "recall_used"), ("Unused cells, called used", "fpr"))
+
+
+def plot_scorecard(found: Scorecard) -> Any:
+    """Return a chart of a score card: rates of errors and of abstention by rule; where power was measured, shares
+    called used by value of the knob.
+
+    Raises:
+        BadParameter: no rule was scored, and no power was measured.
+    """
+    panels = [_rule_panel(found.rates())] if any(found.scored.values()) else []
+    for knob, by_value in found.power.items():
+        panels += [_power_panel(knob, by_value, title, share) for title, share in _SHARES]
+    if not panels:
+        raise BadParameter("a score card without answers has no chart", needed="a rule that was scored", found="none")
+    return altair_chart(together([panel_chart(panel) for panel in panels]))
+
+
+def _rule_panel(rates: Mapping[str, Any]) -> Panel:
+    curves = [
+        Curve(
+            name, "task", _points([getattr(one, rate) for one in rates.values()], low, high, rates), part, True, shift
+        )
+        for part, ((name, (rate, low, high)), shift) in enumerate(zip(_ERRORS, (-0.12, 0.0, 0.12), strict=True))
+    ]
+    shown = tuple(curve for curve in curves if curve.points)
+    return Panel("Answers of each rule", "share of cells", tuple(rates), shown, (), (0, 1), (0, 1), x_label="rule")
+
+
+def _points(values: Sequence[float | None], low: str, high: str, rates: Mapping[str, Any]) -> tuple[Point, ...]:
+    """Return a point for each rule that has a rate; `low` and `high` are the fields of its interval ("": none)."""
+    return tuple(
+        Point(x, value, getattr(one, low) if low else None, getattr(one, high) if high else None)
+        for x, (value, one) in enumerate(zip(values, rates.values(), strict=True))
+        if value is not None
+    )
+
+
+def _power_panel(knob: str, by_value: Mapping[float, Mapping[str, Any]], title: str, share: str) -> Panel:
+    places = tuple(by_value)
+    curves = [
+        Curve(
+            rule,
+            "task",
+            tuple(
+                Point(x, value)
+                for x, row in enumerate(by_value.values())
+                if (value := getattr(row[rule], share)) is not None
+            ),
+            part,
+        )
+        for part, rule in enumerate(next(iter(by_value.values())))
+    ]
+    shown, names = tuple(curve for curve in curves if curve.points), tuple(f"{place:g}" for place in places)
+    return Panel(title, "share", names, shown, (), (0, 1), (0, 1), x_label=knob, places=places)
 
 
 def save_map(found: HeatMap, stem: Path) -> list[Path]:

@@ -166,6 +166,18 @@ def test_a_rule_is_asked_only_about_its_tiers() -> None:
     assert list(card.by(lambda s: s.name)["plain"]) == ["all"]
 
 
+def test_the_chart_of_a_scorecard_draws_its_rates_and_refuses_an_empty_one() -> None:
+    card = Scorecard(answers({"oracle": oracle_rule(suite()), "silent": lambda case: {}}, suite()))
+    (rows,) = card.plot().to_dict()["datasets"].values()
+    drawn = {(row["series"], row["at"]): row["value"] for row in rows}
+    for rule, one in card.rates().items():
+        assert drawn["unused, called used", rule] == one.fpr
+        assert drawn["used, called unused", rule] == one.false_unused
+        assert drawn["no answer", rule] == one.abstention
+    with pytest.raises(BadParameter, match="without answers"):
+        Scorecard({"silent": []}).plot()
+
+
 def test_bare_heldout_runs_what_the_documentation_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tier 0 in ten draws with all rules, tier 1 in one and tier 2 with three models by the protocol alone."""
     asked: dict[str, object] = {}
@@ -393,6 +405,10 @@ def test_power_holds_a_rule_against_the_truth_at_every_value_of_a_knob() -> None
     card = json.loads(Scorecard({}, {"n": curve}).to_json())
     assert [point["value"] for point in card["power"]["n"]] == list(curve)
     assert card["power"]["n"][0]["rules"]["patient"]["abstention"] == 1.0
+    *_, found, wrong = Scorecard({}, {"n": curve}).plot().to_dict()["concat"]
+    for chart, share in ((found, "recall_used"), (wrong, "fpr")):
+        drawn = {(row["series"], row["x"]): row["value"] for row in chart["data"]["values"]}
+        assert drawn == {(rule, n): getattr(r, share) for n, row in curve.items() for rule, r in row.items()}
     assert power_table("n", curve).splitlines()[2].split() == [
         "250",
         "3,",
