@@ -21,17 +21,20 @@ def check_device(device: str) -> None:
     """Refuse a device that PyTorch cannot use here.
 
     Raises:
-        BadParameter: PyTorch does not know the device, or this machine has none of its kind.
+        BadParameter: PyTorch does not know the device, this machine has none of its kind, or it computes nothing.
     """
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadParameter(
-            f"no device {device!r}",
-            needed="a device torch can use",
-            found=str(error).splitlines()[0],
-            next_step="use device cpu",
-        ) from error
+        found = torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise _no_device(device, str(error).splitlines()[0]) from error
+    if found.is_meta:
+        raise _no_device(device, "meta, whose tensors hold no numbers")
+
+
+def _no_device(device: str, found: str) -> BadParameter:
+    return BadParameter(
+        f"no device {device!r}", needed="a device torch can use", found=found, next_step="use device cpu"
+    )
 
 
 def can_pack(dtype: torch.dtype) -> bool:

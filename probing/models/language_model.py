@@ -108,7 +108,7 @@ class LanguageModel:
             attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
             kind: head to load: `auto` (the head that the model was saved with), `base` (none), `causal` or `masked`.
             padding_side: `right` (default) or `left`.
-            revision: hub branch, tag or commit.
+            revision: hub branch, tag or commit; a folder has none.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
             step, run: for a checkpoint, the number of steps trained and the name of the training run; they are recorded
                 in its identity, and results are drawn over steps.
@@ -123,7 +123,7 @@ class LanguageModel:
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
             RemoteCodeRefused: the model needs Python code in its folder, which is never run.
-            BadParameter: the dtype, device, kind, padding side or side is unknown, or the step is no number.
+            BadParameter: the dtype, device, kind, side or revision is unknown, or the step is no number.
             UnknownName: `probing:` before something that does not ship.
         """
         given, name, checkpoint = name, shipped(name, "model"), Checkpoint.of(step, run)

@@ -25,20 +25,28 @@ def corpus_of_texts(
         BadParameter: an option is unknown.
     """
     chosen = row_options(options, "JSONL")
-    if isinstance(texts, str) or not len(texts):
+    if isinstance(texts, str) or not _is_sequence(texts) or not len(texts):
         raise CorpusError(
             "no texts were given",
             needed="a list of texts, or of lists of words",
-            found="one string" if isinstance(texts, str) else "none",
+            found="one string" if isinstance(texts, str) else "none" if _is_sequence(texts) else type(texts).__name__,
             where=name,
+        )
+    if not isinstance(columns, Mapping):
+        raise CorpusError(
+            "the columns have no names",
+            needed="a mapping of names to values",
+            found=type(columns).__name__,
+            where=name,
+            next_step="of a DataFrame: Corpus.from_dataframe(frame)",
         )
     role = "words" if all(isinstance(text, list | tuple) for text in texts) else "text"
     for column, values in columns.items():
-        if isinstance(values, str) or len(values) != len(texts) or column == role:
+        if isinstance(values, str) or not _is_sequence(values) or len(values) != len(texts) or column == role:
             raise CorpusError(
                 f"the column {column!r} does not fit the texts",
                 needed=f"{len(texts):,} values, one for each text",
-                found="the name of the texts themselves" if column == role else f"{len(values):,}",
+                found=_unfit(column, role, values),
                 where=name,
             )
     given = {role: texts, **columns}
@@ -49,14 +57,29 @@ def corpus_of_texts(
     return corpus_from_rows(Rows(rows, Places(f"{name}:", range(1, len(rows) + 1)), name), split="", options=chosen)
 
 
+def _is_sequence(values: Any) -> bool:
+    """Return whether values can be counted and gone through again, as generators and None cannot."""
+    return hasattr(values, "__len__") and hasattr(values, "__iter__")
+
+
+def _unfit(column: str, role: str, values: Any) -> str:
+    if column == role:
+        return "the name of the texts themselves"
+    return f"{len(values):,}" if _is_sequence(values) and not isinstance(values, str) else type(values).__name__
+
+
 def _plain(value: Any, source: str) -> Any:
-    """Return a value as JSON would hold it: NaN is missing, arrays and tuples are lists.
+    """Return a value as JSON would hold it: NaN and NaT are missing, arrays, tensors and tuples are lists.
 
     Raises:
         CorpusError: it is an infinite number, which as a missing value would vanish.
     """
     if isinstance(value, np.generic):
-        value = value.item()
+        value = None if isinstance(value, np.datetime64 | np.timedelta64) and np.isnat(value) else value.item()
+    elif hasattr(value, "detach"):  # a tensor, or one number of it
+        value = value.detach().cpu().tolist()
+    elif type(value).__name__ in ("NaTType", "NAType"):  # of pandas, which need not be loaded
+        return None
     if isinstance(value, np.ndarray | tuple | list):
         return [_plain(item, source) for item in value]
     if isinstance(value, dict):

@@ -49,11 +49,11 @@ def corpora_of_dataset(data: Any, name: str, options: Mapping[str, str]) -> list
     """Return the corpus of a `datasets.Dataset`, or the corpora of a `DatasetDict` in split order.
 
     Raises:
-        CorpusError: `data` is neither, or streams its rows.
+        CorpusError: `data` is neither, streams its rows, or has two tables of one split.
         BadParameter: an option is unknown.
     """
     chosen = row_options(options, "hub")
-    tables = {split_name(str(split)): one for split, one in data.items()} if isinstance(data, Mapping) else {"": data}
+    tables = _by_split(data, name) if isinstance(data, Mapping) else {"": data}
     for one in tables.values():
         if not all(hasattr(one, wanted) for wanted in ("features", "select_columns", "__len__")):
             raise CorpusError(
@@ -82,13 +82,31 @@ def _tables(source: str, revision: str | None) -> dict[str, Any]:
             where=f"hub:{source}",
             next_step="check name, configuration (hub:NAME:CONFIG) and connection; offline, download it first",
         ) from error
-    return {split_name(str(split)): table for split, table in loaded.items()}
+    return _by_split(loaded, f"hub:{source}")
+
+
+def _by_split(tables: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Return tables by `train`, `dev` and `test` for the usual spellings of these splits.
+
+    Raises:
+        CorpusError: two of them are one split: one would take the place of the other.
+    """
+    named = {split_name(str(split)): table for split, table in tables.items()}
+    if len(named) < len(tables):
+        raise CorpusError(
+            "splits that cannot be told apart",
+            needed="one table a split",
+            found=", ".join(map(str, tables)),
+            where=where,
+            next_step="rename one of them, or join them (datasets.concatenate_datasets)",
+        )
+    return named
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
     """Return rows with class labels as names; columns that are no plain values (images, audio) are left out."""
     plain = [name for name, feature in table.features.items() if _is_plain(feature)]
-    table = table.select_columns(plain)
+    table = table.select_columns(plain).with_format(None)  # a format such as "torch" would give tensors
     names = {name: found for name in plain if (found := _class_names(table.features[name]))}
     return [{key: _decoded(value, names.get(key)) for key, value in row.items()} for row in table]
 

@@ -135,7 +135,9 @@ class Corpus:
             CorpusError: a column has another length than the texts, or rows are malformed; the message names the row.
             BadParameter, UnknownName: as for `read`.
         """
-        made = import_module("probing.readers._memory").corpus_of_texts(texts, columns or {}, name, _of_rows(options))
+        made = import_module("probing.readers._memory").corpus_of_texts(
+            texts, {} if columns is None else columns, name, _of_rows(options)
+        )
         return _whole([made], name, options)
 
     @classmethod

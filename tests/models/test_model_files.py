@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AutoModel, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 
-from probing.errors import UnsupportedModel, UnusedWeights
+from probing.errors import BadParameter, UnsupportedModel, UnusedWeights
 from probing.models.language_model import LanguageModel
+from probing.models.loading.pretrained import configuration
 from tests.samples.tiny_models import build, byte_tokenizer, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -246,3 +247,20 @@ def test_weights_of_heads_that_were_not_asked_for_are_passed_over(folder: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnusedWeights)
         LanguageModel.load(str(folder), kind="base")
+
+
+def test_a_folder_has_no_revision_but_the_one_that_it_is_a_snapshot_of(folder: Path) -> None:
+    for read in (LanguageModel.load, configuration):
+        with pytest.raises(BadParameter, match="a local folder has no revisions"):
+            read(str(folder), revision="main")
+    snapshot = folder.parent / "snapshots" / "0a1b"
+    snapshot.parent.mkdir()
+    folder.rename(snapshot)
+    LanguageModel.load(str(snapshot), revision="0a1b")
+    with pytest.raises(BadParameter, match="a local folder has no revisions"):
+        LanguageModel.load(str(snapshot), revision="main")
+
+
+def test_a_device_without_numbers_is_refused(folder: Path) -> None:
+    with pytest.raises(BadParameter, match="no device 'meta'"):
+        LanguageModel.load(str(folder), device="meta")

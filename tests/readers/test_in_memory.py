@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import probing as pb
 from probing.errors import BadParameter, CorpusError, UnknownName
@@ -94,6 +95,15 @@ def test_a_data_set_in_memory_is_read_as_one_from_a_folder(tmp_path: Path) -> No
         pb.Corpus.from_dataset(whole.to_iterable_dataset())
 
 
+def test_no_table_of_a_data_set_takes_the_place_of_another(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_dict({"text": ROWS["text"], "count": ROWS["count"]})
+    both = datasets.DatasetDict(train=whole, validation=whole.select(range(5)), dev=whole.select(range(5, 10)))
+    with pytest.raises(CorpusError, match="cannot be told apart"):
+        pb.Corpus.from_dataset(both)
+    same(pb.Corpus.from_dataset(whole.with_format("torch")), pb.Corpus.from_dataset(whole))
+
+
 def test_lists_of_words_are_words() -> None:
     corpus = pb.Corpus.from_texts([["Dogs", "bark", "."], ["It", "rains"]], {"upos": [["N", "V", "P"], ["P", "V"]]})
     assert [e.text for e in corpus] == ["Dogs bark .", "It rains"]
@@ -108,11 +118,23 @@ def test_numpy_values_are_plain_ones() -> None:
     assert corpus[1].columns["b"] is None
 
 
+def test_tensors_are_numbers_and_what_is_not_a_time_is_missing() -> None:
+    values = {"a": torch.arange(3), "t": [pd.NaT, "x", pd.NA], "d": np.array(["NaT", "2020", "2021"], "datetime64[D]")}
+    corpus = pb.Corpus.from_texts(["one", "two", "three"], values)
+    assert [e.columns["a"] for e in corpus] == [0, 1, 2]
+    assert [e.columns["t"] for e in corpus] == [None, "x", None]
+    assert corpus[0].columns["d"] is None
+
+
 @pytest.mark.parametrize(
     ("made", "error", "words"),
     [
         (lambda: pb.Corpus.from_texts([]), CorpusError, "no texts"),
         (lambda: pb.Corpus.from_texts("a text"), CorpusError, "one string"),
+        (lambda: pb.Corpus.from_texts(None), CorpusError, "NoneType"),  # type: ignore[arg-type]
+        (lambda: pb.Corpus.from_texts(t for t in "ab"), CorpusError, "generator"),  # type: ignore[arg-type]
+        (lambda: pb.Corpus.from_texts(["a", "b"], {"y": 1}), CorpusError, "int"),  # type: ignore[dict-item]
+        (lambda: pb.Corpus.from_texts(["a"], pd.DataFrame({"y": [1]})), CorpusError, "from_dataframe"),  # type: ignore[arg-type]
         (lambda: pb.Corpus.from_texts(["a", ""]), CorpusError, "texts:2"),
         (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1]}), CorpusError, "does not fit the texts"),
         (lambda: pb.Corpus.from_texts(["a", "b"], {"y": [1, float("inf")]}), CorpusError, "not finite"),

@@ -351,7 +351,7 @@ def test_a_measure_that_is_not_defined_is_named() -> None:
     assert "the measure Undefined is not defined here" in str(caught.value)
 
 
-@pytest.mark.parametrize("device", ["cuda:63", "no_such_kind"])
+@pytest.mark.parametrize("device", ["cuda:63", "no_such_kind", "meta"])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_done(device: str, tmp_path: Path) -> None:
     with pytest.raises(BadParameter, match="no device"):
         run(tag_store(), device=device, to=tmp_path / "out")

@@ -100,7 +100,7 @@ def load(
         UnsupportedModel: there is no such folder or hub model, safetensors are missing or damaged, the model is too
             large for this machine, weights are missing, or it has no fast tokenizer.
         RemoteCodeRefused: the model needs Python code in its folder.
-        BadParameter: the dtype, kind or device is unknown.
+        BadParameter: the dtype, kind or device is unknown, or a folder is given a revision that it is not.
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES, error=BadParameter)
@@ -108,6 +108,7 @@ def load(
         raise unknown_name("model kind", kind, KINDS, error=BadParameter)
     check_device(device)
     _check_local(name)
+    _check_revision(name, revision)
     refuse_remote_code(name)
     check_files(name)
     check_file(name)
@@ -152,8 +153,10 @@ def configuration(name: str, revision: str | None) -> dict[str, Any]:
     Raises:
         UnsupportedModel: there is no such folder or model, or its configuration cannot be read.
         RemoteCodeRefused: the model needs Python code in its folder.
+        BadParameter: a folder is given a revision that it is not.
     """
     _check_local(name)
+    _check_revision(name, revision)
     refuse_remote_code(name)
     check_file(name)
     with _quiet(), _typed(name):
@@ -295,6 +298,20 @@ def _check_local(name: str) -> None:
             where=name,
             next_step=f"did you mean {path.parent / near[0]}?" if near else "check the path",
         )
+
+
+def _check_revision(name: str, revision: str | None) -> None:
+    """Refuse a revision of a folder, which transformers would ignore: states would be said to be of another model."""
+    folder = Path(name).expanduser()
+    if revision is None or not folder.is_dir() or revision == _snapshot(folder):
+        return
+    raise BadParameter(
+        "a local folder has no revisions",
+        needed="a revision of a hub model only",
+        found=f"revision {revision!r}",
+        where=name,
+        next_step="leave the revision out, or give the model's hub name",
+    )
 
 
 def _load_error(name: str, error: BaseException, message: str | None = None) -> ModelError:
