@@ -46,8 +46,8 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     changed: random generators, training modes of all modules and weights are restored or untouched.
 
     A run that is started again with the same folder does not repeat steps that were probed. If the weights at a step
-    differ from before (the run continued from an earlier checkpoint), the step is probed again and replaces the old
-    results.
+    differ from before (the run continued from an earlier checkpoint, or it is another run), the step is probed again:
+    the old results of this step and of later ones leave the folder, with a warning.
 
     Attributes:
         to: folder of the results, for `probing report` and `ProbeResults.read`.
@@ -161,15 +161,38 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         return (model.run, model.step) == (self._run, step)
 
     def _drop_others(self, step: int, weights: str) -> None:
-        """Drop results of this step and run of other weights: the run went on from an earlier checkpoint."""
+        """Drop results of this run from this step on, if those of this step are of other weights: no curve joins two
+        trainings.
+        """
         path = self.to / "results.jsonl"
         if not path.is_file():
             return
         with folder_locked(self.to):
             every = read_results(path)
-            kept = [one for one in every if not self._is_of(one, step) or ModelFacts.of_result(one).weights == weights]
-            if len(kept) < len(every):
-                write_atomically(path, json_lines(kept).encode())
+            if all(ModelFacts.of_result(one).weights == weights for one in every if self._is_of(one, step)):
+                return
+            kept = [one for one in every if not self._is_later(one, step)]
+            self._forget(step)  # first: a step that is dropped must not count as done
+            write_atomically(path, json_lines(kept).encode())
+        warnings.warn(
+            f"step {step} has other weights than before: what was probed from there on, in another training, "
+            "is dropped; to keep both, name each with run=",
+            ProbingWarning,
+            stacklevel=4,
+        )
+
+    def _is_later(self, result: Any, step: int) -> bool:
+        """Return whether a result is of this run, at this step or after it."""
+        model = ModelFacts.of_result(result)
+        return model.run == self._run and model.step is not None and model.step >= step
+
+    def _forget(self, step: int) -> None:
+        """Remove the records of this run from this step on."""
+        file = self.to / _STEPS
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        of = [json.loads(line) for line in lines]
+        kept = [line for line, one in zip(lines, of, strict=True) if one["run"] != self._run or int(one["step"]) < step]
+        write_atomically(file, "".join(kept).encode())
 
     def _done(self) -> set[str]:
         """Return the keys of what was probed."""

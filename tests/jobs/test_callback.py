@@ -126,8 +126,25 @@ def test_a_loop_of_ones_own_resumes_and_replaces_a_step_that_became_another(
     with torch.no_grad():
         for weight in model.parameters():
             weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1
-    other = watch.probe(model, 0)
+    with pytest.warns(ProbingWarning, match="step 0 has other weights"):
+        other = watch.probe(model, 0)
     assert scores(other) != scores(first) and scores(watch.results) == scores(other)
+
+
+def test_two_trainings_in_one_folder_are_never_one_curve(tmp_path: Path, corpus: pb.Corpus) -> None:
+    watch, elsewhere = callback(corpus, tmp_path), callback(corpus, tmp_path, run="elsewhere")
+    one, two = network(), network()
+    with torch.no_grad():
+        two.transformer.wte.weight += 1.0
+    first = [watch.probe(one, step) for step in (0, 3, 6)]
+    elsewhere.probe(one, 6)
+    with pytest.warns(ProbingWarning, match="step 3 has other weights"):
+        watch.probe(two, 3)
+    of = [(ModelFacts.of_result(one).run, ModelFacts.of_result(one).step) for one in watch.results]
+    assert sorted(set(of)) == [("", 0), ("", 3), ("elsewhere", 6)]
+    with pytest.warns(ProbingWarning, match="step 3 has other weights"):
+        again = watch.probe(one, 3)  # what was dropped does not count as done
+    assert scores(again) == scores(first[1]) and scores(watch.probe(one, 6)) == scores(first[2])
 
 
 def test_bad_options_are_refused_before_training(tmp_path: Path, corpus: pb.Corpus) -> None:
