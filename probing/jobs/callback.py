@@ -100,7 +100,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._corpus, self._tasks = corpus, [task] if isinstance(task, str) else list(task)
         self._sites, self._rows, self._tokenizer = sites, rows, tokenizer
         self._name, self._run, self._keeps, self._page = name, run, keep_states, page
-        self._options = options
+        self._options, self._at = options, -1
         check_target(self.to)
         self._check_rows()
 
@@ -211,23 +211,46 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model before the first step of a new or resumed run; errors stop the run."""
         if state.is_world_process_zero:
+            self._at = state.global_step
             self.probe(given["model"], state.global_step, tokenizer=given.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model every `every` steps and at the last one; an error of this package becomes a warning, and
         training continues.
         """
-        step = state.global_step
-        if state.is_world_process_zero and (step % self.every == 0 or step >= state.max_steps):
-            try:
-                self.probe(given["model"], step, tokenizer=given.get("processing_class"))
-            except ProbingError as error:
-                warnings.warn(f"step {step} was not probed: {error}", ProbingWarning, stacklevel=2)
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._probe_once(state, given)
+
+    # A run that another callback stops early ends at a step that `on_step_end` cannot know to be the last. Before the
+    # Trainer loads the best checkpoint in place of it, one of these two events follows.
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Probe the model if training stops here."""
+        if control.should_training_stop:
+            self._probe_once(state, given)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Probe the model if training stops here."""
+        if control.should_training_stop:
+            self._probe_once(state, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Write the page of the results, unless `page` is False."""
+        """Probe the last step if it was not, and write the page of the results, unless `page` is False."""
+        if not args.load_best_model_at_end:  # else the weights may be those of another step
+            self._probe_once(state, given)
         if state.is_world_process_zero and self._page and len(self.results):
             pb.report(self.to)
+
+    def _probe_once(self, state: Any, given: dict[str, Any]) -> None:
+        """Probe the model, unless it was at this step; an error of this package becomes a warning."""
+        step = state.global_step
+        if not state.is_world_process_zero or step == self._at:
+            return
+        self._at = step
+        try:
+            self.probe(given["model"], step, tokenizer=given.get("processing_class"))
+        except ProbingError as error:
+            warnings.warn(f"step {step} was not probed: {error}", ProbingWarning, stacklevel=3)
 
 
 def _name_of(model: nn.Module) -> str:

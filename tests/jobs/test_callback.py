@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.trainer_callback import TrainerCallback
 
 import probing as pb
 from probing.errors import BadParameter, ConfigError, ProbingWarning, UnknownName
@@ -170,3 +171,17 @@ def test_an_error_in_the_middle_of_training_is_a_warning(tmp_path: Path, corpus:
 
     with pytest.warns(ProbingWarning, match="step 3 was not probed: it failed"):
         trained(tmp_path / "m", rows, Failing(corpus, task="upos", to=tmp_path / "r", every=3), steps=3)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_run_that_is_stopped_early_is_probed_at_its_last_step(
+    tmp_path: Path, corpus: pb.Corpus, rows: Any, is_first: bool
+) -> None:
+    class Stop(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_training_stop = state.global_step == 2
+
+    watch = callback(corpus, tmp_path / "r", page=False)
+    model = trained(tmp_path / "m", rows, *([Stop(), watch] if is_first else [watch, Stop()]))
+    assert {ModelFacts.of_result(one).step for one in watch.results} == {0, 2}
+    assert scores(watch.results[-1:]) == scores(callback(corpus, tmp_path / "again").probe(model, 2)[-1:])
