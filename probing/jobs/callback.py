@@ -46,8 +46,8 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     changed: random generators, training modes of all modules and weights are restored or untouched.
 
     A run that is started again with the same folder does not repeat steps that were probed. If the weights at a step
-    differ from before (the run continued from an earlier checkpoint), the step is probed again and replaces the old
-    results.
+    differ from before (the run continued from an earlier checkpoint, or it is another run), the step is probed again:
+    the old results of this step and of later ones leave the folder, with a warning.
 
     Attributes:
         to: folder of the results, for `probing report` and `ProbeResults.read`.
@@ -100,7 +100,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._corpus, self._tasks = corpus, [task] if isinstance(task, str) else list(task)
         self._sites, self._rows, self._tokenizer = sites, rows, tokenizer
         self._name, self._run, self._keeps, self._page = name, run, keep_states, page
-        self._options = options
+        self._options, self._at = options, -1
         check_target(self.to)
         self._check_rows()
 
@@ -161,15 +161,38 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         return (model.run, model.step) == (self._run, step)
 
     def _drop_others(self, step: int, weights: str) -> None:
-        """Drop results of this step and run of other weights: the run went on from an earlier checkpoint."""
+        """Drop results of this run from this step on, if those of this step are of other weights: no curve joins two
+        trainings.
+        """
         path = self.to / "results.jsonl"
         if not path.is_file():
             return
         with folder_locked(self.to):
             every = read_results(path)
-            kept = [one for one in every if not self._is_of(one, step) or ModelFacts.of_result(one).weights == weights]
-            if len(kept) < len(every):
-                write_atomically(path, json_lines(kept).encode())
+            if all(ModelFacts.of_result(one).weights == weights for one in every if self._is_of(one, step)):
+                return
+            kept = [one for one in every if not self._is_later(one, step)]
+            self._forget(step)  # first: a step that is dropped must not count as done
+            write_atomically(path, json_lines(kept).encode())
+        warnings.warn(
+            f"step {step} has other weights than before: what was probed from there on, in another training, "
+            "is dropped; to keep both, name each with run=",
+            ProbingWarning,
+            stacklevel=4,
+        )
+
+    def _is_later(self, result: Any, step: int) -> bool:
+        """Return whether a result is of this run, at this step or after it."""
+        model = ModelFacts.of_result(result)
+        return model.run == self._run and model.step is not None and model.step >= step
+
+    def _forget(self, step: int) -> None:
+        """Remove the records of this run from this step on."""
+        file = self.to / _STEPS
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        of = [json.loads(line) for line in lines]
+        kept = [line for line, one in zip(lines, of, strict=True) if one["run"] != self._run or int(one["step"]) < step]
+        write_atomically(file, "".join(kept).encode())
 
     def _done(self) -> set[str]:
         """Return the keys of what was probed."""
@@ -188,23 +211,46 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model before the first step of a new or resumed run; errors stop the run."""
         if state.is_world_process_zero:
+            self._at = state.global_step
             self.probe(given["model"], state.global_step, tokenizer=given.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model every `every` steps and at the last one; an error of this package becomes a warning, and
         training continues.
         """
-        step = state.global_step
-        if state.is_world_process_zero and (step % self.every == 0 or step >= state.max_steps):
-            try:
-                self.probe(given["model"], step, tokenizer=given.get("processing_class"))
-            except ProbingError as error:
-                warnings.warn(f"step {step} was not probed: {error}", ProbingWarning, stacklevel=2)
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._probe_once(state, given)
+
+    # A run that another callback stops early ends at a step that `on_step_end` cannot know to be the last. Before the
+    # Trainer loads the best checkpoint in place of it, one of these two events follows.
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Probe the model if training stops here."""
+        if control.should_training_stop:
+            self._probe_once(state, given)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Probe the model if training stops here."""
+        if control.should_training_stop:
+            self._probe_once(state, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Write the page of the results, unless `page` is False."""
+        """Probe the last step if it was not, and write the page of the results, unless `page` is False."""
+        if not args.load_best_model_at_end:  # else the weights may be those of another step
+            self._probe_once(state, given)
         if state.is_world_process_zero and self._page and len(self.results):
             pb.report(self.to)
+
+    def _probe_once(self, state: Any, given: dict[str, Any]) -> None:
+        """Probe the model, unless it was at this step; an error of this package becomes a warning."""
+        step = state.global_step
+        if not state.is_world_process_zero or step == self._at:
+            return
+        self._at = step
+        try:
+            self.probe(given["model"], step, tokenizer=given.get("processing_class"))
+        except ProbingError as error:
+            warnings.warn(f"step {step} was not probed: {error}", ProbingWarning, stacklevel=3)
 
 
 def _name_of(model: nn.Module) -> str:

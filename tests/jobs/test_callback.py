@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.trainer_callback import TrainerCallback
 
 import probing as pb
 from probing.errors import BadParameter, ConfigError, ProbingWarning, UnknownName
@@ -126,8 +127,25 @@ def test_a_loop_of_ones_own_resumes_and_replaces_a_step_that_became_another(
     with torch.no_grad():
         for weight in model.parameters():
             weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1
-    other = watch.probe(model, 0)
+    with pytest.warns(ProbingWarning, match="step 0 has other weights"):
+        other = watch.probe(model, 0)
     assert scores(other) != scores(first) and scores(watch.results) == scores(other)
+
+
+def test_two_trainings_in_one_folder_are_never_one_curve(tmp_path: Path, corpus: pb.Corpus) -> None:
+    watch, elsewhere = callback(corpus, tmp_path), callback(corpus, tmp_path, run="elsewhere")
+    one, two = network(), network()
+    with torch.no_grad():
+        two.transformer.wte.weight += 1.0
+    first = [watch.probe(one, step) for step in (0, 3, 6)]
+    elsewhere.probe(one, 6)
+    with pytest.warns(ProbingWarning, match="step 3 has other weights"):
+        watch.probe(two, 3)
+    of = [(ModelFacts.of_result(one).run, ModelFacts.of_result(one).step) for one in watch.results]
+    assert sorted(set(of)) == [("", 0), ("", 3), ("elsewhere", 6)]
+    with pytest.warns(ProbingWarning, match="step 3 has other weights"):
+        again = watch.probe(one, 3)  # what was dropped does not count as done
+    assert scores(again) == scores(first[1]) and scores(watch.probe(one, 6)) == scores(first[2])
 
 
 def test_bad_options_are_refused_before_training(tmp_path: Path, corpus: pb.Corpus) -> None:
@@ -153,3 +171,17 @@ def test_an_error_in_the_middle_of_training_is_a_warning(tmp_path: Path, corpus:
 
     with pytest.warns(ProbingWarning, match="step 3 was not probed: it failed"):
         trained(tmp_path / "m", rows, Failing(corpus, task="upos", to=tmp_path / "r", every=3), steps=3)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_run_that_is_stopped_early_is_probed_at_its_last_step(
+    tmp_path: Path, corpus: pb.Corpus, rows: Any, is_first: bool
+) -> None:
+    class Stop(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_training_stop = state.global_step == 2
+
+    watch = callback(corpus, tmp_path / "r", page=False)
+    model = trained(tmp_path / "m", rows, *([Stop(), watch] if is_first else [watch, Stop()]))
+    assert {ModelFacts.of_result(one).step for one in watch.results} == {0, 2}
+    assert scores(watch.results[-1:]) == scores(callback(corpus, tmp_path / "again").probe(model, 2)[-1:])
