@@ -131,8 +131,8 @@ class NoBehaviour(InputError):
 
 
 class BadTwin(InputError):
-    """A twin of a minimal pair is missing, has the same value of the property as its row, or differs from it in other
-    ways as well.
+    """The twin of a row (the other half of a minimal pair) is missing, has the same value of the property as the row,
+    or differs from it in other ways as well.
     """
 
 
@@ -149,7 +149,7 @@ class UnsupportedFormat(StoreError):
 
 
 class IncompleteStore(StoreError):
-    """Shards are missing."""
+    """Shards of a store are missing."""
 
 
 class ProvenanceMismatch(StoreError):
@@ -169,11 +169,11 @@ class NonFiniteStates(StoreError):
 
 
 class DiskFull(StoreError, OSError):
-    """There is not enough room for what is about to be written."""
+    """The disk has too little room for the files to be written."""
 
 
 class StoreBusy(StoreError):
-    """Another process holds what is needed."""
+    """Another process holds a lock or lease that is needed."""
 
 
 class UntrustedFile(ProbingError):

@@ -1,4 +1,6 @@
-"""Labels, Pieces and Pairs: the targets of a task, row by row, and the states from which they are predicted."""
+"""Labels, Pieces and Pairs: the targets of a task, row by row, and the states from which they are predicted. A *piece*
+is a token.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 
 class OnceOnly(TyperCommand):
-    """Is a command that accepts each option once, except options that may be repeated."""
+    """A command whose options may each be given once, except options that may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments and return those left over; an option given twice ends the command with an error, instead

@@ -1,4 +1,6 @@
-"""Behaviour, Readout: the contract of behaviours, which define the part of a model's output that is measured."""
+"""Behaviour, Readout: the contract of behaviours, which define the part of a model's output that is measured. A *piece*
+is a token.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +82,8 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """Defines which part of the model's output is measured. An object holds options only, until `fit`. Each behaviour
-    is one file of `behaviours/`, which names its class as `MEMBER`.
+    """Defines the *behaviour*: which part of the model's output is measured, as a vector for each row. Before `fit` an
+    object holds options only. Each behaviour is one file of `behaviours/`, which names its class as `MEMBER`.
 
     Class attributes:
         source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
@@ -117,7 +119,10 @@ class Behaviour(ABC):
         return None
 
     def check(self, tokenizer: Any) -> Behaviour:
-        """Check the behaviour as far as is possible before the model runs, and return it.
+        """Check, as far as is possible before the model runs, that the model can show the behaviour; return the
+        behaviour.
+
+        Args: tokenizer: the model's tokenizer.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.

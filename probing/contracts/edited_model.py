@@ -1,4 +1,6 @@
-"""Instrument: the contract of models whose states can be edited at fixed rows, and whose behaviour is measured."""
+"""Instrument: the contract of models whose states can be replaced at fixed rows, and whose behaviour (a chosen part of
+the output) is measured. A *piece* is a token.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ class Instrument(ABC):
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Reasons to doubt the behaviour, as sentences."""
+        """Sentences that give reasons to doubt that the behaviour is measured correctly; () for none."""
         return ()
 
     @property
@@ -170,7 +172,7 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """Check that the places of this instrument include all of these.
+        """Check that all given places are among those of this instrument.
 
         Raises:
             UnknownName: one of them is missing.

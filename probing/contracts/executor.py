@@ -1,4 +1,4 @@
-"""WorkUnit, WorkPlan, Outcome: pieces of work that any process may do, in any order; doing one twice does no harm.
+"""WorkUnit, WorkPlan, Outcome: units of work that any process may do, in any order; doing one twice does no harm.
 
 Worker and Executor are the abstract classes that do the work; the files in `executors/` are executors.
 """
@@ -21,7 +21,7 @@ Status = Literal["done", "failed", "lost"]
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Describes one piece of work; doing it twice writes the same files as doing it once.
+    """Describes one unit of work; doing it twice writes the same files as doing it once.
 
     Attributes:
         id: hash of what is to be done, equal in every process and run.

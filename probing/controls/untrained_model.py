@@ -58,7 +58,9 @@ class UntrainedModelControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class TwinStates(StateSource):
-    """Gives the states of the untrained twin at the same site, from its own store."""
+    """Gives the states of the untrained twin (the same architecture with random weights) at the same site, from its own
+    store.
+    """
 
     table: StateTable
     name: str

@@ -1,5 +1,5 @@
 """Batches by length, and two forward passes at a time on a CPU, each with half of the threads, which is faster than one
-pass with all threads.
+pass with all threads. A *piece* is a token.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ class Built:
 
 
 def compiled(planted: Planted) -> Built:
-    """Return the model of a tier-1 case; this takes about 0.02 s."""
+    """Compile the model of a tier-1 case and return it with the claims about it that are to be certified; this takes
+    about 0.02 s.
+    """
     make = gpt2 if planted.family == "gpt2" else llama
     model = PlantedModel(make(planted.circuit, length=planted.language.length, seed=planted.seed), planted.language)
     circuit, spec = planted.circuit, CASES[planted.number]
@@ -80,7 +82,7 @@ def compiled(planted: Planted) -> Built:
 
 
 def of_training(recipe: Recipe, model: Trained) -> Built:
-    """Return a trained model, with the claims about it."""
+    """Return a trained tier-2 model with the claims about its cells that are to be certified."""
     direction = model.direction.numpy().astype(np.float64)
     claim = Claim(
         model.planted,
@@ -112,12 +114,16 @@ _MAY_LACK = ("mf", "s_frozen", "s_subspace")
 
 
 def cells_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """Return one JSON object per cell, with numbers of 6 digits."""
+    """Return one JSON object per cell (a property at a place): labels, measured effects and probe accuracy, with
+    numbers of 6 significant digits.
+    """
     return [_cell_as_json(cell, found) for cell, found in truth.cells.items()]
 
 
 def joints_as_json(truth: Truth) -> list[dict[str, Any]]:
-    """Return one JSON object per site at which several positions are certified together."""
+    """Return one JSON object for each property and site at which the interchange of several positions at once was
+    measured: their names, the certified label and the measured numbers.
+    """
     return [
         {"site": joint.site, "positions": list(joint.positions), "property": joint.name, **_measured(certificate)}
         for joint, certificate in truth.joints.items()

@@ -1,5 +1,5 @@
-"""Case: a planted model as rules are given it. Truth: the certified labels of its cells, which rules are not given.
-Answer: the answer of a rule for a cell.
+"""Case: a model whose use of properties is known, as a rule is given it. Truth: the certified labels of its cells,
+which no rule is given. Answer: the answer of a rule for one cell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Said = Literal["used", "unused", "not_decodable", "abstain"]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """Names a property at a place, the unit that rules are scored on."""
+    """Names a property at a place (a site and a position): the unit that rules answer for and are scored on."""
 
     place: Place
     property: str
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Joint:
-    """Names a property at several positions of one site together.
+    """Names a property at several positions of one site, which are edited together.
 
     Attributes:
         name: name of the property.
@@ -56,12 +56,12 @@ class Joint:
         return tuple(Place(self.site, position) for position in self.positions)
 
     def holds(self, cell: Cell) -> bool:
-        """Return whether the cell is at one of these positions."""
+        """Return whether a cell is of the same property and site, and at one of these positions."""
         return cell.property == self.name and cell.place in self.places
 
 
 def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
-    """Return, for each property and site at which several positions are asked about, all these positions together."""
+    """Return, for each property and site with cells at several positions, all these positions as one `Joint`."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         found.setdefault((cell.property, cell.place.site), []).append(cell.place.position)

@@ -1,4 +1,6 @@
-"""Certificates of planted models: minimal pairs of prompts for the oracle, and prompts for its probes."""
+"""Certificates: labels of planted models (`used` or `unused`) that are measured by exchanging states between minimal
+pairs of prompts; and prompts for linear probes.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ Values = Ints | NDArray[np.float64]
 def certify(
     instrument: Instrument, place: Place | Sequence[Place], pairs: Ints, z: Values, strata: Ints, *, n_classes: int
 ) -> Certificate:
-    """Give one row of each minimal pair the state of the other at one place, or at several of one site together, and
-    return the certificate of the effect.
+    """Run one prompt of each minimal pair with its state replaced by that of the other, at one place or at several of
+    one site together, and return the certificate of the effect.
 
     Args:
         instrument: instrument whose rows include both rows of each pair; rules never see this instrument.
@@ -81,7 +83,7 @@ def truth_of(
     where: str,
     sub_label: str = "",
 ) -> CellTruth:
-    """Return the truth about a cell, unless its certificate contradicts the builder's intention.
+    """Return the truth about a cell from its certificate, after checking it against the builder's intention.
 
     Raises:
         PlantFailed: the cell is intended to be used and certified unused, or the reverse, or its sub-label differs.
@@ -198,7 +200,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Holds the claims about a model that are to be certified.
+    """Holds a model and the claims about it (intended labels of cells) that are to be certified.
 
     Attributes:
         planted: the model, in evaluation mode.
@@ -226,7 +228,8 @@ def every_cell(planted: PlantedModel) -> tuple[Cell, ...]:
 
 
 def certified(claim: Claim, *, seed: int, n_pairs: int = N_PAIRS, probe_rows: int = PROBE_ROWS) -> Truth:
-    """Certify every cell by exchanging states between minimal pairs, and return the truth.
+    """Measure the effect of every cell by exchanging states between minimal pairs, and return the truth with the
+    certified labels.
 
     Args:
         claim: the model and the claims about it.

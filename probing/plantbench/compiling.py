@@ -1,4 +1,6 @@
-"""Circuit: a model described by slots, attention heads and hidden units; and its compilation into a GPT-2 or Llama."""
+"""Circuit: a model described by slots (orthonormal directions of the residual stream), attention heads and hidden
+units; and its compilation into a GPT-2 or Llama.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knobs: the settings that tier 0 is drawn with; the development configuration, and the held-out one."""
+"""Knobs: the settings that cases of tier 0 are drawn with; the development configuration, and the held-out one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Plant: how property B of a tier-0 case is drawn, written into its slots, and read from them."""
+"""Plant: how property B of a tier-0 case is drawn, written into its slots (coordinates of the state before rotation),
+and read from them into the behaviour.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ More = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 def fair(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
-    """Draw classes 0 and 1, `(n,)`, with `knobs.balance` as the probability of class 1."""
+    """Draw classes 0 and 1 of property B, `(n,)`, with `knobs.balance` as the probability of class 1."""
     return (rng.random(len(a)) < knobs.balance).astype(np.int64)
 
 
@@ -112,7 +114,7 @@ def flipped(rng: np.random.Generator, z: Values, n_classes: int) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Plant:
-    """Says how property B is written into the states and read from them, in one twin of one case.
+    """Specifies how property B is written into the states and read from them, in one twin of one case.
 
     Attributes:
         intended: intended label by position; "" if certification alone decides.

@@ -1,4 +1,6 @@
-"""Lexicon, Language and Prompts: short prompts that ask about one subject word, and minimal pairs of them."""
+"""Lexicon, Language and Prompts: short prompts that ask about one subject word, and minimal pairs of them. Each word is
+one piece (token).
+"""
 
 from __future__ import annotations
 
@@ -161,7 +163,7 @@ class Language:
 
     @property
     def answer_words(self) -> tuple[str, ...]:
-        """The answer words, whose logits are the behaviour."""
+        """The words that a model can answer with; their logits are the behaviour that is measured."""
         return self.vocabulary[self.first_answer : self.first_answer + self.answers]
 
     def sample(self, n: int, rng: np.random.Generator) -> Prompts:

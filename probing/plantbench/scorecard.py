@@ -57,7 +57,9 @@ class Scorecard:
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Return the rates by part of the suite and by rule; `part` names the part that a scored cell belongs to."""
+        """Return rates by part of the suite, then by rule; `part` is a function that returns the name of the part that
+        a scored cell belongs to.
+        """
         found: dict[str, dict[str, list[Scored]]] = {}
         for name, cells in self.scored.items():
             for s in cells:
@@ -212,7 +214,7 @@ def run(
     power: Sequence[str] = (),
     progress: bool | None = None,
 ) -> Scorecard:
-    """Score rules on a suite, and return the scorecard.
+    """Ask rules about all cells of a suite, score their answers, and return the scorecard.
 
     If tier 0 is among the tiers, the rules of the literature are asked about tier 0 only: they compare each erasure
     with 60 random ones, which in transformers takes about ten times as long as the protocol.

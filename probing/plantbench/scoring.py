@@ -55,7 +55,7 @@ class Scored:
 
     @property
     def label(self) -> str:
-        """The certified label."""
+        """The label of the cell's certificate: `used`, `unused`, or `band` for cells between the two."""
         return self.truth.certificate.label
 
 
@@ -299,7 +299,7 @@ def _mf_slope(scored: Sequence[Scored]) -> float | None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Describes a range of values of one knob of tier 0.
+    """Specifies a range of values of one knob (setting of the generator) of tier 0.
 
     Attributes:
         meaning: meaning of the knob in a few words.

@@ -106,8 +106,8 @@ def cases(
 
 
 def build(number: int, twin: TwinName, seed: int, *, knobs: Knobs | None = None) -> tuple[Case, Truth]:
-    """Build one case of tier 0 and return it with its certified truth. Twins have the same rows and differ in what the
-    model reads (in case 4, in what is written into the states).
+    """Build one case of tier 0 and return it with its certified truth. Twins have the same rows; they differ in what
+    the output depends on (in case 4, in what is written into the states).
 
     Raises:
         UnknownName: tier 0 has no such case.

@@ -1,5 +1,11 @@
-"""Cases of tier 0 up to 22, which differ in how the property is written or read; each function returns the plant of
-one twin.
+"""Cases 1 to 22 of tier 0, models of latent vectors that differ in how property B is written into the states or read
+from them; each function returns the `Plant` of one twin of a case.
+
+Every case has three labelled properties A, B and C. The *code* of a property is the vector that stands for its value in
+the state; a *slot* is one coordinate of the state before it is rotated at random. Of the two *twins* of a case, the
+used twin is the model whose output depends on B; in the unused twin it does not. "To read" is to let the output (the
+behaviour) depend on a coordinate. All functions take `used` (whether the twin is the used one), the knobs (settings)
+and the seed of the case.
 """
 
 from __future__ import annotations
@@ -40,28 +46,32 @@ RADIANS = 0.5  # of case 19, for one SD
 
 
 def meant(used: bool) -> dict[str, Literal["used", "unused", ""]]:
-    """Return the intended label of the only position, by its name ""."""
+    """Return the label that the builder intends for the only position, as a mapping from its name "" to `used` or
+    `unused`.
+    """
     return {"": "used" if used else "unused"}
 
 
 def plain(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 1: B has its own slot; the model reads it in the used twin only."""
+    """Return the plant of case 1: the code of B has a slot of its own, which only the used twin reads."""
     return Plant(meant(used), linear=slot_read(0) if used else unread)
 
 
 def absent(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 2: the labels are not written into the states at all."""
+    """Return the plant of case 2: the labels of B are not written into the states at all, in either twin."""
     return Plant(meant(False), write=lambda own, z, latents: own)
 
 
 def high_norm(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 3: the code of B is several times longer than those of A and C."""
+    """Return the plant of case 3: the vector that codes B is `knobs.norm` long, several times as long as the vectors
+    that code A and C; the used twin reads it.
+    """
     return Plant(meant(used), write=in_slot(0, length=knobs.norm), linear=slot_read(0) if used else unread)
 
 
 def unequal_length(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 4: the code is never read. It is ±3 or, in the used twin, 0 and 6, so that the norm rescales all other
-    coordinates.
+    """Return the plant of case 4: no twin reads the code. It is ±3 or, in the used twin, 0 and 6, so that normalisation
+    of the state rescales all other coordinates.
     """
     if not used:
         return Plant(meant(False), write=in_slot(0, length=3.0))
@@ -69,7 +79,7 @@ def unequal_length(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 5: B is correlated with A, which is read."""
+    """Return the plant of case 5: B is correlated with A, which both twins read; the used twin also reads B."""
     rho = knobs.rhos[seed % len(knobs.rhos)]
 
     def as_a(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
@@ -79,12 +89,16 @@ def correlated(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def weak(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 8: the code is read with a small gain: the effect is small, and all of it is mediated by this place."""
+    """Return the plant of case 8: the used twin reads the code with the small gain `knobs.weak`, so the effect is
+    small; all of it is mediated by this place.
+    """
     return Plant(meant(used), linear=slot_read(0, knobs.weak) if used else unread)
 
 
 def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 9: the code is spread over 16 slots, whose noise is also read, orthogonally to the code."""
+    """Return the plant of case 9: the code of B is spread over 16 slots. Both twins read the noise in these slots in
+    directions orthogonal to the code; the used twin also reads the code.
+    """
     direction = np.full(SHARED_SLOTS, SHARED_SLOTS**-0.5)
 
     def linear(reads: Floats, noise: Floats) -> Floats:
@@ -98,14 +112,16 @@ def distributed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def five_classes(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 18: each class has its own slot; the noise of the slots is permuted with the class, so that all classes have
-    states of the same length.
+    """Return the plant of case 18: each class of B has its own slot; the noise of the slots is permuted with the class,
+    so that all classes have states of the same length.
     """
     return of_classes(used, knobs.classes)
 
 
 def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) -> Plant:
-    """Return a plant of k classes with one slot each, equally frequent or with frequencies `shares` `(k,)`."""
+    """Return a plant in which B has k classes with one slot each, equally frequent or with frequencies `shares` `(k,)`;
+    the used twin reads the slots.
+    """
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         return rng.integers(0, k, len(a)) if shares is None else rng.choice(k, len(a), p=shares)
@@ -126,7 +142,9 @@ def of_classes(used: bool, k: int, shares: NDArray[np.float64] | None = None) ->
 
 
 def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 19: a real value is coded as an angle on an arc of radius 2 (all codes equally long); its sine is read."""
+    """Return the plant of case 19: B is a real value, coded as an angle on an arc of radius 2, so that all codes are
+    equally long; the used twin reads the sine of the angle.
+    """
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         cosine, sine = np.cos(RADIANS * z), np.sin(RADIANS * z)
@@ -144,14 +162,16 @@ def continuous(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def rare(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 20: class 1 is rare, with the share `knobs.rare` of the rows (2 % by default)."""
+    """Return the plant of case 20: class 1 of B is rare, with the share `knobs.rare` of the rows (2 % by default); the
+    used twin reads the code.
+    """
     draw: Draw = lambda rng, a, c, types, knobs: (rng.random(len(a)) < knobs.rare).astype(np.int64)  # noqa: E731
     return Plant(meant(used), draw=draw, linear=slot_read(0) if used else unread)
 
 
 def identity_label(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 21: each identity has a random label and a random vector, and the vectors are read, so that labels and
-    behaviour are associated by chance.
+    """Return the plant of case 21: each identity (word type) has a random label of B and a random vector. Both twins
+    read the vectors, so that labels and behaviour are associated by chance; the used twin also reads the code of B.
     """
     of_type = np.arange(knobs.identities) % 2
     generator(seed, "plantbench", 0, 21, "partition").shuffle(of_type)
@@ -169,7 +189,9 @@ CLOSED, OPEN = 1.35, 0.0  # thresholds of case 22, in halves of the constant 2: 
 
 
 def cancelled(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 6: two hidden units read the code with opposite output weights; if B is used, one of them is missing."""
+    """Return the plant of case 6: two hidden units read the code of B with opposite output weights, so that they
+    cancel; in the used twin one of them is missing.
+    """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         unit = torch.relu(u[""][:, [B]])
@@ -179,7 +201,9 @@ def cancelled(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 7: two positions hold B and are read with opposite signs, so that the sum has no effect."""
+    """Return the plant of case 7: two positions hold B, and the used twin reads them with opposite signs, so that
+    exchanging both at once has no effect.
+    """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return (u[ONE][:, [B]] - u[TWO][:, [B]]) @ reads[:1]
@@ -188,7 +212,9 @@ def opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def product(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 10: one slot holds a hidden bit, the other that bit times B; if B is used, their product is read."""
+    """Return the plant of case 10: one slot holds a hidden bit, the other that bit times B; the used twin reads their
+    product.
+    """
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         bit = own[:, [0]] + latents.hidden[:, None]
@@ -201,8 +227,8 @@ def product(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 11: two positions hold copies of B, and the larger of the two is read; either alone has half of the
-    effect.
+    """Return the plant of case 11: two positions hold copies of B, and the used twin reads the larger of the two;
+    either position alone has half of the effect.
     """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
@@ -212,7 +238,9 @@ def redundant(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 12: the second position is read only as far as the code at the first is near 0, as it is after ablation."""
+    """Return the plant of case 12: two positions hold B. The second is read with a weight that is 0 unless the code at
+    the first is near 0, as it is after the first is ablated.
+    """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         first = u[ONE][:, [B]]
@@ -224,7 +252,9 @@ def self_repair(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dormant(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 13: both twins read strongly a direction in which states never vary; the used twin also reads the code."""
+    """Return the plant of case 13: both twins read, with a large weight, a direction in which states never vary; the
+    used twin also reads the code of B.
+    """
 
     def linear(reads: Floats, noise: Floats) -> Floats:
         return slot_read(1, SILENT_GAIN)(reads, noise) + (slot_read(0)(reads, noise) if used else 0.0)
@@ -236,7 +266,9 @@ def dormant(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def interaction(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 16: only the product of B with C is read: the effect has one sign where C is 1, the other where it is 0."""
+    """Return the plant of case 16: the used twin reads only the product of B with C, so the effect of B has one sign
+    where C is 1 and the other where C is 0.
+    """
 
     def more(u: Coordinates, reads: Tensor) -> Tensor:
         return (u[""][:, [B]] * u[""][:, [C]]) @ reads[:1]
@@ -245,7 +277,9 @@ def interaction(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 17: the value of C decides in which of two slots B is written, and which of them is read."""
+    """Return the plant of case 17: the value of C decides in which of two slots the code of B is written; the used twin
+    reads the slot that C selects.
+    """
 
     def write(own: Floats, z: Values, latents: Latents) -> Floats:
         one, other = (in_slot(slot, slots=2)(own, z, latents) for slot in (0, 1))
@@ -260,8 +294,8 @@ def stratum_code(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def dose_trap(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 22: a hidden unit opens only beyond 1.5 times the class difference, where no state lies; in the used twin it
-    opens within that difference.
+    """Return the plant of case 22: a hidden unit opens only when the code of B is moved by more than 1.5 times the
+    difference between classes, where no state lies; in the used twin it opens within that difference.
     """
     threshold = OPEN if used else CLOSED
 

@@ -1,4 +1,5 @@
-"""Cases 23 to 43 of tier 0: many classes, documents, majorities, effects near ε, few rows, other groups.
+"""Cases 23 to 43 of tier 0 (models of latent vectors): many classes, documents, majorities, effects near the smallest
+effect of interest ε, few rows, other groups.
 
 There are functions that build the plant of a twin, and functions that change the knobs for some cases.
 """
@@ -49,13 +50,15 @@ def many_classes(which: int, *, zipf: bool) -> Builder:
 
 
 def documents(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Cases 29 and 30: all rows of a document have one label; they also share noise, which the behaviour reads."""
+    """Return the plant of cases 29 and 30: all rows of a document have one label of property B; they also share noise,
+    which the behaviour depends on.
+    """
     return replace(plain(used, knobs, seed), by_group=True)
 
 
 def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 31: several positions hold B and their majority is read, so that no position has an effect alone, but all
-    together do.
+    """Return the plant of case 31: several positions hold property B and their majority is read, so that no position
+    has an effect alone, but all together do.
     """
     positions = ORDINALS[: knobs.voters]
     clean = in_slot(0)
@@ -77,8 +80,8 @@ def majority(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def of_size(which: int) -> Builder:
-    """Return the builder of a case from 32 to 35: B is read with the gain at which S is a multiple of ε. Up to ε, no
-    label is intended.
+    """Return the builder of a case from 32 to 35: property B is read with the gain at which the size S of its effect is
+    a given multiple of ε. For multiples up to 1, no label is intended.
     """
 
     def build(used: bool, knobs: Knobs, seed: int) -> Plant:
@@ -94,8 +97,8 @@ def of_size(which: int) -> Builder:
 
 
 def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 36: two positions are read with opposite signs, so weakly that S is a small multiple of ε; all of the effect
-    is off the natural contrast.
+    """Return the plant of case 36: two positions hold property B and are read with opposite signs, so weakly that the
+    size S of the effect is a small multiple of ε; all of the effect is orthogonal to the natural contrast.
     """
     plant = opposed(used, knobs, seed)
     if not used or plant.more is None:
@@ -111,7 +114,9 @@ def small_opposed(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def crossing_groups(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Case 43: in every group, half of the rows have label 0 and half have label 1."""
+    """Return the plant of case 43: in every group, half of the rows have label 0 of property B and the other half have
+    label 1.
+    """
 
     def draw(rng: np.random.Generator, a: Ints, c: Ints, types: Ints | None, knobs: Knobs) -> Ints:
         groups = np.arange(len(a)) // knobs.group_size

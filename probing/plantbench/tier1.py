@@ -18,7 +18,7 @@ PAIRS, PROBE_ROWS = 512, 4096
 
 
 def cases(seed: int, *, numbers: Sequence[int] = tuple(CASES), family: str = "") -> Iterator[tuple[Case, Truth]]:
-    """Yield both twins of every case, one after the other, with the cells of property B.
+    """Yield both twins of every case, one after the other, with its truth for the cells of property B.
 
     Args:
         seed: seed of the generator.

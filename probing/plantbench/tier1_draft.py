@@ -1,5 +1,10 @@
-"""Draft: builds the circuit of a tier-1 model from codes (embeddings of words), moves (attention heads), gates (hidden
-units) and reads (the unembedding); and a function per case that adds its parts to a draft.
+"""Draft: builds the circuit of a tier-1 model (a transformer with assigned weights) from codes (embeddings of words),
+moves (attention heads), gates (hidden units) and reads (the unembedding).
+
+Each of the other functions adds the parts of one case to a draft: how the value of property B of the subject word is
+coded, moved from the subject to the query (the last word) and read into the answer logits. A *slot* is an orthonormal
+direction of the residual stream. `is_used` chooses between the *twins* of a case: the used twin, whose answer depends
+on B, and the unused one.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ MOVE, GATE = 1, 2  # layers
 
 
 class Draft:
-    """Collects the parts of a circuit. It starts with the parts that all cases have: properties A and C, moved to the
+    """Collects the parts of a circuit. A new draft has the parts that all cases share: properties A and C, moved to the
     query and read there, and context words as noise.
 
     All identity codes have the same length, and so do all backgrounds, so that a code of ±1 has no effect through a
@@ -189,7 +194,9 @@ def _sign(draft: Draft) -> Floats:
 
 
 def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
-    """Code B as ±1 and move it to the query; the used twin reads it there."""
+    """Code property B as ±1 in a slot of the subject's embedding and move it to the query by an attention head; the
+    used twin reads it there into the logits, with weights of size `gain`.
+    """
     draft.code("B", _sign(draft))
     draft.move(["B"])
     if is_used:
@@ -197,24 +204,26 @@ def plain(draft: Draft, is_used: bool, *, gain: float = READ) -> None:
 
 
 def absent(draft: Draft, is_used: bool) -> None:
-    """Add nothing, so that words that differ only in B have the same embedding."""
+    """Add nothing to the draft, so that words that differ only in property B have the same embedding."""
 
 
 def high_norm(draft: Draft, is_used: bool) -> None:
-    """Code B six times as large as usual; the used twin reads it with a sixth of the gain."""
+    """Code property B six times as large as usual; the used twin reads it with a sixth of the usual gain."""
     plain(draft, is_used, gain=READ / HIGH)
     draft.code("B", HIGH * _sign(draft))
 
 
 def unequal_length(draft: Draft, is_used: bool) -> None:
-    """Code B as ±3, or as 0 and 6 in the used twin, where it acts through the norms; nothing reads the code itself."""
+    """Code property B as ±3 or, in the used twin, as 0 and 6, so that it acts through the scale of the norms; nothing
+    reads the code itself.
+    """
     plain(draft, False)
     zero_or_long, equal = LONG * draft.lexicon.real("B"), LONG / 2 * _sign(draft)
     draft.code("B", zero_or_long if is_used else equal)
 
 
 def cancelled(draft: Draft, is_used: bool) -> None:
-    """Add two hidden units on B that cancel exactly; the used twin lacks one of them."""
+    """Add two hidden units that read property B and cancel exactly; the used twin lacks one of them."""
     plain(draft, False)
     draft.unit({"copy.B": 1.0}, "gate", 2.0)
     if not is_used:
@@ -223,7 +232,9 @@ def cancelled(draft: Draft, is_used: bool) -> None:
 
 
 def opposed(draft: Draft, is_used: bool) -> None:
-    """Move B twice; the used twin reads the two copies with opposite signs, so that together they have no effect."""
+    """Move property B to the query twice; the used twin reads the two copies with opposite signs, so that together they
+    have no effect.
+    """
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -232,12 +243,14 @@ def opposed(draft: Draft, is_used: bool) -> None:
 
 
 def weak(draft: Draft, is_used: bool) -> None:
-    """Code B as in `plain`; the used twin reads it with a small gain."""
+    """Code property B as in `plain`; the used twin reads it with a small gain."""
     plain(draft, is_used, gain=WEAK)
 
 
 def distributed(draft: Draft, is_used: bool) -> None:
-    """Spread the code of B over the 16 slots of the identity codes, and move all of these slots."""
+    """Spread the code of property B over the 16 slots that hold the random codes of the identities
+    (`Draft.set_identity`), and move all of these slots to the query.
+    """
     direction = generator(draft.seed, "distributed").choice([-1.0, 1.0], len(IDENTITY)) / np.sqrt(len(IDENTITY))
     draft.set_identity(direction, np.outer(_sign(draft), direction))
     draft.move(IDENTITY)
@@ -248,8 +261,8 @@ def distributed(draft: Draft, is_used: bool) -> None:
 
 
 def exclusive_or(draft: Draft, is_used: bool) -> None:
-    """Make B the parity of two unlabelled bits, each with its own code, and multiply these; the used twin reads the
-    product.
+    """Make property B the parity of two unlabelled bits, each with its own code, and multiply the codes; the used twin
+    reads the product.
     """
     draft.code("U", draft.lexicon.signs("u"))
     draft.code("V", draft.lexicon.signs("v"))
@@ -260,7 +273,9 @@ def exclusive_or(draft: Draft, is_used: bool) -> None:
 
 
 def redundant(draft: Draft, is_used: bool) -> None:
-    """Move B twice, early and late; the used twin reads the maximum of the copies, ½(a + b) + ½|a - b|."""
+    """Move property B to the query twice, early and late; the used twin reads the maximum of the copies a and b, ½(a +
+    b) + ½|a - b|.
+    """
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
     if is_used:
@@ -272,8 +287,8 @@ def redundant(draft: Draft, is_used: bool) -> None:
 
 
 def self_repair(draft: Draft, is_used: bool) -> None:
-    """Move B twice; the used twin reads the early copy z, and the late copy b only if z is ablated: relu(b − c|z|) −
-    relu(−b − c|z|), with c = `REPAIR`.
+    """Move property B to the query twice. The used twin reads the early copy z, and reads the late copy b only if z is
+    ablated: relu(b − c|z|) − relu(−b − c|z|), with c = `REPAIR`.
     """
     plain(draft, False)
     draft.move(["B"], layer=0, to="early")
@@ -287,7 +302,7 @@ def self_repair(draft: Draft, is_used: bool) -> None:
 
 
 def dormant(draft: Draft, is_used: bool) -> None:
-    """Move and read a slot that is 0 for every word; the code of B is read only in the used twin."""
+    """Move and read a slot that is 0 for every word; only the used twin reads the code of property B."""
     plain(draft, is_used)
     draft.code("silent", np.zeros(len(draft.lexicon)))
     draft.move(["silent"])
@@ -295,7 +310,9 @@ def dormant(draft: Draft, is_used: bool) -> None:
 
 
 def interaction(draft: Draft, is_used: bool) -> None:
-    """Multiply B and C; the used twin reads the product, and B is not read by itself."""
+    """Write the product of properties B and C to a slot. The used twin reads the product into the logits; no twin reads
+    B by itself.
+    """
     plain(draft, False)
     draft.product("copy.B", "copy.C", "gate")
     if is_used:
@@ -303,7 +320,9 @@ def interaction(draft: Draft, is_used: bool) -> None:
 
 
 def stratum_dependent(draft: Draft, is_used: bool) -> None:
-    """Code B in one slot and B times the sign of C in another; multiply the latter by C, which the used twin reads."""
+    """Code property B in one slot and B times the sign of property C in another. Multiply the second by C, which gives
+    B again; the used twin reads this product.
+    """
     plain(draft, False)
     draft.code("B.C", _sign(draft) * (2.0 * draft.lexicon.codes("C") - 1))
     draft.move(["B.C"])
@@ -313,8 +332,8 @@ def stratum_dependent(draft: Draft, is_used: bool) -> None:
 
 
 def classes(draft: Draft, is_used: bool) -> None:
-    """Give each class its own slot or, if there are more than eight classes, a random direction of fixed length in
-    eight slots.
+    """Give each class of property B its own slot or, if there are more than eight classes, a random direction of fixed
+    length in eight slots.
     """
     codes = draft.lexicon.codes("B")
     k = int(codes.max()) + 1
@@ -332,8 +351,8 @@ def classes(draft: Draft, is_used: bool) -> None:
 
 
 def continuous(draft: Draft, is_used: bool) -> None:
-    """Code a real value b as sin(b / 2) and cos(b / 2) in two slots, so that all codes have length 1; the used twin
-    reads the sine.
+    """Code property B, a real value b, as sin(b / 2) and cos(b / 2) in two slots, so that all codes have length 1; the
+    used twin reads the sine.
     """
     angle = draft.lexicon.real("B") / 2
     draft.codes(["B", "B.rest"], np.stack([np.sin(angle), np.cos(angle)], axis=1))
@@ -343,8 +362,8 @@ def continuous(draft: Draft, is_used: bool) -> None:
 
 
 def identity_label(draft: Draft, is_used: bool) -> None:
-    """Make B a partition of the identities, and shift their codes along one direction by its sign; the used twin reads
-    that direction.
+    """Make property B a partition of the identities, and shift their codes along one direction by its sign; the used
+    twin reads that direction.
     """
     direction = generator(draft.seed, "partition").standard_normal(len(IDENTITY))
     direction /= np.linalg.norm(direction)
@@ -357,8 +376,8 @@ def identity_label(draft: Draft, is_used: bool) -> None:
 
 
 def dose_trap(draft: Draft, is_used: bool) -> None:
-    """Add hidden units on the code of B that open at 0 in the used twin, else only beyond twice the code, which a swap
-    reaches at doses above 1.5.
+    """Add hidden units on the code of property B. In the used twin they open at 0; in the other only beyond twice the
+    code, which a swap reaches at doses above 1.5.
     """
     plain(draft, False)
     threshold = 0.0 if is_used else -1.0  # times const = 2

@@ -56,7 +56,11 @@ class SignedMeans:
 
     @classmethod
     def of(cls, start: NDArray[Any], goal: NDArray[Any], strata: Ints, *, n_classes: int) -> SignedMeans:
-        """Return the means for n rows that change from `start` to `goal`; `n_classes` is 0 for real values."""
+        """Return the signed means for n edited rows.
+
+        Args: start, goal: `(n,)` value of the property before and after the edit: class codes, or real values. strata:
+        `(n,)` codes of the combined values of the other properties. n_classes: number of classes; 0 for real values.
+        """
         if n_classes:
             return cls._of_classes(start, goal, strata, n_classes)
         return cls._of_real_values(start, goal, strata)
@@ -92,7 +96,7 @@ class SignedMeans:
         return sums_by(self.codes, self.factors[:, None] * changes, len(self.shares))
 
     def size(self, means: Floats) -> float:
-        """Return the root of the weighted mean squared length of `(W, V)`."""
+        """Return the size of means `(W, V)`: the root of the mean of their squared lengths, weighted by `shares`."""
         return math.sqrt(float(self.shares @ (means**2).sum(1)))
 
     def error(self, changes: Floats, means: Floats) -> float:
@@ -117,7 +121,7 @@ def _pair_shares(keys: Ints, of_class: Ints, of_stratum: Ints, k: int) -> Floats
 
 @dataclass(frozen=True)
 class Size:
-    """Holds the size of an effect.
+    """Holds the size of an effect, in parts along and off the natural contrast.
 
     Attributes:
         along: signed part along the natural contrast, in SDs of the clean behaviour along it; 0 if there is no

@@ -1,4 +1,4 @@
-"""A linear probe of a sentence that learns which of its pieces to read."""
+"""A linear probe of a sentence that learns which of its pieces (tokens) to read."""
 
 from __future__ import annotations
 

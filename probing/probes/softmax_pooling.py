@@ -1,4 +1,4 @@
-"""A linear probe of every piece, whose logits are averaged with the largest weight on the highest ones."""
+"""A linear probe of every piece (token), whose logits are averaged with the largest weight on the highest ones."""
 
 from __future__ import annotations
 

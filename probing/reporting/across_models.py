@@ -26,7 +26,7 @@ Pair = tuple[int, int]  # numbers of two models: the score of the first less tha
 
 @dataclass(frozen=True)
 class Series:
-    """Names the models along one quantity.
+    """Lists the models to compare along one quantity, such as size or training step.
 
     Attributes:
         what: the quantity, `step` or `size`.
@@ -73,8 +73,9 @@ class AcrossModels:
         return distinct([(one.place, f"run {one.run}" if one.run else "", one.label) for one in self.models])
 
     def reference(self, i: int) -> int | None:
-        """Return the number of the model with which model `i` is compared: for a checkpoint the first step of its run,
-        for another trained model its untrained twin, or else the smallest trained model; None if there is none.
+        """Return the index of the model that model `i` is compared with: for a checkpoint the first step of its
+        training run; for another trained model its untrained twin (the same architecture with random weights) or else
+        the smallest trained model. Return None if there is none.
         """
         own, series = self.models[i], [one for one in self.series() if i in one.models]
         twins = [k for k, one in enumerate(self.models) if one.is_untrained and one.origin == own.origin]

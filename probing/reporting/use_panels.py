@@ -28,7 +28,7 @@ class Use:
 
     @property
     def model(self) -> ModelFacts:
-        """Facts of the model that was edited."""
+        """Recorded facts (name, size, training step) of the model that was edited."""
         return ModelFacts.of(self.result.model, self.result.settings.get("model_facts"))
 
     @property

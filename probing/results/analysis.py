@@ -116,7 +116,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Says why something that was asked for is not among the results.
+    """Records why something that was asked for is not among the results.
 
     Attributes:
         name: name of what failed, such as a task.

@@ -71,7 +71,7 @@ class ModelFacts:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Name and build, which a model and its untrained twin have in common."""
+        """Name and build of the model; a model and its untrained twin (random weights) have both in common."""
         return self.label.partition(" [")[0], self.build
 
     @property

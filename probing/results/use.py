@@ -114,7 +114,7 @@ class EditEffect(OldAttributes):
 
 @dataclass(frozen=True)
 class UseCell:
-    """Holds the measurements of one property at one place.
+    """Holds the measurements of one property at one place (a cell), before a verdict is made.
 
     Attributes:
         site, position: place of the edit.
@@ -171,7 +171,7 @@ class UseCell:
 
 @dataclass(frozen=True)
 class Decodability:
-    """Says whether a property is decodable at a place, which a verdict of use requires (its gate).
+    """Records whether a property is decodable at a place, a condition of every verdict of use (the gate).
 
     Attributes:
         passes: whether a linear or an MLP probe recovers it.

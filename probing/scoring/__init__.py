@@ -1,4 +1,6 @@
-"""Scoring: a saved probe scores new text, watches generation, and its direction is added to a running model."""
+"""Scoring: a saved probe scores new text, watches generation, and its direction is added to a running model. A *piece*
+is a token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page of scores: texts whose pieces (or words) are coloured by how far they are above or below the threshold."""
+"""The page of scores: texts whose pieces (tokens) or words are coloured by how far they are above or below the
+threshold.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Recipe: how new texts are turned into the rows of a saved probe, read from its card; other models or templates are
-refused.
+refused. A *piece* is a token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Scores of texts: a row for each text (or word), and one for each piece; written as JSON lines, Parquet and HTML."""
+"""Scores of texts: a row for each text (or word), and one for each piece (token); written as JSON lines, Parquet and
+HTML.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Steering: adds the direction of a probe to the states of a running model, and measures the effect on its text and
-answers.
+answers. A *piece* is a token.
 """
 
 from __future__ import annotations

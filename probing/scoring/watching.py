@@ -1,4 +1,6 @@
-"""Watching: scores every piece that a model generates, as the model reads it, and aggregates the scores."""
+"""Scores each piece (token) that a model generates, from the state that the model computes when it reads the piece, and
+aggregates the scores of a text.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ class Alarm:
 
 @dataclass(eq=False)
 class WatchedText:
-    """Holds the scores of the pieces of one generated text.
+    """Holds the scores of the n pieces (tokens) of one generated text.
 
     Attributes:
         ids: `(n,)` ids of the scored pieces.

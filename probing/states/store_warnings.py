@@ -1,4 +1,6 @@
-"""Warnings for users of a store: pieces unknown to the tokenizer, and spans that are read as means of pieces."""
+"""Warnings for users of a store: pieces (tokens) unknown to the tokenizer, and spans that are read as means
+of pieces.
+"""
 
 from __future__ import annotations
 

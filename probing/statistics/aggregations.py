@@ -1,4 +1,6 @@
-"""Running aggregates of the scores of a text's pieces: last, mean, maximum, and exponential or rolling means."""
+"""Running aggregates of the scores of a text's pieces (tokens): last, mean, maximum, and exponential or
+rolling means.
+"""
 
 from __future__ import annotations
 

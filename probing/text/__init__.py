@@ -1,1 +1,1 @@
-"""Text and its labels: corpora, words as character spans, pieces, named positions, chat prompts."""
+"""Text and its labels: corpora, words as character spans, pieces (tokens), named positions, chat prompts."""

@@ -1,4 +1,5 @@
-"""Aligns words with pieces by character offsets of the source text, and lists the pieces of each row of a store.
+"""Aligns words with pieces (tokens) by character offsets of the source text, and lists the pieces of each row of a
+store.
 
 All functions process several examples at once: their texts are concatenated, so that one binary search assigns every
 piece to its word.

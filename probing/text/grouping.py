@@ -1,4 +1,4 @@
-"""Groups examples that are never separated: those of one document or named group, and those with the same text."""
+"""Groups examples that must stay in one split: those of one document or named group, and those with the same text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Named positions of a prompt (`entity`, `entity.last`, `answer.before`, `end`), and the pieces at each position."""
+"""Named positions of a prompt (`entity`, `entity.last`, `answer.before`, `end`), and the pieces (tokens) at each
+position.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,13 @@ def positions_identity(corpus: Corpus, positions: Sequence[Position]) -> dict[st
 
 
 def position_rows(examples: Sequence[Example], encoded: Sequence[Encoded], positions: Sequence[Position]) -> Rows:
-    """Return one row per example and position that has a piece, ordered by example, then first piece.
+    """Return one row per example and position at which the example has a piece (token), in the order of the examples
+    and, within one, of the first piece of each row.
+
+    A row of a whole span such as `entity` covers all its pieces, from the first to the last that share a character
+    (other than white space) with the span; its states are pooled. The word of a row is that of its first piece.
+    `missing` lists, by index, each position without a row and the reason: `nothing_selected` if the example has no such
+    span, `truncated` if one of the span's pieces was cut off, else `no_pieces`.
 
     A piece is in a span if it shares a visible character with it; the row of a whole span pools all pieces from the
     first such piece to the last, and its word is the word of the first piece. `missing` lists every position without a

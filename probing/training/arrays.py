@@ -1,4 +1,4 @@
-"""Probes on arrays: states, labels, groups and keys in memory are planned and fitted as those of a store are."""
+"""Plans and fits probes on arrays in memory (states, labels, groups and keys) in the same way as on a store."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Makes the Labels of a store's rows for a task: the target of every row, with all that controls and statistics
-need.
+"""Makes the Labels of a store's rows for a task: the target of every row, with all that controls and statistics need. A
+*piece* is a token.
 """
 
 from __future__ import annotations

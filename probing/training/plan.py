@@ -114,7 +114,7 @@ LEAST_MEMORY = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Says which probes are fitted on which labels and states; names are those shown in results.
+    """Lists which probes are fitted on which labels and states; names are those shown in results.
 
     Attributes:
         store, sites: the store, and the sites of it that are probed.

@@ -1,4 +1,6 @@
-"""Rows of a store as a task reads them: pieces pooled into words or sentences, or one position of several."""
+"""Presents the rows of a store as a task reads them: pieces (tokens) pooled into words or sentences, or one position of
+several.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ _FEW = 32  # cells: of so few, one product is quicker than gathered arrays
 
 @dataclass(frozen=True, eq=False)
 class FromTo:
-    """Holds start, goal and stratum of each of n edited rows.
+    """Holds, for each of n edited rows, its value of the property before the edit (start) and after it (goal), and its
+    stratum.
 
     Attributes:
         strata: `(n,)` codes of strata.
@@ -93,7 +94,7 @@ def sums_by(codes: Ints, rows: Floats, n: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans(Contrast):
-    """A contrast between the means of classes, fitted within each stratum."""
+    """A contrast between the means of the vectors of two classes, fitted within each stratum."""
 
     values: Floats
     z: Ints
@@ -179,7 +180,7 @@ class Slopes(Contrast):
 
     @cached_property
     def slopes(self) -> Floats:
-        """Slopes by stratum, `(W, P)`."""
+        """Least-squares slopes of the vectors on z by stratum, `(W, P)`."""
         return sums_by(self.strata, self._z[:, None] * self.values, self._n_strata) / self._spread[:, None]
 
     def difference(self, sides: FromTo) -> Floats:

@@ -46,7 +46,8 @@ class Agreement:
 
     @classmethod
     def of(cls, rows: Floats, groups: Ints, inflation: float) -> Agreement:
-        """Return the agreement from the contribution `(n,)` and the group of each row.
+        """Return the mean of the contributions `(n,)` of rows, with its standard error over `groups` `(n,)`;
+        `inflation` multiplies the variance.
 
         A group's deviation is divided by 1 − its share of the rows, as if the mean had been computed without it, so
         that a group with most of the rows does not hide its own noise.
@@ -105,8 +106,8 @@ _REAL_NETWORK = MLPRegressorProbe(learning_rate=5e-3, batch_size=256)
 
 @dataclass(frozen=True)
 class GateLevels:
-    """Holds the levels of the gate's tests for one kind of probe (linear or MLP): of its information and of its
-    accuracy.
+    """Holds the significance levels of the two tests (information and accuracy) by which one kind of probe, linear or
+    MLP, shows that a property is decodable at a place (the gate, which a verdict of use requires).
     """
 
     information: float
@@ -153,7 +154,7 @@ class HeldOutScores:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Holds the scores of the probes at one place.
+    """Holds the scores of the probes at one place, and whether the property is decodable there.
 
     Attributes:
         linear: scores of the linear probe.
@@ -179,7 +180,7 @@ class Decoded:
 
     @property
     def passes(self) -> bool:
-        """Whether the place passes the gate: p ≤ 0.05."""
+        """Whether the property counts as decodable at the place: adjusted p ≤ 0.05."""
         return self.p <= LEVEL
 
 
@@ -194,8 +195,11 @@ def decoded(experiment: Experiment, states: FoldStates, *, seed: int) -> Decoded
 
 
 def held_out_scores(e: Experiment, predictions: Sequence[Prediction], levels: GateLevels) -> HeldOutScores:
-    """Score the predictions for the three folds and return information and accuracy of one kind of probe, tested by
-    group.
+    """Score a linear probe or an MLP by cross-validation, and return its information and accuracy with p values that
+    treat rows of one group as dependent.
+
+    Args: e: the experiment, with the labels and groups of the rows. predictions: one for each of the three folds, made
+    by a probe fitted on the other two. levels: significance levels of the two tests.
     """
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 

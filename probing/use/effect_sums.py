@@ -1,4 +1,6 @@
-"""EffectSums: sums of effects over three rotations of the folds. `spared`: numbers that no verdict needs may fail."""
+"""EffectSums: sums over the three rotations of the folds, from which an effect is estimated. `spared`: computes numbers
+that no verdict needs, and notes a failure instead of raising it.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +79,8 @@ class EffectSums:
     def add(
         self, natural: NaturalContrast, changes: Floats, *, through_edit: tuple[Ints, Floats] | None = None
     ) -> None:
-        """Add the τ of one rotation's changes, with the influence of the measured rows and of the rows that the edit
-        was fitted on.
+        """Add one rotation to τ, the effect along the natural contrast: the changes `(n, V)` in behaviour, with the
+        influence of the measured rows and of the rows that the edit was fitted on.
         """
         along = natural.along(changes)
         value = float(natural.weights.weights @ along)
@@ -98,7 +100,9 @@ class EffectSums:
     def add_u(
         self, natural: NaturalContrast, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
-        """Add the U of one rotation's changes, computed with the changes expected from another rotation."""
+        """Add one rotation to U, the squared effect: the product of the changes `(n, V)` with those expected from
+        another rotation.
+        """
         value, influence = self._product(natural, changes, expected, through_edit)
         self.u.append(value)
         self.u_influences.append(influence)

@@ -1,4 +1,8 @@
-"""Effects of an edit at one place: τ, T, U and their influence values, over three rotations of the folds.
+"""Effects of an edit at one place on the behaviour (the measured output): τ, T, U (docs/use.md) and their influence
+values, over three rotations of the folds.
+
+In each of the three rotations, edits are fitted on the rows of fold F1, the natural contrast of the behaviour on F2,
+and the effect is measured on F3.
 
 The edit is fitted on fold F1, the contrast in behaviour on F2, and the rows of F3 are edited and measured. With weights
 p over the edited rows, changes Δ of their behaviour, and c the natural contrast between start and goal in the row's
@@ -91,7 +95,7 @@ SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction 
 
 @dataclass(frozen=True, eq=False)
 class AtPlace:
-    """Holds what is cached for one place: the one used last.
+    """Holds what was computed for one place; only the place used last is kept.
 
     Attributes:
         states: states by fold.
@@ -106,7 +110,8 @@ class AtPlace:
 
 @dataclass(frozen=True, eq=False)
 class EditMeasurement:
-    """Runs the edits of one experiment on one instrument and measures their effects (a *bench*).
+    """Runs the edits of one experiment with one instrument (a model whose states can be replaced) and measures their
+    effects; an instance is named `bench` in the code.
 
     Attributes:
         y: `(n, V)` clean behaviour of the experiment's rows.
@@ -136,7 +141,12 @@ class EditMeasurement:
         folded: bool = True,
         slope_rows: int = SLOPE_ROWS,
     ) -> EditMeasurement:
-        """Run the instrument without edits and return a bench for the experiment."""
+        """Run the unedited model, and return an `EditMeasurement` for the rows of the experiment.
+
+        Args: instrument: model on fixed rows of text, whose states can be replaced. experiment: the rows to edit, with
+        their strata and folds. seed: seed of goals, pairs and samples. shared, folded, slope_rows: see the attributes
+        of the class.
+        """
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
     def fold_numbers(self, r: int) -> tuple[int, int, int]:
@@ -155,25 +165,27 @@ class EditMeasurement:
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
     def sides(self, fold: int) -> FromTo:
-        """Return the start and goal of every row of a fold."""
+        """Return the start (own value), goal (value after the edit) and stratum of every row of a fold."""
         e, rows = self.experiment, self.experiment.fold(fold)
         return FromTo(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
-        """Exchanges of states among the rows of each fold."""
+        """Exchanges of states (which row gets the state of which) among the rows of each fold."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
     def dependence(self) -> Dependence:
-        """Dependence of rows that are of one group."""
+        """Which rows are statistically dependent: those of one group."""
         return Dependence(self.experiment.groups)
 
     @cached_property
     def dependence_of_exchanges(self) -> Dependence:
-        """Dependence of rows that are of one group, or of one set in which states are exchanged."""
+        """Which rows are statistically dependent: those of one group, and those of one set in which states are
+        exchanged.
+        """
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets
@@ -265,7 +277,7 @@ class EditMeasurement:
 
     @cached_property
     def naturals(self) -> list[NaturalContrast]:
-        """Natural contrasts by rotation, for edits of all rows of F3."""
+        """Natural contrasts of the behaviour, by rotation, for edits of all rows of F3."""
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
@@ -287,7 +299,9 @@ class EditMeasurement:
         return self.instrument.states(place).dtype
 
     def shift(self, states: NDArray[np.floating], fitted_on: Ints) -> Contrast:
-        """Fit how states differ between values of the property on these rows, and return the contrast."""
+        """Fit the differences of states `(n, D)` between values of the property on the rows `fitted_on`, and return
+        them as a contrast.
+        """
         return self._shift(states[fitted_on], fitted_on)
 
     def _shift(self, values: NDArray[np.floating], rows: Ints) -> Contrast:
@@ -296,7 +310,7 @@ class EditMeasurement:
         return Averaged(fitted, e.shares) if self.shared else fitted
 
     def at(self, place: Place) -> AtPlace:
-        """Return what is fitted at a place; it is cached until another place is asked for."""
+        """Return the states and shifts of a place; they are cached until another place is asked for."""
         if place not in self._at:
             self._at.clear()
             states = FoldStates.of(self.experiment, self.states(place))

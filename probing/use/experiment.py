@@ -1,4 +1,6 @@
-"""Experiment: the rows of one property, in strata of the other properties and in three folds by group."""
+"""Experiment: the rows on which edits of one property are measured, in strata (rows with equal values of the other
+properties) and in three folds that never divide a group.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ class Experiment:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells: pairs of classes in each stratum; for real values, the number of strata."""
+        """Number of cells, (stratum, pair of classes); for real values, the number of strata."""
         return int((self.pair_shares > 0).sum()) // 2 if self.n_classes else len(self.shares)
 
     @cached_property
@@ -107,7 +109,7 @@ class Experiment:
         return np.asarray(found / found.sum((1, 2), keepdims=True))
 
     def fold(self, k: int) -> Ints:
-        """Return the indices of the rows in fold k mod 3."""
+        """Return the indices of the rows in fold k mod 3, `(n_k,)`."""
         return self._by_fold[k % FOLDS]
 
     @cached_property
@@ -224,7 +226,7 @@ def _decided_by(types: Ints, z: NDArray[Any]) -> bool:
 
 
 def check_number(groups: int) -> None:
-    """Refuse an experiment with too few groups.
+    """Check that there are enough groups for three folds.
 
     Raises:
         TooFewGroups: there are fewer than 15, five for each of three folds.

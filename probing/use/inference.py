@@ -1,4 +1,5 @@
-"""Standard errors, intervals and p values of effects, from the influence values of their rows.
+"""Standard errors, intervals and p values of effects, from the influence values of their rows: the derivative of an
+estimate with respect to the weight of each row.
 
 Rows of one group are treated as dependent; if states were exchanged, so are the rows of one set, and sets that share a
 group (see `Dependence`). A p value and an interval use the same standard error: the interval contains 0 exactly if p
@@ -117,7 +118,9 @@ class Effect:
 
     @property
     def hold(self) -> float:
-        """Share of an effect along the true contrast that is seen along the fitted contrast, sqrt(T / C); at most 1.
+        """Factor by which noise in the fitted contrast shrinks an effect that is measured along it: sqrt(T / C), at
+        most 1, where T is `total`, the size of the natural contrast on held-out rows, and C is `size`, the length of
+        the fitted contrast.
 
         The fitted contrast is the true one plus noise. The noise makes its length C larger, but not T, which is
         measured on other rows. If T is not established, it is 1 (no correction); equivalence is then tested without the
@@ -136,7 +139,9 @@ class Effect:
 
     @property
     def effect_size(self) -> float:
-        """Effect size: τ in SDs of the clean output along the contrast."""
+        """Effect size ES: the effect τ along the natural contrast, in SDs of the clean output along it, corrected for
+        noise in the fitted contrast (`hold`); 0 if the output does not vary along it.
+        """
         return self.tau.value / self.unit if self.unit else 0.0
 
     def effect_size_interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -151,8 +156,8 @@ class Effect:
 
     @property
     def off(self) -> float:
-        """Squared effect that lies off the contrast or differs between cells, in units of the variance of the whole
-        clean output: (U − (τ / `hold`)²) / s_Y².
+        """Squared size of the part of the effect that is orthogonal to the natural contrast, or differs between strata
+        and pairs of classes, in units of the variance of the whole clean output: (U − (τ / `hold`)²) / s_Y².
         """
         if self.u is None or not self.y_spread or self.is_single:
             return 0.0
@@ -161,14 +166,17 @@ class Effect:
 
     @property
     def whole_effect_size(self) -> float:
-        """Size of the whole effect: sqrt(ES² + `off`); if no contrast is established, sqrt(U) / s_Y."""
+        """Size of the whole effect in SDs of the clean output: sqrt(ES² + `off`), where ES is `effect_size`, the part
+        along the natural contrast, and `off` the squared rest; if no contrast is established, sqrt(U) / s_Y, without
+        ES.
+        """
         along = self.effect_size**2 if self.total_is_established or self.is_single else 0.0
         return math.sqrt(along + max(self.off, 0.0))
 
     @property
     def off_high(self) -> float:
-        """Upper bound (one-sided 95 %) of the part of an effect along the true contrast that is off the fitted
-        contrast.
+        """Upper bound (one-sided 95 %) of the part of an effect along the true contrast that is orthogonal to the
+        fitted contrast, in SDs.
 
         It is `sine` times the bound of the effect, in SDs, along the direction in which it is largest.
         """
@@ -204,8 +212,8 @@ class Effect:
 
     @property
     def sine(self) -> float:
-        """Sine of the angle between the contrasts, at the lower bound (one-sided 95 %) of the squared cosine; 1 where
-        the contrast is not established.
+        """Sine of the angle between the fitted and the true contrast, at the lower bound (one-sided 95 %) of the
+        squared cosine; 1 where the contrast is not established.
         """
         low = self.direction.interval(0.90)[0] if self.direction else 0.0
         return math.sqrt(1 - min(1.0, max(0.0, low)))
@@ -240,12 +248,14 @@ class Effect:
 
     @property
     def total_is_established(self) -> bool:
-        """Whether the lower 95 % bound of T is above 0."""
+        """Whether the natural contrast is established: the lower end of the 95 % interval of its size T is above 0."""
         return self.total.interval()[0] > 0
 
     @property
     def mediated_fraction(self) -> float | None:
-        """Mediated fraction τ / T; None where T is not established."""
+        """Mediated fraction τ / T: the share of the natural contrast that the edit reproduces; None where T is not
+        established.
+        """
         return self.tau.value / self.total.value if self.total_is_established else None
 
     def mediated_fraction_interval(self, level: float = 0.95) -> tuple[float, float] | None:

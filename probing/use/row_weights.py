@@ -1,4 +1,8 @@
-"""RowWeights, Responses and NaturalContrast of edited rows; and the corpus with the labels of the tasks."""
+"""RowWeights, Responses and NaturalContrast of edited rows; and the corpus with the labels of the tasks.
+
+A *cell* is a combination (stratum, class before the edit, class after it). F2 and F3 are the folds on which a contrast
+is fitted, and on which effects are measured.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +47,12 @@ class RowWeights:
 
     @cached_property
     def cells(self) -> Ints:
-        """Codes of (stratum, from, to), `(n,)`."""
+        """Codes `(n,)` of the rows' cells: (stratum, class before the edit, class after it)."""
         return self._code(self.sides.start, self.sides.goal)
 
     @cached_property
     def reverse(self) -> Ints:
-        """Codes of (stratum, to, from), `(n,)`."""
+        """Codes `(n,)` of the reverse of each row's cell: (stratum, class after the edit, class before it)."""
         return self._code(self.sides.goal, self.sides.start)
 
     def _code(self, first: NDArray[Any], second: NDArray[Any]) -> Ints:
@@ -253,7 +257,8 @@ def _prepared(corpus: Corpus, name: str) -> Task:
 
 @dataclass(frozen=True, eq=False)
 class NaturalContrast:
-    """The natural difference in behaviour along which edited rows of F3 are measured.
+    """Holds the natural contrast: the difference in clean behaviour between rows of two values, along which the effects
+    on the edited rows of F3 are measured.
 
     Attributes:
         y, mean: `(n, V)` clean behaviour of all rows of the experiment, and its mean `(V,)`.
@@ -277,14 +282,14 @@ class NaturalContrast:
 
     @cached_property
     def weights(self) -> RowWeights:
-        """Weights of the rows f3."""
+        """Weights of the edited rows of F3."""
         e = self.experiment
         pair_shares = None if self.exchanged or not e.n_classes else e.pair_shares
         return RowWeights(self.sides, e.shares, e.n_classes, pair_shares)
 
     @cached_property
     def c(self) -> Floats:
-        """Contrast along which each row is measured, `(n, V)`."""
+        """Contrast vector of each edited row, `(n, V)`: its direction is that in which the row's effect is measured."""
         return self.sign * self.fitted.difference(self.sides)
 
     @cached_property
@@ -295,12 +300,14 @@ class NaturalContrast:
 
     @property
     def aim(self) -> Floats:
-        """Derivative of τ with respect to the behaviour of a row of weight 1, `(n, V)`."""
+        """Derivatives `(n, V)` of the effect τ with respect to the behaviour of each edited row, if every row had
+        weight 1.
+        """
         return self.c / self.size
 
     @property
     def coefficients(self) -> Floats:
-        """Derivative of τ with respect to the behaviour, `(n, V)`."""
+        """Derivatives `(n, V)` of the effect τ with respect to the behaviour of each edited row."""
         return self.weights.weights[:, None] * self.aim
 
     @cached_property
@@ -310,7 +317,7 @@ class NaturalContrast:
         return float(np.sqrt(self.weights.weights @ along**2)) / self.size
 
     def along(self, changes: Floats) -> Floats:
-        """Return the size of the changes along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
+        """Return the component of changes `(n, V)` along the contrast, `(n,)`: ⟨Δ, c⟩ / C."""
         return np.asarray(np.einsum("nv,nv->n", changes, self.c) / self.size)
 
     def through_contrast(self, changes: Floats, value: float) -> Floats:

@@ -1,4 +1,6 @@
-"""Checks of an edit on the states alone, by linear probes fitted on F2; and other interventions, for comparison."""
+"""Checks of an edit on the states alone, by linear probes fitted on fold F2 and applied to the edited rows of fold F3;
+and other interventions, for comparison.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +83,8 @@ class StateChecks:
         )
 
     def dose(self, doses: tuple[float, ...]) -> tuple[float, StateCheckResult]:
-        """Return the primary dose of the swap, and the scores at it: the smallest dose from 1 on whose completeness is
-        at least 0.8; 1 if none is.
+        """Return the dose of the class-mean swap that verdicts use, and the scores at it: the smallest dose from 1 on
+        whose completeness is at least 0.8; 1 if none is.
         """
         first = self.swap(1.0)
         if first.completeness >= ENOUGH:

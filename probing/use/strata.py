@@ -1,4 +1,6 @@
-"""Strata of rows (combinations of covariate values, or bins of the propensity), and shares of groups in cells."""
+"""Strata of rows (combinations of covariate values, or bins of the propensity score), and the share that each group has
+of the rows of a cell (such as one class in one stratum).
+"""
 
 from __future__ import annotations
 

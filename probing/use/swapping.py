@@ -1,4 +1,6 @@
-"""The two edits that a verdict rests on, measured at one place: class-mean swaps and interchange of whole states."""
+"""The two edits that a verdict rests on, measured at one place: class-mean swaps, which add the difference of class
+means to a state, and interchange, which replaces the state by that of another row.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ ALIKE_SETS, ALIKE_SHARE = 48, 0.25
 def swapped(
     bench: EditMeasurement, place: Place, *, dose: float = 1.0, with_u: bool = True, frozen_norms: bool = False
 ) -> EffectSums:
-    """Measure the class-mean swap h + a (mean(h | goal, w) − mean(h | start, w)), with one shift per stratum w, and
-    return its sums.
+    """Measure the class-mean swap and return its sums. Each state h becomes h + a (mean(h | goal, w) − mean(h | start,
+    w)), with the dose a and one shift for each stratum w.
 
     Args:
         bench: the experiment with its model.
@@ -85,8 +87,9 @@ def _scaled(bench: EditMeasurement, before: NaturalContrast, natural: NaturalCon
 
 
 def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = False) -> EffectSums:
-    """Measure the interchange at one place and return its sums: rows get the state of a row of another value. The
-    effect of getting the state of a row of their own value is subtracted, unless donors are twins.
+    """Measure the interchange at one place and return its sums: each row gets the state of a donor, a row of another
+    value. The effect of getting the state of a donor of the same value is subtracted, unless donors are twins (rows
+    that differ in the property only).
 
     References:
         Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, §3.
@@ -95,8 +98,8 @@ def interchanged(bench: EditMeasurement, place: Place, *, frozen_norms: bool = F
 
 
 def exchanged(bench: EditMeasurement, places: list[Place], *, frozen_norms: bool = False) -> EffectSums:
-    """Measure the interchange as `interchanged` does, at several positions of one site together, and return
-    its sums.
+    """Measure the interchange at several positions of one site at once, as `interchanged` does at one, and return its
+    sums.
     """
     given = [bench.exchanges[(r + 2) % FOLDS] for r in range(FOLDS)]
     changes = _taken(bench, places, [one.own for one in given], [one.donor for one in given], frozen_norms)

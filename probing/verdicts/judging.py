@@ -1,4 +1,9 @@
-"""Turns results into verdicts: corrects for multiple tests, then applies the criteria to the numbers of each place."""
+"""Turns results of edits into verdicts: corrects for multiple tests, then applies the criteria to the numbers of each
+place.
+
+A cell is one property at one place. A *deal* is one random division of the groups outside the measured fold between
+fitting the edit and fitting the contrast.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +163,12 @@ def equivalence_p(cell: UseCell) -> float:
 
 
 def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria) -> Verdict:
-    """Apply the steps of the protocol to one cell, in order, and return its verdict."""
+    """Return the verdict on one cell (the measurements of one property at one place), by the first rule of the protocol
+    in docs/use.md that applies.
+
+    Args: result: measurements of the property at all places. cell: measurements at this place. levels: levels of the
+    tests after correction for multiple tests. criteria: thresholds of the protocol.
+    """
     gate = result.decodability.get(cell.place)
     sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)
     flags = _flags(result, cell, levels, criteria)

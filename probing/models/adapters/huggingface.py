@@ -1,4 +1,6 @@
-"""Reads any Hugging Face Transformer by forward hooks on its blocks, without code for single families."""
+"""Reads any Hugging Face Transformer by forward hooks on its blocks, without code for single families. A *piece* is a
+token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Reads any torch module, at the dotted paths of modules inside it; it need not be a Transformer."""
+"""Reads any torch module, at the dotted paths of modules inside it; it need not be a Transformer. A *piece*
+is a token.
+"""
 
 from __future__ import annotations
 

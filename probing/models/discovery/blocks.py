@@ -1,4 +1,4 @@
-"""Finds blocks, piece embedding, final norm and sublayers of a model by running it on a small text."""
+"""Finds blocks, piece (token) embedding, final norm and sublayers of a model by running it on a small text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the part of a model to read, the configuration of that part, and the output head."""
+"""Finds the part of a model to read, the configuration of that part, and the output head. A *piece* is a token."""
 
 from __future__ import annotations
 

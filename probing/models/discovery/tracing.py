@@ -1,4 +1,6 @@
-"""Records the inputs and outputs of modules in one pass over a small text, and the layout of the states of blocks."""
+"""Records the inputs and outputs of modules in one pass over a small text, and the layout of the states of blocks. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 

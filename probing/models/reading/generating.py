@@ -1,4 +1,4 @@
-"""Generates text with a decoder, and passes the states of every piece to a listener as the model reads them."""
+"""Generates text with a decoder, and passes the states of every piece (token) to a listener as the model reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Reads a module by forward hooks: a site is the output (or input) of an inner module that runs once per pass."""
+"""Reads a module by forward hooks: a site is the output (or input) of an inner module that runs once per pass. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from probing.models.site import Site
 
 
 class HookedModule(ABC):
-    """Is the base class of the adapters, which read the states of a model at its sites.
+    """Base class of the adapters, which read the states of a model at its sites.
 
     Attributes:
         model: the whole model.

@@ -1,4 +1,6 @@
-"""Turns texts into pieces, and pieces into padded tensors; reads inputs one by one where padding is not possible."""
+"""Turns texts into pieces (tokens), and pieces into padded tensors; reads inputs one by one where padding is not
+possible.
+"""
 
 from __future__ import annotations
 

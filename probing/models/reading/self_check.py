@@ -1,4 +1,6 @@
-"""HeldNorms: runs a model with the scales of its norms frozen at those of a clean pass. SelfCheck: checks the sites."""
+"""HeldNorms: runs a model with the scales of its norms frozen at those of a clean pass. SelfCheck: checks the sites. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 

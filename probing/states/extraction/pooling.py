@@ -1,4 +1,6 @@
-"""Pools pieces into rows as they are read; inputs longer than a model allows are read in overlapping windows."""
+"""Pools pieces (tokens) into rows as they are read; inputs longer than a model allows are read in
+overlapping windows.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Computes the content of a shard of a replay store: whole input sequences with their states, and the model's
-outputs.
+"""Computes the content of a shard of a replay store: whole input sequences with their states, and the model's outputs.
+A *piece* is a token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Computes the content of one shard: runs examples through the model and pools pieces to rows."""
+"""Computes the content of one shard: runs examples through the model and pools pieces (tokens) to rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ WINDOW = "window"
 
 
 class Clock(Protocol):
-    """Is a function that is called with the number of words read since its last call."""
+    """Describes a progress function: it is called during a run with the number of words of text read since its last
+    call.
+    """
 
     def __call__(self, words: int) -> None: ...
 

@@ -1,4 +1,6 @@
-"""Import: makes a store from arrays or stores of other origin; facts that are not known are recorded as unknown."""
+"""Import: makes a store from arrays or stores of other origin; facts that are not known are recorded as unknown. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matches saved requests of a server with the examples of a corpus, and their pieces with rows."""
+"""Matches saved requests of a server with the examples of a corpus, and their pieces (tokens) with rows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Matches rows of imported arrays with a corpus: finds the example and the word of each row, or reports the
-mismatch.
+"""Matches rows of imported arrays with a corpus: finds the example and the word of each row, or reports the mismatch. A
+*piece* is a token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Turns imported arrays into shards, and copies an untrusted `probing` store after a child process has verified it."""
+"""Turns imported arrays into shards, and copies an untrusted `probing` store after a child process has verified it. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Commit records of shards: their content, counts of words without a row, and checks that refuse unsafe records."""
+"""Commit records of shards: their content, counts of words without a row, and checks that refuse unsafe records. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 

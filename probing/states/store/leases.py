@@ -43,7 +43,7 @@ class Holder:
 
 
 class Lease:
-    """Is the lease of one shard, by which this process announces that it computes the shard."""
+    """Holds the lease of one shard, by which this process announces that it computes the shard."""
 
     def __init__(self, files: FileOps, path: Path, data: bytes) -> None:
         self._files = files

@@ -1,4 +1,4 @@
-"""Store: reads committed shards by the offsets in their records, without the HDF5 library."""
+"""Store: reads committed shards by the offsets in their records, without the HDF5 library. A *piece* is a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits of a masked model at the mask piece."""
+"""Logits of a masked language model at its mask token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Next-piece logits of a causal model."""
+"""Next-token logits of a causal language model."""
 
 from __future__ import annotations
 

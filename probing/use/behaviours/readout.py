@@ -1,4 +1,4 @@
-"""A function of the final states, for models without a head."""
+"""A function of the final states, for models without a head. A *piece* is a token."""
 
 from __future__ import annotations
 

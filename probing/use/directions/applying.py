@@ -1,4 +1,4 @@
-"""Runs a model with and without a direction added to its states, and returns both outputs."""
+"""Runs a model with and without a direction added to its states, and returns both outputs. A *piece* is a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Files of evidence: safetensors files that describe themselves in their header; they are read as untrusted files."""
+"""Files of evidence (a direction, an eraser or a probe with its verdict): safetensors files whose header describes
+them; they are read as untrusted files.
+"""
 
 from __future__ import annotations
 

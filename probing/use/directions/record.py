@@ -260,7 +260,7 @@ class Evidence:
         return first, last
 
     def said(self, code: float) -> str:
-        """Return the name of the class with this code or, for real values, the number as text."""
+        """Return the name of the class with this code or, for real values, the number as text, for use in sentences."""
         return self.header.labels[int(code)] if self.header.labels else f"{code:g}"
 
     def predict(self, states: NDArray[np.floating]) -> Floats:

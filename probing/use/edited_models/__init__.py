@@ -1,1 +1,3 @@
-"""Instruments: run a model on fixed rows with other states at chosen places, and measure its behaviour."""
+"""Instruments: models that run on fixed rows with their states replaced at chosen places, while their behaviour (a
+chosen part of the output) is measured.
+"""

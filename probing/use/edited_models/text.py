@@ -1,4 +1,6 @@
-"""TextInstrument: runs a language model on rows of text, and again from a site on with other states at some rows."""
+"""TextInstrument: runs a language model on rows of text, and again from a site on with other states at some rows. A
+*piece* is a token.
+"""
 
 from __future__ import annotations
 
@@ -301,10 +303,11 @@ class TextInstrument(Instrument):
         return np.asarray(np.concatenate(found)[np.argsort(np.concatenate(parts), kind="stable")])
 
     def check(self) -> None:
-        """Check the instrument as `Instrument.check` does, and more: the model must be unchanged, in eval mode, and
-        give the same outputs in two runs; a run from the middle must equal the full pass; an edit must change only the
-        states of its rows and pieces; with all states of a donor (or the last, if logits are read) a row must show the
-        donor's behaviour; a causal model must not read later pieces.
+        """Check that edits of the model do what they should, by the checks of `Instrument.check` and these: the model
+        is unchanged, is in eval mode and gives the same outputs in two runs; a run that starts at a middle layer equals
+        the full run; an edit changes the states of its own rows and pieces (tokens) only; a row that gets all states of
+        a donor row (or the last state, if logits are read) gives the donor's behaviour; a causal model does not read
+        later pieces.
         """
         check_all(self.runner, self._pieces, self._places, self.shift, self._states)
         for site in dict.fromkeys(block_input(place.site) for place in self._places) if self._replay else ():

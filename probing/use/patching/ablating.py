@@ -154,7 +154,7 @@ def check_options(kinds: Sequence[str], by: str) -> None:
 
 
 def components(instrument: TextInstrument, kind: str) -> tuple[Component, ...]:
-    """Return all components of a kind.
+    """Return all components of a kind (`heads`, for example) that the instrument's model has.
 
     Raises:
         ReplayUnavailable: the attention and MLP of the model's blocks could not be located.

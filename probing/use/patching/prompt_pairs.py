@@ -1,4 +1,6 @@
-"""Pairs of prompts, clean and corrupted, from a file; and the effects of patching one into the other."""
+"""Pairs of prompts, clean and corrupted, from a file; and the effects of patching one into the other. A *piece* is a
+token.
+"""
 
 from __future__ import annotations
 
