@@ -22,6 +22,7 @@ from probing.errors import (
     BadParameter,
     CorpusError,
     NonFiniteStates,
+    NotRepresentable,
     ProbingError,
     ProvenanceMismatch,
     UnknownSite,
@@ -284,6 +285,21 @@ def test_arrays_without_meaning_are_refused(
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(error):
         pb.import_states(tmp_path / "a.safetensors", corpus, to=tmp_path / "imported")
+
+
+def test_states_that_are_refused_leave_nothing_so_that_the_mended_file_is_imported(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    states = np.ones((sum(len(example.words) for example in corpus.examples), 4), np.float32)
+    for value, dtype, error in ((np.nan, None, NonFiniteStates), (1e30, "float16", NotRepresentable)):
+        spoiled = states.copy()
+        spoiled[-1, 2] = value
+        save_file({"embed": spoiled}, tmp_path / "a.safetensors")
+        with pytest.raises(error):
+            pb.import_states(tmp_path / "a.safetensors", corpus, to=tmp_path / "new", dtype=dtype)
+        assert not (tmp_path / "new").exists()
+    save_file({"embed": states}, tmp_path / "a.safetensors")
+    assert pb.import_states(tmp_path / "a.safetensors", corpus, to=tmp_path / "new").n_rows == len(states)
 
 
 def test_nothing_is_imported_from_nothing_or_over_something(

@@ -136,6 +136,8 @@ def test_what_layers_are_has_to_be_said(stores: dict[str, pb.Store], corpus: pb.
     for source in sources:
         with pytest.raises(BadParameter, match=r"(?s)--layers .*final norm"):
             pb.import_states(source, corpus, to=tmp_path / "s", rows="sentence:last")
+        with pytest.raises(BadParameter, match="--layers"):
+            pb.import_states(source, corpus, to=tmp_path / "s", rows="sentence:last", layers="")
     flags = ["--corpus", str(REFERENCE / "dev.jsonl"), "--to", str(tmp_path / "s")]
     done = CliRunner().invoke(app, ["store", "import", str(sources[1]), *flags])
     assert done.exit_code == 1 and "--layers" in done.output

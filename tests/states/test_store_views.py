@@ -86,6 +86,8 @@ def test_a_loader_reads_batches(store: pb.Store, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(store.torch_dataset("resid.0")[-1], torch.from_numpy(of_store(store, "resid.0"))[-1])
     with pytest.raises(BadParameter, match="do not fit"):
         store.torch_dataset("resid.0", y=[1])
+    with pytest.raises(BadParameter, match="no numbers"):
+        store.torch_dataset("resid.0", y=["a"] * store.n_rows)
     with pytest.raises(UnknownSite):
         store.torch_dataset("resid.9")
 

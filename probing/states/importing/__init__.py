@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probing.errors import BadParameter, CorpusError, UntrustedFile
+from probing.errors import BadParameter, CorpusError, NonFiniteStates, NotRepresentable, UntrustedFile
 from probing.models.site import Site
 from probing.provenance import environment, file_sha256
 from probing.states.importing.foreign.process import Spool
@@ -85,7 +86,8 @@ def import_states(
         UntrustedFile: the source breaks a rule; nothing was imported.
         CorpusError, AlignmentError: the states are of another corpus; the message names the sentence.
         ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
-        NonFiniteStates, NotRepresentable, DiskFull: as for `extract`.
+        NonFiniteStates, NotRepresentable: as for `extract`; nothing is left of a store that was not there before.
+        DiskFull: as for `extract`.
     """
     source, to = Path(source), Path(to)
     check_name(to)
@@ -214,12 +216,18 @@ def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: st
     starts = shard_starts(corpus, rows.scope, row_bytes, SHARD_BYTES)
     identity = _identity(corpus, origin, rows, sorted(states, key=lambda s: Site.parse(s).order), stored, starts)
     marks = {"imported": {"from": origin.name, "format": origin.format, "provenance": UNKNOWN} | _said(arrays)}
+    is_new = not to.exists()
     writer = StoreWriter.open(to, identity=identity, environment=environment() | marks)
     missing = writer.missing()
     writer.preflight(row_bytes * len(rows.columns["word"]) * len(missing) // max(1, len(starts)))
-    for shard in missing:
-        span = starts[shard], [*starts[1:], len(corpus)][shard]
-        writer.commit(shard, shard_content(span, corpus, rows, states, arrays.sites, stored))
+    try:
+        for shard in missing:
+            span = starts[shard], [*starts[1:], len(corpus)][shard]
+            writer.commit(shard, shard_content(span, corpus, rows, states, arrays.sites, stored))
+    except (NonFiniteStates, NotRepresentable):
+        if is_new:  # no run could finish it, and the mended source, which is another, would be refused here
+            shutil.rmtree(to)
+        raise
     writer.seal()
     return Store.open(to)
 

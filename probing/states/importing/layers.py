@@ -31,7 +31,7 @@ def sites_of(columns: Sequence[str], layers: str | None, *, must_say: bool, wher
         UnknownSite: a name is not a site name.
     """
     numbered = [column for column in columns if column.isdigit()]
-    if numbered and layers is None and must_say:
+    if numbered and not layers and must_say:
         raise BadParameter(
             "what are the layers of this source? It does not say whether layer k is read before or after block k, nor "
             "whether the last is read before or after the final norm",

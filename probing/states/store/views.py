@@ -115,6 +115,19 @@ def refuse_other_corpus(store: Store, corpus: Corpus) -> None:
         )
 
 
+def _numbers(y: Any) -> Any:
+    """Return labels as an array of numbers that may be written to, as PyTorch wants it."""
+    values = np.array(y)
+    if values.dtype.kind not in "biufc":
+        raise BadParameter(
+            "labels that are no numbers",
+            needed="a number for each row",
+            found=f"values of type {values.dtype}",
+            next_step="count the classes: np.unique(labels, return_inverse=True)[1]",
+        )
+    return values
+
+
 def torch_dataset(store: Store, site: str, y: Any, rows: Ints | None) -> Any:
     """Return the states at a site as a data set of PyTorch; see `Store.torch_dataset`."""
     import torch
@@ -122,7 +135,7 @@ def torch_dataset(store: Store, site: str, y: Any, rows: Ints | None) -> Any:
 
     store.width(site)  # refuses an unknown site before the first row is read
     chosen = np.arange(store.n_rows) if rows is None else np.asarray(rows, dtype=np.int64)
-    labels = None if y is None else torch.as_tensor(np.asarray(y))
+    labels = None if y is None else torch.as_tensor(_numbers(y))
     if labels is not None and len(labels) != len(chosen):
         raise BadParameter("labels do not fit the rows", needed=f"{len(chosen):,}", found=f"{len(labels):,}")
 
