@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -29,6 +29,9 @@ from probing.training.results import ProbeResults
 Ints = NDArray[np.int64]
 SITE, KEY, GROUP = "states", "key", "group"
 _KINDS = ("auto", "classes", "real")
+_BLOCK = 256  # columns that are checked at once
+_ROUNDING = 0.05  # of a column's standard deviation, that rounding to float32 may add
+_JITTER = 1e-12  # relative spread up to which a column of float64 is constant but for errors of computing it
 
 
 @takes_old_names
@@ -83,7 +86,8 @@ def probe(
             for `train`.
 
     Raises:
-        BadParameter: the shapes of arrays do not match, or a name or parameter is wrong.
+        BadParameter: the shapes of arrays do not match, float32 does not hold the states, or a name or parameter is
+            wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
@@ -135,35 +139,74 @@ def _states(X: Any) -> dict[str, NDArray[np.float32]]:
 
 
 def _matrix(values: Any, site: str) -> NDArray[np.float32]:
+    """Return states as float32 `(N, D)`.
+
+    Raises:
+        BadParameter: they are no matrix of numbers, or float32 does not hold what tells its rows apart.
+    """
+    where = f"X, {site}"
     if hasattr(values, "detach"):  # a tensor of any type and device
-        values = values.detach().cpu().float().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     try:
+        if np.ma.isMaskedArray(values) or hasattr(values, "toarray"):
+            raise TypeError("a masked or sparse array: give what it holds, as an array without a mask")
         matrix = np.asarray(values)
+        if matrix.dtype.kind == "c":
+            raise TypeError("complex numbers: give real and imaginary parts as columns of their own")
         if matrix.dtype.kind not in "fiub":
             matrix = matrix.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise BadParameter("states are not numbers", found=str(error)[:200], where=f"X, {site}") from None
+        raise BadParameter("states are not numbers", found=str(error)[:200], where=where) from None
     if matrix.ndim != 2 or not matrix.size:
         raise BadParameter(
-            "states of another shape",
-            needed="(N, D), a row for each label",
-            found=str(matrix.shape),
-            where=f"X, {site}",
+            "states of another shape", needed="(N, D), a row for each label", found=str(matrix.shape), where=where
         )
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(matrix, np.float32)
+        narrow = np.ascontiguousarray(matrix, np.float32)
+    if matrix.dtype.itemsize > narrow.dtype.itemsize or matrix.dtype.kind in "iu":
+        _check_rounding(matrix, narrow, where)
+    return narrow
+
+
+def _check_rounding(matrix: NDArray[Any], narrow: NDArray[np.float32], where: str) -> None:
+    """Raise BadParameter if float32 does not hold what tells the rows of a column apart.
+
+    Columns near zero may vanish beside others, as small probabilities do; but not all of them.
+    """
+    vanished, lost = 0, []
+    for first in range(0, matrix.shape[1], _BLOCK):
+        wide = matrix[:, first : first + _BLOCK].astype(np.float64)
+        with np.errstate(all="ignore"):  # what is not finite is refused elsewhere
+            spread, size = wide.std(0), np.abs(wide).max(0)
+            error = (narrow[:, first : first + _BLOCK] - wide).std(0)
+            is_lost = (error > _ROUNDING * spread) & (spread > _JITTER * size)
+        vanished += int((is_lost & (size < np.finfo(np.float32).tiny)).sum())
+        lost += (first + np.flatnonzero(is_lost & (size >= np.finfo(np.float32).tiny))).tolist()
+    if lost or vanished == matrix.shape[1]:
+        raise BadParameter(
+            "states that float32 does not tell apart",
+            needed="columns whose differences are large enough beside their mean",
+            found=f"{len(lost):,} columns, the first of them {lost[0]}" if lost else "all values below 1e-38",
+            where=where,
+            next_step="subtract the mean of each column and divide by its standard deviation",
+        )
 
 
 def _plain(values: Any, count: int, name: str) -> list[Any]:
     """Return a column as a list of Python's own values, with None for NaN."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+    shape = tuple(getattr(values, "shape", ()))
+    if len(shape) > 1 or isinstance(values, Set | Mapping):
+        found = f"an array {shape}" if shape else f"a {type(values).__name__}, which has no order of rows"
+        raise BadParameter(f"{name} does not fit the states", needed=f"{count:,} values, in one dimension", found=found)
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(listed) != count or any(isinstance(value, list | tuple | dict) for value in listed):
         raise BadParameter(
             f"{name} does not fit the states",
             needed=f"{count:,} values, one for each row of X",
-            found=f"{len(listed):,}",
+            found=f"{len(listed):,}" if len(listed) != count else "several values in a row",
         )
     return [None if value != value else value for value in map(_of_python, listed)]
 
