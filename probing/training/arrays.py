@@ -24,14 +24,12 @@ from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.grouping import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
+from probing.training.array_checks import check_rounding, warn_of_copies
 from probing.training.results import ProbeResults
 
 Ints = NDArray[np.int64]
 SITE, KEY, GROUP = "states", "key", "group"
 _KINDS = ("auto", "classes", "real")
-_BLOCK = 256  # columns that are checked at once
-_ROUNDING = 0.05  # of a column's standard deviation, that rounding to float32 may add
-_JITTER = 1e-12  # relative spread up to which a column of float64 is constant but for errors of computing it
 
 
 @takes_old_names
@@ -73,7 +71,7 @@ def probe(
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
             every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
-            equal.
+            equal; equal states in train and test are warned of.
         keys: `(N,)` values for each of which the control draws one random label, such as the form of each word.
         texts: `(N,)` the text of each row, if rows are texts: baselines then read them, copies of a text are never
             in different splits, and the control `keyed:key=key` draws by `keys`.
@@ -105,6 +103,8 @@ def probe(
     columns = _Columns(name=name, **given)
     corpus, rows = columns.words() if columns.are_words else columns.sentences()
     corpus = corpus.with_random_split(split_seed) if split is None else _checked(corpus)
+    if keys is None and texts is None:
+        warn_of_copies(states, [example.split for example in corpus.examples])
     task = f"column:{name}" if kind == "auto" else f"column:{name}:{kind}"
     if controls is None and keys is not None and not columns.are_words:
         controls = [f"keyed:key={KEY}"]
@@ -165,32 +165,8 @@ def _matrix(values: Any, site: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(matrix, np.float32)
     if matrix.dtype.itemsize > narrow.dtype.itemsize or matrix.dtype.kind in "iu":
-        _check_rounding(matrix, narrow, where)
+        check_rounding(matrix, narrow, where)
     return narrow
-
-
-def _check_rounding(matrix: NDArray[Any], narrow: NDArray[np.float32], where: str) -> None:
-    """Raise BadParameter if float32 does not hold what tells the rows of a column apart.
-
-    Columns near zero may vanish beside others, as small probabilities do; but not all of them.
-    """
-    vanished, lost = 0, []
-    for first in range(0, matrix.shape[1], _BLOCK):
-        wide = matrix[:, first : first + _BLOCK].astype(np.float64)
-        with np.errstate(all="ignore"):  # what is not finite is refused elsewhere
-            spread, size = wide.std(0), np.abs(wide).max(0)
-            error = (narrow[:, first : first + _BLOCK] - wide).std(0)
-            is_lost = (error > _ROUNDING * spread) & (spread > _JITTER * size)
-        vanished += int((is_lost & (size < np.finfo(np.float32).tiny)).sum())
-        lost += (first + np.flatnonzero(is_lost & (size >= np.finfo(np.float32).tiny))).tolist()
-    if lost or vanished == matrix.shape[1]:
-        raise BadParameter(
-            "states that float32 does not tell apart",
-            needed="columns whose differences are large enough beside their mean",
-            found=f"{len(lost):,} columns, the first of them {lost[0]}" if lost else "all values below 1e-38",
-            where=where,
-            next_step="subtract the mean of each column and divide by its standard deviation",
-        )
 
 
 def _plain(values: Any, count: int, name: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 import probing as pb
-from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, UnknownName
+from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, ProbingWarning, UnknownName
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 CORPUS = word_corpus(seed=1, ambiguous=0.3)
@@ -220,3 +221,14 @@ def test_columns_that_are_constant_or_vanish_beside_others_are_no_error() -> Non
     tiny = 1e-60 * RANDOM.random(len(X))
     found = pb.probe(np.c_[X, constant, tiny], y, groups=GROUPS, split=SPLIT, **GIVEN)
     assert found[-1].measures[0].score.value > 0.5
+
+
+def test_copies_of_rows_in_train_and_test_are_warned_of() -> None:
+    inputs = np.arange(200) % 40
+    states, y = RANDOM.standard_normal((40, 8))[inputs], RANDOM.integers(0, 2, 40)[inputs]
+    with pytest.warns(ProbingWarning, match="20 of 20 test rows have the same states as a train row"):
+        pb.probe(states, y, **GIVEN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProbingWarning)
+        pb.probe(states, y, groups=inputs, **GIVEN)
+        pb.probe(states, y, texts=[f"text {i}" for i in inputs], **GIVEN)
