@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.grouping import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
+from probing.training.array_checks import check_rounding, warn_of_copies
 from probing.training.results import ProbeResults
 
 Ints = NDArray[np.int64]
@@ -70,7 +71,7 @@ def probe(
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
             every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
-            equal.
+            equal; equal states in train and test are warned of.
         keys: `(N,)` values for each of which the control draws one random label, such as the form of each word.
         texts: `(N,)` the text of each row, if rows are texts: baselines then read them, copies of a text are never
             in different splits, and the control `keyed:key=key` draws by `keys`.
@@ -83,7 +84,8 @@ def probe(
             for `train`.
 
     Raises:
-        BadParameter: the shapes of arrays do not match, or a name or parameter is wrong.
+        BadParameter: the shapes of arrays do not match, float32 does not hold the states, or a name or parameter is
+            wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
@@ -101,6 +103,8 @@ def probe(
     columns = _Columns(name=name, **given)
     corpus, rows = columns.words() if columns.are_words else columns.sentences()
     corpus = corpus.with_random_split(split_seed) if split is None else _checked(corpus)
+    if keys is None and texts is None:
+        warn_of_copies(states, [example.split for example in corpus.examples])
     task = f"column:{name}" if kind == "auto" else f"column:{name}:{kind}"
     if controls is None and keys is not None and not columns.are_words:
         controls = [f"keyed:key={KEY}"]
@@ -135,35 +139,50 @@ def _states(X: Any) -> dict[str, NDArray[np.float32]]:
 
 
 def _matrix(values: Any, site: str) -> NDArray[np.float32]:
+    """Return states as float32 `(N, D)`.
+
+    Raises:
+        BadParameter: they are no matrix of numbers, or float32 does not hold what tells its rows apart.
+    """
+    where = f"X, {site}"
     if hasattr(values, "detach"):  # a tensor of any type and device
-        values = values.detach().cpu().float().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     try:
+        if np.ma.isMaskedArray(values) or hasattr(values, "toarray"):
+            raise TypeError("a masked or sparse array: give what it holds, as an array without a mask")
         matrix = np.asarray(values)
+        if matrix.dtype.kind == "c":
+            raise TypeError("complex numbers: give real and imaginary parts as columns of their own")
         if matrix.dtype.kind not in "fiub":
             matrix = matrix.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise BadParameter("states are not numbers", found=str(error)[:200], where=f"X, {site}") from None
+        raise BadParameter("states are not numbers", found=str(error)[:200], where=where) from None
     if matrix.ndim != 2 or not matrix.size:
         raise BadParameter(
-            "states of another shape",
-            needed="(N, D), a row for each label",
-            found=str(matrix.shape),
-            where=f"X, {site}",
+            "states of another shape", needed="(N, D), a row for each label", found=str(matrix.shape), where=where
         )
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(matrix, np.float32)
+        narrow = np.ascontiguousarray(matrix, np.float32)
+    if matrix.dtype.itemsize > narrow.dtype.itemsize or matrix.dtype.kind in "iu":
+        check_rounding(matrix, narrow, where)
+    return narrow
 
 
 def _plain(values: Any, count: int, name: str) -> list[Any]:
     """Return a column as a list of Python's own values, with None for NaN."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+    shape = tuple(getattr(values, "shape", ()))
+    if len(shape) > 1 or isinstance(values, Set | Mapping):
+        found = f"an array {shape}" if shape else f"a {type(values).__name__}, which has no order of rows"
+        raise BadParameter(f"{name} does not fit the states", needed=f"{count:,} values, in one dimension", found=found)
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(listed) != count or any(isinstance(value, list | tuple | dict) for value in listed):
         raise BadParameter(
             f"{name} does not fit the states",
             needed=f"{count:,} values, one for each row of X",
-            found=f"{len(listed):,}",
+            found=f"{len(listed):,}" if len(listed) != count else "several values in a row",
         )
     return [None if value != value else value for value in map(_of_python, listed)]
 

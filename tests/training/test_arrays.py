@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import probing as pb
-from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, UnknownName
+from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, ProbingWarning, UnknownName
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 CORPUS = word_corpus(seed=1, ambiguous=0.3)
@@ -170,8 +172,19 @@ FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in r
     [
         ({"X": np.ones(N)}, BadParameter, "another shape"),
         ({"X": [["a"]] * N}, BadParameter, "not numbers"),
+        ({"X": np.ones((N, 2)) * 1j}, BadParameter, "complex"),
+        ({"X": np.ma.masked_less(np.ones((N, 2)), 2)}, BadParameter, "masked"),
+        ({"X": csr_matrix(np.ones((N, 2)))}, BadParameter, "sparse"),
+        ({"X": np.c_[np.ones(N), RANDOM.standard_normal(N) + 1e9]}, BadParameter, "the first of them 1"),
+        ({"X": RANDOM.standard_normal((N, 2)) * 1e-50}, BadParameter, "does not tell apart"),
+        ({"X": torch.arange(N)[:, None] + 2**40}, BadParameter, "does not tell apart"),
         ({"X": {"resid.0": np.ones((N, 2)), "resid.1": np.ones((3, 2))}}, BadParameter, "different numbers of rows"),
         ({"y": [0, 1]}, BadParameter, "y does not fit"),
+        ({"y": np.zeros((N, 1))}, BadParameter, r"an array \(60, 1\)"),
+        ({"y": pd.DataFrame({"a": [0] * N})}, BadParameter, r"an array \(60, 1\)"),
+        ({"y": [[0]] * N}, BadParameter, "several values in a row"),
+        ({"y": set(range(N))}, BadParameter, "no order of rows"),
+        ({"y": dict.fromkeys(range(N), 1)}, BadParameter, "no order of rows"),
         ({"groups": ["a"]}, BadParameter, "groups does not fit"),
         ({"keys": [None] * N}, BadParameter, "without a key"),
         ({"texts": [""] * N}, BadParameter, "without text"),
@@ -200,3 +213,22 @@ def test_what_cannot_be_probed_is_refused(given: dict[str, Any], error: type[Exc
 def test_too_few_rows_are_not_judged() -> None:
     table = pb.probe(**FEW, progress=False).table()
     assert table.status.iloc[-1] == "not judged"
+
+
+def test_columns_that_are_constant_or_vanish_beside_others_are_no_error() -> None:
+    y = per_row("upos")
+    constant = 1e8 * (1 + 1e-15 * RANDOM.standard_normal(len(X)))
+    tiny = 1e-60 * RANDOM.random(len(X))
+    found = pb.probe(np.c_[X, constant, tiny], y, groups=GROUPS, split=SPLIT, **GIVEN)
+    assert found[-1].measures[0].score.value > 0.5
+
+
+def test_copies_of_rows_in_train_and_test_are_warned_of() -> None:
+    inputs = np.arange(200) % 40
+    states, y = RANDOM.standard_normal((40, 8))[inputs], RANDOM.integers(0, 2, 40)[inputs]
+    with pytest.warns(ProbingWarning, match="20 of 20 test rows have the same states as a train row"):
+        pb.probe(states, y, **GIVEN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProbingWarning)
+        pb.probe(states, y, groups=inputs, **GIVEN)
+        pb.probe(states, y, texts=[f"text {i}" for i in inputs], **GIVEN)
