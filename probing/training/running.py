@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit
-from probing.errors import BadParameter, DamagedUnit, ProvenanceMismatch
+from probing.errors import BadParameter, DamagedUnit, ProbingWarning, ProvenanceMismatch
 from probing.executors._units import complete
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
@@ -271,6 +271,7 @@ def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor,
     """
     missing = done.missing(units)
     _warn_of_spoiled(units, spoiled_units(done.folder, missing))
+    _warn_of_splits(plan.labels.excluded)
     todo = units.only(missing)
     with _bar(plan.task, units, todo, shown=progress) as bar:
         made = Fitters(plan, done, Threads.equal(executor.threads), bar.begins if executor.in_process else None)
@@ -286,6 +287,15 @@ def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
             "or its saved probe was changed, or written by an earlier version)",
             DamagedUnit,
             stacklevel=4,
+        )
+
+
+def _warn_of_splits(excluded: Mapping[str, int]) -> None:
+    """Warn of labelled rows whose split is none of train, dev and test: no probe sees them."""
+    left = [f"{n:,} of the {name}" for name, n in excluded.items() if name.startswith("split ")]
+    if left:
+        warnings.warn(
+            f"rows left out, since splits are train, dev and test: {'; '.join(left)}", ProbingWarning, stacklevel=4
         )
 
 

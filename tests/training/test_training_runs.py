@@ -14,7 +14,7 @@ import pytest
 import probing as pb
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe, RowBlocks
-from probing.errors import BadParameter, NonFiniteStates, ProvenanceMismatch, UnitFailed
+from probing.errors import BadParameter, NonFiniteStates, ProbingWarning, ProvenanceMismatch, UnitFailed
 from probing.results.analysis import Point
 from probing.results.probe import read_results
 from probing.states.store import Store
@@ -68,6 +68,15 @@ class NormAnalysis(Analysis):
 
     def run(self, probe: Probe, data: SiteData) -> list[Point]:
         return [Point("norm", float(np.linalg.norm(data.states["test"], axis=1).mean()), "")]
+
+
+def test_rows_of_another_split_are_left_out_with_a_warning_that_counts_them() -> None:
+    odd = tuple(replace(e, split="holdout") if n % 7 == 0 else e for n, e in enumerate(CORPUS.examples))
+    corpus = replace(CORPUS, examples=odd)
+    n = sum(len(e.words) for e in odd if e.split == "holdout")
+    with pytest.warns(ProbingWarning, match=f"{n:,} of the split holdout"):
+        results = run(tag_store(corpus), corpus, probes=["linear"])
+    assert results[0].facts["excluded"]["split holdout"] == n
 
 
 @pytest.mark.slow
