@@ -139,6 +139,18 @@ def check_target(folder: Path) -> None:
             raise OSError(number, os.strerror(number), str(place))
 
 
+def target_of(to: str | Path | None) -> Path | None:
+    """Return the folder that results go to, checked before work begins; None if none is asked for.
+
+    Raises:
+        CannotReachFile: see `check_target`.
+    """
+    if to is None:
+        return None
+    check_target(Path(to))
+    return Path(to)
+
+
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()

@@ -21,6 +21,7 @@ from probing.states.store import Store
 from probing.statistics.families import adjusted
 from probing.statistics.multiplicity import CORRECTIONS, Correction
 from probing.statistics.thresholds import AskedThreshold
+from probing.system.machine import target_of
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults
@@ -122,7 +123,8 @@ def train(
     """
     if correction not in CORRECTIONS:
         raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)
-    runner, folder = executor_of(executor, workers, threads), Path(to).resolve() if to is not None else None
+    runner, folder = executor_of(executor, workers, threads), target_of(to)
+    folder = None if folder is None else folder.resolve()
     check_run(runner, folder, array_size, array_index)
     opened = store if not isinstance(store, str | Path) else Store.open(store)
     plan = make_plan(

@@ -23,7 +23,7 @@ from probing.results.transfer import CrossResult, CrossResults, committed
 from probing.seeds import generator
 from probing.states.store import Store
 from probing.statistics.clusters import FRACTION
-from probing.system.machine import with_typed_errors
+from probing.system.machine import target_of, with_typed_errors
 from probing.text.corpus import SPLITS, Corpus, Example
 from probing.text.grouping import composed, named, unit_names
 from probing.training.fitting import unit_id
@@ -80,7 +80,7 @@ def leave_one_out(
             two groups, or no label of a group occurs in the other groups.
         ProvenanceMismatch, NonFiniteStates: see `train`.
     """
-    opened = store if not isinstance(store, str | Path) else Store.open(store)
+    folder, opened = target_of(to), store if not isinstance(store, str | Path) else Store.open(store)
     built = build_task(task, corpus) if isinstance(task, str) else task
     group = composed(group)
     folds, remarks = _folds(corpus, built, group, least_rows, root_seed)
@@ -103,7 +103,6 @@ def leave_one_out(
         )
         for fold in folds
     }
-    folder = None if to is None else Path(to)
     if folder is not None:
         sweep_results(folder)
     found = [result for name, plan in plans.items() for result in _fold_results(plan, name, group, folder)]

@@ -23,6 +23,7 @@ from probing.results.probe import Score
 from probing.results.transfer import CrossResult, CrossResults, committed
 from probing.states.store import Store
 from probing.statistics.clusters import Resampler
+from probing.system.machine import target_of
 from probing.text.corpus import Corpus
 from probing.training.fitting import fits_of, unit_id
 from probing.training.labelling import input_names
@@ -188,6 +189,7 @@ def transfer(
     """
     if len(sources) < 2:
         raise BadParameter("transfer needs two sources", needed="two or more", found=", ".join(sources) or "none")
+    folder = target_of(to)
     opened = {
         name: (store if not isinstance(store, str | Path) else Store.open(store), corpus)
         for name, (store, corpus) in sources.items()
@@ -215,7 +217,6 @@ def transfer(
     _refuse_keyed_probes(plans)
     plans = _united(plans)
     _refuse_strangers(plans)
-    folder = None if to is None else Path(to)
     if folder is not None:
         sweep_results(folder)
     results = CrossResults("transfer", _all(plans, folder), _shared(plans))

@@ -18,6 +18,7 @@ from probing.models.language_model import LanguageModel
 from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
 from probing.results.use import UseResult, read_use_results
+from probing.system.machine import target_of
 from probing.system.progress import steps_bar
 from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
@@ -150,6 +151,7 @@ def intervene(
             found="nothing",
             next_step="such as next_token:answers=A|B for a causal model, readout for an encoder",
         )
+    target_of(to)
     criteria, options = criteria or Criteria(), options or UseOptions()
     measured = build("behaviours", behaviour) if isinstance(behaviour, str) else behaviour
     identity = model.identity()

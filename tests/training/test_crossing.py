@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import probing as pb
 from probing.cli.commands import app
 from probing.errors import (
     BadParameter,
+    CannotReachFile,
     ConfigError,
     DamagedUnit,
     DegenerateDesign,
@@ -298,3 +300,20 @@ def test_page_and_terminal_show_a_matrix_name_the_model_and_warn_of_few_rows(tmp
         ]
     text = report(tmp_path).read_text(encoding="utf-8")
     assert "States of planted" in text and "upos: linear at resid.0, accuracy on test, with 95 % intervals." in text
+
+
+@pytest.mark.parametrize("call", ["train", "transfer", "leave_one_out", "intervene", "probe"])
+def test_a_place_that_results_cannot_go_to_is_refused_before_work(call: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    corpus, nothing = word_corpus(), cast(Any, None)  # no model is looked at before
+    calls: dict[str, Callable[..., Any]] = {
+        "train": lambda **to: train(source(1)[0], corpus, task="upos", **to),
+        "transfer": lambda **to: transfer({"a": source(1), "b": source(2)}, task="upos", **to),
+        "leave_one_out": lambda **to: leave_one_out(source(1)[0], corpus, task="upos", group="form", **to),
+        "intervene": lambda **to: pb.intervene(nothing, corpus, tasks="upos", behaviour="readout", **to),
+        "probe": lambda **to: pb.probe(np.arange(800.0).reshape(400, 2), np.arange(400) % 2, **to),
+    }
+    for place in ("file", "file/below"):
+        with pytest.raises(CannotReachFile, match="Not a directory"):
+            calls[call](to=tmp_path / place)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
