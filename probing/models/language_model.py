@@ -85,7 +85,7 @@ class LanguageModel:
         cls,
         name: str,
         *,
-        device: str = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: str = "float32",
         attention: str | None = None,
         kind: Literal["auto", "base", "causal", "masked"] = "auto",
@@ -103,7 +103,7 @@ class LanguageModel:
 
         Args:
             name: folder, hub name or `probing:reference`.
-            device: a torch device.
+            device: a torch device; None: the CPU.
             dtype: compute dtype: `float32`, `float16` or `bfloat16`.
             attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
             kind: head to load: `auto` (the head that the model was saved with), `base` (none), `causal` or `masked`.
@@ -126,7 +126,7 @@ class LanguageModel:
             BadParameter: the dtype, device, kind, side or revision is unknown, or the step is no number.
             UnknownName: `probing:` before something that does not ship.
         """
-        given, name, checkpoint = name, shipped(name, "model"), Checkpoint.of(step, run)
+        given, name, device, checkpoint = name, shipped(name, "model"), str(device or "cpu"), Checkpoint.of(step, run)
         loaded = load(
             name,
             device=device,

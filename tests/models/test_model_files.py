@@ -261,6 +261,11 @@ def test_a_folder_has_no_revision_but_the_one_that_it_is_a_snapshot_of(folder: P
         LanguageModel.load(str(snapshot), revision="main")
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu"), "cpu"])
+def test_a_device_is_a_name_or_an_object_and_none_is_the_cpu(device: torch.device | str | None, folder: Path) -> None:
+    assert LanguageModel.load(str(folder), device=device).device == "cpu"
+
+
 def test_a_device_without_numbers_is_refused(folder: Path) -> None:
     with pytest.raises(BadParameter, match="no device 'meta'"):
         LanguageModel.load(str(folder), device="meta")
