@@ -71,9 +71,9 @@ def test_the_contrast_of_twins_is_their_own_and_all_of_it_is_mediated() -> None:
         and other.mediated_fraction_high is not None
         and other.mediated_fraction_low is not None
     )
-    assert one.mediated_fraction_high - one.mediated_fraction_low < 0.1 * (
-        other.mediated_fraction_high - other.mediated_fraction_low
-    )
+    # On some processors both are exact: below 1e-6 there is nothing to compare but last bits.
+    widths = [e.mediated_fraction_high - e.mediated_fraction_low for e in (one, other)]
+    assert widths[0] <= max(0.1 * widths[1], 1e-6)
     # Without groups to keep together, rows take the states of any others, whose noise then counts.
     alone = measure_property(instrument, replace(prop, twins=None, groups=np.arange(len(prop.z))), options=QUICK)
     assert max(one.tau_error, other.tau_error) < 0.1 * alone.cells[0].whole.tau_error
