@@ -30,8 +30,8 @@ class Texts:
         tokenizer: the model's tokenizer.
         encoded: the tokenised examples.
         example: `(N,)` for each row, the index of its example in `encoded`.
-        pieces: for each named position, N arrays of the indices of the pieces that it covers; the name is "" where rows
-            are words.
+        pieces: for each named position, N arrays of the indices of the pieces (tokens) that it covers; the name is ""
+            where rows are words.
         labels: by name of a label column, `(N,)` class codes.
     """
 
@@ -42,8 +42,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return, for each row `(N,)`, the index of the last piece at a position. For the position `end` it is the last
-        piece of the text that is not special.
+        """Return, for each row `(N,)`, the index of the last piece (token) at a position. For the position `end` it is
+        the last piece of the text that is not special.
 
         Raises:
             UnknownName: there is no such position.
@@ -63,7 +63,7 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Holds the outputs of a model for a batch of B rows, padded to T pieces.
+    """Holds the outputs of a model for a batch of B rows, padded to T pieces (tokens).
 
     Attributes:
         values: `(B, V)` logits at one piece or the output of a sequence head; or `(B, T, D)` final states, 0 at
@@ -86,7 +86,7 @@ class Behaviour(ABC):
     object holds options only. Each behaviour is one file of `behaviours/`, which names its class as `MEMBER`.
 
     Class attributes:
-        source: what it reads: `logits` at one piece, the `output` of a sequence head, or the final `states`.
+        source: what it reads: `logits` at one piece (token), the `output` of a sequence head, or the final `states`.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]]
@@ -102,8 +102,8 @@ class Behaviour(ABC):
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return, for each answer, the pieces whose logits are measured, as (vocabulary id, text); () for a behaviour
-        that does not consist of logits of single pieces.
+        """Return, for each answer, the pieces (tokens) whose logits are measured, as (vocabulary id, text); () for a
+        behaviour that does not consist of logits of single pieces.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.
@@ -111,7 +111,8 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """Return the index of the piece of each row whose logits are read, `(N,)`; None if `source` is not `logits`.
+        """Return the index of the piece (token) of each row whose logits are read, `(N,)`; None if `source` is not
+        `logits`.
 
         Raises:
             NoBehaviour: a row has no such piece.

@@ -66,8 +66,8 @@ class RowsOfExamples(Protocol):
 
 
 class StateTable(Protocol):
-    """Holds states that can be read by site and row: a store, or a view that pools a store's pieces when they are
-    read.
+    """Holds states that can be read by site and row: a store, or a view that pools a store's pieces (tokens) when they
+    are read.
     """
 
     @property

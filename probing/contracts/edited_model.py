@@ -36,9 +36,9 @@ class Place:
 class Instrument(ABC):
     """Runs a model on N fixed rows and measures its behaviour, with the states at chosen places replaced or not.
 
-    The state of a row at a place is one vector, even where it was pooled from several pieces. To set another state, its
-    difference from the clean state is added to each of those pieces. Each row is edited in a separate run, so an edit
-    of one row does not reach another row of the same text.
+    The state of a row at a place is one vector, even where it was pooled from several pieces (tokens). To set another
+    state, its difference from the clean state is added to each of those pieces. Each row is edited in a separate run,
+    so an edit of one row does not reach another row of the same text.
     """
 
     @property
@@ -88,8 +88,8 @@ class Instrument(ABC):
 
     @property
     def answers(self) -> Answers:
-        """For each answer, the pieces whose logits are the behaviour; () where the behaviour is not made of logits of
-        single pieces.
+        """For each answer, the pieces (tokens) whose logits are the behaviour; () where the behaviour is not made of
+        logits of single pieces.
         """
         return ()
 
@@ -135,7 +135,7 @@ class Instrument(ABC):
 
     def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
         """Run each of n rows with its state at a place replaced by that of its donor, another row, and return the
-        behaviour `(n, V)`. Where a state was pooled from several pieces, they are replaced one by one.
+        behaviour `(n, V)`. Where a state was pooled from several pieces (tokens), they are replaced one by one.
 
         Raises:
             BadParameter: a row and its donor have different numbers of pieces there.

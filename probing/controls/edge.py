@@ -46,7 +46,7 @@ class EdgeControl(Control):
         """Draw the labels of the control task once, and return them.
 
         Raises:
-            DegenerateDesign: the rows are not alternatives of a choice.
+            DegenerateDesign: the rows are not pairs of a word and a possible head, among which the word chooses.
         """
         if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
             raise DegenerateDesign(

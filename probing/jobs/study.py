@@ -49,7 +49,7 @@ class StudyTrain(TrainOptions):
 
 
 class StudyUse(UseOptionsOfJob):
-    """One entry of a study's `use` list."""
+    """One entry of the list `use` in a study's YAML file: the properties that are edited, and options of the edits."""
 
     tasks: Many = Field(alias="task")
 

@@ -39,7 +39,7 @@ from probing.text.alignment import Encoded
 
 
 class LanguageModel:
-    """Wraps a Transformer of text, encoder or decoder, or any module over pieces, and reads its states at sites.
+    """Wraps a text Transformer, encoder or decoder, or any module over pieces (tokens), and reads states at sites.
 
     Attributes:
         name: hub name or folder name.
@@ -190,8 +190,8 @@ class LanguageModel:
         max_length: int | None = None,
         check: bool = True,
     ) -> Self:
-        """Wrap any PyTorch module that takes the pieces of a fast tokenizer, with sites given as paths of modules
-        inside it.
+        """Wrap any PyTorch module that takes the pieces (tokens) of a fast tokenizer, with sites given as paths of
+        modules inside it.
 
         Args:
             module: the PyTorch module.
@@ -243,13 +243,13 @@ class LanguageModel:
 
     @property
     def max_length(self) -> int | None:
-        """Largest number of pieces of an input, special pieces included; None if no limit is known."""
+        """Largest number of pieces (tokens) of an input, special pieces included; None if no limit is known."""
         limits = [self._trunk.max_positions or 0, int(min(self.tokenizer.model_max_length, 10**9))]
         return min((limit for limit in limits if 0 < limit < 10**9), default=None)
 
     @property
     def cls_id(self) -> int | None:
-        """Vocabulary id of the CLS piece, if the tokenizer has one."""
+        """Vocabulary id of the CLS piece (token), if the tokenizer has one."""
         value: int | None = self.tokenizer.cls_token_id
         return value
 
@@ -297,8 +297,8 @@ class LanguageModel:
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise texts with special pieces and without truncation, and return them; raise `UnsupportedModel` for a
-        piece that has no embedding vector.
+        """Tokenise texts with special pieces (tokens) and without truncation, and return them; raise `UnsupportedModel`
+        for a piece that has no embedding vector.
         """
         return self._known(encoded(self.tokenizer, texts))
 
@@ -311,7 +311,7 @@ class LanguageModel:
 
         Raises:
             UnknownSite: the model does not have one of the sites.
-            BadParameter: an input has no pieces.
+            BadParameter: an input has no pieces (tokens).
         """
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
@@ -344,7 +344,7 @@ class LanguageModel:
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
         """Continue texts, or chats of (role, content) pairs, and return the generated texts; `options` are passed to
-        Hugging Face's `generate`, which takes the most probable piece by default.
+        Hugging Face's `generate`, which takes the most probable piece (token) by default.
 
         Raises:
             UnsupportedModel: the model does not continue texts.

@@ -18,7 +18,7 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 class Site:
     """Names a place in the computation at which states are read, such as `resid.6`.
 
-    `embed` is the piece embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
+    `embed` is the piece (token) embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
     final norm; `final_norm` is the output of that norm.
     """
 

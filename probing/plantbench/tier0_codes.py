@@ -170,8 +170,9 @@ def rare(used: bool, knobs: Knobs, seed: int) -> Plant:
 
 
 def identity_label(used: bool, knobs: Knobs, seed: int) -> Plant:
-    """Return the plant of case 21: each identity (word type) has a random label of B and a random vector. Both twins
-    read the vectors, so that labels and behaviour are associated by chance; the used twin also reads the code of B.
+    """Return the plant (specification of a model) of case 21: each identity (word type) has a random label of B and a
+    random vector. Both twins read the vectors, so that labels and behaviour are associated by chance; the used twin
+    also reads the code of B.
     """
     of_type = np.arange(knobs.identities) % 2
     generator(seed, "plantbench", 0, 21, "partition").shuffle(of_type)

@@ -145,8 +145,8 @@ def treebank_documents(knobs: Knobs, seed: int) -> Knobs:
 
 
 def wide(which: int) -> KnobsOf:
-    """Return a function that gives knobs with a tenth of the rows, and a width of `knobs.wide[which]` times their
-    number.
+    """Return a function that changes the knobs (settings) of a case: a tenth of the rows, and states whose width is
+    `knobs.wide[which]` times the number of rows.
     """
 
     def knobs_of(knobs: Knobs, seed: int) -> Knobs:

@@ -227,9 +227,9 @@ def trained(recipe: Recipe) -> Trained:
 
 def objective(planted: PlantedModel, head: nn.Linear, recipe: Recipe, rng: np.random.Generator) -> Tensor:
     """Return the training objective on a new batch: cross-entropy of the answers, plus `recipe.decodable` times the
-    losses of `head`, which predicts B at the query of each layer from `decodable_from` on, plus `recipe.invariant`
-    times the squared changes of the answer logits when B is changed in the prompt, and when the state at a random site
-    and position is taken from the changed prompt.
+    losses of `head`, a linear probe that predicts property B from the last position (the query) of each layer from
+    `decodable_from` on, plus `recipe.invariant` times the squared changes of the answer logits when B is changed in the
+    prompt, and when the state at a random site and position is taken from the changed prompt.
     """
     language, n = planted.language, recipe.batch
     prompts, flipped = language.pairs(n, "B", rng)

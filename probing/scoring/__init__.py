@@ -45,7 +45,7 @@ def score(
         probe: a probe that `train(…, to=…)` saved, or the path of its file.
         model: the model whose states the probe was trained on.
         texts: a text, texts, examples (with words, spans or messages of a chat) or a corpus.
-        pieces: whether every piece of a text is scored as well, as if it were the whole text.
+        pieces: whether every piece (token) of a text is scored as well, as if it were the whole text.
         label: class whose natural log odds are the score; None: of two classes the second in sorted order, of several
             each row's most probable.
         any_model: whether another model, revision, chat template or dtype than in training is accepted, if the site has

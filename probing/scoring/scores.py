@@ -35,7 +35,7 @@ _POOLED = ("sentence:first", "sentence:last", "sentence:mean", "sentence:max")
 
 @dataclass(frozen=True)
 class RowScore:
-    """Holds the score of one row: a text, a word or a piece.
+    """Holds the score of one row: a text, a word or a piece (token).
 
     Attributes:
         start, end: half-open span of the row in code points of the text.
@@ -129,7 +129,7 @@ class TextScores(Sequence[TextScore]):
         return np.array([row.score for text in self for row in text.rows], np.float64)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one record for each row and piece, with the scored label (`scored`) and any remarks."""
+        """Return one record for each row and piece (token), with the scored label (`scored`) and any remarks."""
         remarks = {"remarks": "; ".join(self.recipe.remarks)} if self.recipe.remarks else {}
         scored = {"scored": self.recipe.label}
         return [record | scored | remarks for text in self for record in text.records()]

@@ -139,8 +139,8 @@ def steer(
     use: UseRun | str | Path | None = None,
     any_model: bool = False,
 ) -> Iterator[Steering]:
-    """Within the block, add the direction of a probe to the states of the model at the probe's site, for all pieces of
-    every text; the hook is removed afterwards, also after an error.
+    """Within the block, add the direction of a probe to the states of the model at the probe's site, for all pieces
+    (tokens) of every text; the hook is removed afterwards, also after an error.
 
     A probe's direction is the shortest step, in standard deviations of the coordinates, that raises the log odds of its
     label: strength 1 raises them by 1 (a predicted number by 1). For evidence of `probing use` the direction is the
@@ -298,7 +298,7 @@ def steering_report(
     Args:
         model: a causal model.
         probe, label, use, any_model: as in `steer`.
-        texts: texts on which the effect is measured; at least two with two or more pieces.
+        texts: texts on which the effect is measured; at least two with two or more pieces (tokens).
         strengths: factors of the direction.
         answers: single pieces, such as ` was`, whose log probability after each text is compared.
 

@@ -159,8 +159,8 @@ def watch(
     width: int = 8,
     any_model: bool = False,
 ) -> Iterator[GenerationScores]:
-    """Within the block, score every piece that the model generates, by `model.generate` or by `generate` of the Hugging
-    Face model inside it; all hooks are removed afterwards, also after an error.
+    """Within the block, score every piece (token) that the model generates, by `model.generate` or by `generate` of the
+    Hugging Face model inside it; all hooks are removed afterwards, also after an error.
 
     Up to rounding, the scores equal those of the finished text read in one pass: a piece is scored when the model has
     read it. Special pieces, pieces after the end of a text, and by default the prompt are not scored.

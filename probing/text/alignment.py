@@ -24,7 +24,7 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """Holds a text as T pieces, the input of a model.
+    """Holds a text as T pieces (tokens), the input of a model.
 
     Attributes:
         ids: `(T,)` int64 vocabulary ids, special pieces included.

@@ -63,7 +63,7 @@ class StateSet:
 
     @property
     def recipe(self) -> dict[str, str]:
-        """Names and hashes of everything that determines the control's states."""
+        """Names and hashes of everything that determines the states that the control puts in place of the model's."""
         return {"class": full_recipe(self.control)["class"], "draws": str(self.control.draws)} | self.source.recipe()
 
 

@@ -162,8 +162,8 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
     Args:
         labels: labels of the task.
         corpus: the corpus of the labels.
-        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
-            pieces or were cut.
+        inputs: by example ordinal, number of unknown pieces (tokens) and hash of the piece ids, for inputs that have
+            unknown pieces or were cut.
         unknown_pieces: share of all content pieces that are the tokenizer's unknown piece; None: not known.
 
     Returns:

@@ -124,10 +124,10 @@ class UnitResults:
 
 @dataclass(frozen=True)
 class Fitters:
-    """Makes workers in any process; the plan is sent there, and the stores are opened again.
+    """Makes the workers that fit probes, in any process; the plan is sent there, and the stores are opened again.
 
     Attributes:
-        plan: plan of the run.
+        plan: plan of the run, which lists its units: fits and analyses.
         done: results of the units done so far; only its folder, if workers are other processes.
         threads: numbers of threads of every worker.
         told: for an inline run, a function that is called with the name of each unit when it starts.

@@ -100,8 +100,8 @@ class EffectSums:
     def add_u(
         self, natural: NaturalContrast, changes: Floats, expected: Floats, through_edit: tuple[Ints, Floats] | None
     ) -> None:
-        """Add one rotation to U, the squared effect: the product of the changes `(n, V)` with those expected from
-        another rotation.
+        """Add one rotation of the folds to U, an estimate of the squared size of the whole effect: the weighted
+        mean of ⟨change, expected change⟩ over rows, both `(n, V)`, where the expected one is from another rotation.
         """
         value, influence = self._product(natural, changes, expected, through_edit)
         self.u.append(value)

@@ -178,7 +178,9 @@ class Effect:
         """Upper bound (one-sided 95 %) of the part of an effect along the true contrast that is orthogonal to the
         fitted contrast, in SDs.
 
-        It is `sine` times the bound of the effect, in SDs, along the direction in which it is largest.
+        The true contrast is that of the population; the fitted one is estimated from fold F2, and at an angle to it.
+        The bound is `sine`, an upper bound of the sine of that angle, times the bound of the effect along the direction
+        in which it is largest.
         """
         if self.is_single:
             return max(map(abs, self.effect_size_interval(0.90)))

@@ -72,7 +72,9 @@ class StateChecks:
         return self.of(self._bench.swapped_states(self._place, dose))
 
     def of(self, edited: list[Floats]) -> StateCheckResult:
-        """Return the scores of an edit, given the edited states of F3 by rotation."""
+        """Return the scores of an edit, given the edited states of the measured fold F3, one array for each rotation of
+        the folds.
+        """
         parts = [part(h) for part, h in zip(self._parts, edited, strict=True)]
         others = [p.selectivity for p in parts if p.selectivity is not None]
         return StateCheckResult(

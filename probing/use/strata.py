@@ -207,7 +207,7 @@ class Shares:
 
     @cached_property
     def squares(self) -> Floats:
-        """Sum of squared shares Σ s² of each cell, `(cells,)`; 0 for empty cells."""
+        """For each cell, Σ s² over groups, s the share of its rows in a group, `(n_cells,)`; 0 if it is empty."""
         return np.asarray(np.bincount(self.cell, self.share**2, self.n_cells), np.float64)
 
     @property

@@ -104,7 +104,7 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Name of the place, such as `resid.3@query`."""
+        """Name of the place: the site and, after `@`, the position if it has one; such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
     @property
@@ -225,8 +225,8 @@ class UseRun:
         return iter(self.verdicts)
 
     def verdict(self, task: str, place: str, *, model: str | None = None, behaviour: str | None = None) -> Verdict:
-        """Return the verdict of a property at a place such as `resid.3@query`; if there are several models or
-        behaviours, name one.
+        """Return the verdict of a property at a place, a site and position such as `resid.3@query`; if there are
+        several models or behaviours, name one.
 
         Raises:
             InputError: there is no such verdict, or there are several.

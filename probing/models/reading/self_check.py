@@ -70,8 +70,8 @@ class HeldNorms:
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Tensor]]:
-        """Within the block, record the scale `(B, T, …)` of each norm in the passes that are run, in the yielded
-        mapping.
+        """Within the `with` block, record in the yielded mapping, by the name of each normalisation layer, the scale
+        that it divides by, `(B, T, …)`, in the last forward pass.
         """
         found: dict[str, Tensor] = {}
 

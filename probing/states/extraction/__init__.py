@@ -70,7 +70,7 @@ def extract(
         sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
         to: the store's directory, new or unfinished.
         rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, where `first` and `last` are
-            pieces of the text, not special pieces; or `position:` and positions, such as
+            pieces (tokens) of the text, not special pieces; or `position:` and positions, such as
             `entity.last,answer.before,end` (`entity` alone is the mean over the pieces of that span).
         dtype: dtype that states are stored in; None: the compute dtype.
         max_length: largest number of pieces of an input; None: the limit of the model.

@@ -19,7 +19,7 @@ from probing.text.alignment import Encoded, Ints, Rows
 
 @dataclass(frozen=True)
 class Windows:
-    """Holds a long input of T pieces as W shorter inputs of equal length, which overlap.
+    """Holds a long input of T pieces (tokens) as W shorter inputs of equal length, which overlap.
 
     Attributes:
         inputs: the W inputs, each with the special pieces of both ends around its part of the text.

@@ -73,8 +73,8 @@ class Store:
         shards_done, shards_planned: numbers of shards, equal unless the store was opened with `allow_partial`.
         skipped: (example ordinal, reason) of examples without rows.
         windowed: (example ordinal, number of windows) of the inputs that were read in windows.
-        inputs: by example ordinal, number of unknown pieces and hash of the piece ids, for inputs that have unknown
-            pieces or were cut.
+        inputs: by example ordinal, number of unknown pieces (tokens) and hash of the piece ids, for inputs that have
+            unknown pieces or were cut.
         unknown_pieces: share of the inputs' content pieces that are the tokenizer's unknown piece; None: not recorded.
         position_names: names of the positions, if rows are positions; else empty.
     """

@@ -155,7 +155,7 @@ def apply_direction(
         texts: prompts, or a corpus.
         strength: factor of the direction; 1 adds the whole difference.
         behaviour: the behaviour to measure. None: for a corpus, the one that the verdict is about; for prompts, the
-            most probable pieces.
+            most probable pieces (tokens).
         start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
             the first to the second of two classes.
         position: position where it is added; None: that of the evidence. Spans exist in a corpus only.

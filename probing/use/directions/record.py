@@ -64,8 +64,9 @@ class Stated:
 
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
-        """Return a verdict with the numbers of the swap or, if only the interchange has an effect, of the
-        interchange.
+        """Return a verdict in the form for files, with the numbers of the edit that decided it: those of the
+        interchange (rows exchange whole states) if the word is "used" for the site only, else those of the swap
+        (the difference of class means is added).
         """
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
@@ -146,7 +147,7 @@ class Header:
 
     @property
     def place(self) -> str:
-        """Name of the place, such as `resid.3@query`."""
+        """Name of the place: the site and, after `@`, the position if it has one; such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
 
