@@ -120,6 +120,7 @@ def train(
             raised.
         WorkerLost, Stalled: workers died or hung.
         MissingDependency: the executor needs a package that is not installed.
+        CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
     if correction not in CORRECTIONS:
         raise unknown_name("correction", correction, CORRECTIONS, error=BadParameter)

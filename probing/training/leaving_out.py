@@ -79,6 +79,7 @@ def leave_one_out(
         DegenerateDesign: there is one group only, every group is too small, sentences have no group, a document is in
             two groups, or no label of a group occurs in the other groups.
         ProvenanceMismatch, NonFiniteStates: see `train`.
+        CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
     folder, opened = target_of(to), store if not isinstance(store, str | Path) else Store.open(store)
     built = build_task(task, corpus) if isinstance(task, str) else task

@@ -186,6 +186,7 @@ def transfer(
         DegenerateDesign: two sources have no label in common, or nothing can be learned from the labels.
         UnknownSite: a store lacks a site.
         UnknownName, BadParameter: a name or parameter is wrong.
+        CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
     if len(sources) < 2:
         raise BadParameter("transfer needs two sources", needed="two or more", found=", ".join(sources) or "none")

@@ -131,6 +131,7 @@ def intervene(
         NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
         EditFailed: a check of the instrument failed.
         DegenerateDesign, TooFewGroups: rows cannot be matched.
+        CannotReachFile: `to` cannot be used; it is checked before work begins.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
     Warns:
