@@ -25,7 +25,15 @@ from torch import Tensor
 from probing.probes._rows import Rows
 from probing.probes._softmax_curvature import Costs, Curvature, curvature, firmer, label_sets_at_once, renewed
 from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import accepts_step, dot, line_search, one_thread, search_direction, warm_start
+from probing.probes._softmax_start import (
+    Remembered,
+    accepts_step,
+    dot,
+    line_search,
+    one_thread,
+    search_direction,
+    warm_start,
+)
 from probing.seeds import child_seed
 
 _MEMORY = 8
@@ -120,7 +128,7 @@ class _State:
     loss: Tensor
     G: Tensor
     factors: Curvature
-    pairs: list[tuple[Tensor, Tensor]]
+    steps: list[Remembered]
     gained: Tensor
     refusals: int = 0
     restarts: int = 0
@@ -130,11 +138,11 @@ class _State:
         self.place = [self.place[m] for m in keep.tolist()]
         self.problems, self.factors, self.Z = self.problems.take(keep), self.factors.take(keep), self.Z.take(keep)
         self.loss, self.G, self.gained = self.loss[keep], self.G[keep], self.gained[keep]
-        self.pairs = [(s[keep], t[keep]) for s, t in self.pairs]
+        self.steps = [step.take(keep) for step in self.steps]
 
     def direction(self) -> tuple[Tensor, Tensor]:
         """Return where to go, `(M, K, D+1)`, and the slope `(M,)` of the objective there."""
-        along = search_direction(self.G, self.pairs, self.factors)
+        along = search_direction(self.G, self.steps, self.factors)
         return along, dot(self.G, along)
 
     def refine(self, chosen: Tensor) -> None:
@@ -166,7 +174,7 @@ def _minimise(problems: Problems, stop: Stop, start: Tensor | None) -> list[Solu
             _leave_low(now)
         elif bool(stuck.any()) and now.restarts < _MOST_RESTARTS:  # remembered steps or the factors may be at fault
             now.restarts += 1
-            now.pairs, now.factors = [], firmer(now.factors, now.problems, now.Z.weights, source)
+            now.steps, now.factors = [], firmer(now.factors, now.problems, now.Z.weights, source)
         else:
             _parted(now, done, stuck, iteration, converged=stuck)
         if not now.place:
@@ -204,7 +212,7 @@ def _judged(now: _State, stop: Stop, *, last: bool) -> tuple[Tensor, Tensor, Ten
 
 
 def _leave_low(now: _State) -> None:
-    now.problems.low, now.pairs = False, []  # differences of gradients in bfloat16 mislead at the end
+    now.problems.low, now.steps = False, []  # differences of gradients in bfloat16 mislead at the end
     now.refine(torch.arange(len(now.place)))
 
 
@@ -231,7 +239,7 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
         Z.put(chosen, there.moved(change, step[chosen] - 1))
         loss[chosen], G[chosen] = part.gradient(there)
     now.gained = now.loss - loss
-    now.pairs = [*now.pairs, (Z.weights - now.Z.weights, G - now.G)][-_MEMORY:]
+    now.steps = [*now.steps, Remembered.of(Z.weights - now.Z.weights, G - now.G)][-_MEMORY:]
     now.Z, now.loss, now.G = Z, loss, G
     return step
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,35 +78,59 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
-def search_direction(G: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -> Tensor:
+class Remembered(NamedTuple):
+    """A step that L-BFGS remembers, with what each later iteration needs of it.
+
+    Attributes:
+        step: change of the weights, `(M, K, D+1)`.
+        change: change of the gradient, `(M, K, D+1)`.
+        curvature: their inner products, `(M,)` float64.
+        rho: 1 / curvature, 0 where that is not positive.
+    """
+
+    step: Tensor
+    change: Tensor
+    curvature: Tensor
+    rho: Tensor
+
+    @classmethod
+    def of(cls, step: Tensor, change: Tensor) -> Remembered:
+        """Return the step and the change of the gradient with their curvature."""
+        curvature = dot(step, change)
+        return cls(step, change, curvature, torch.where(curvature > 0, 1 / curvature, 0.0))
+
+    def take(self, keep: Tensor) -> Remembered:
+        """Return the steps of the chosen label sets."""
+        return Remembered(*(part[keep] for part in self))
+
+
+def search_direction(G: Tensor, steps: list[Remembered], factors: Curvature) -> Tensor:
     """Return the L-BFGS search direction `(M, K, D+1)` of each label set, by the two-loop recursion with the
     preconditioner in its middle.
     """
     q = G.clone()
-    kept = []
-    for s, t in reversed(pairs):
-        curvature = dot(s, t)
-        rho = torch.where(curvature > 0, 1 / curvature, 0.0)
-        a = dot(s, q) * rho
-        q -= a.to(q.dtype).view(-1, 1, 1) * t
-        kept.append((s, t, rho, a))
-    r = _scaled(q, pairs, factors)
-    for s, t, rho, a in reversed(kept):
-        b = dot(t, r) * rho
-        r += (a - b).to(r.dtype).view(-1, 1, 1) * s
+    shares = []
+    for step, change, _, rho in reversed(steps):
+        a = dot(step, q) * rho
+        q -= a.to(q.dtype).view(-1, 1, 1) * change
+        shares.append(a)
+    r = _scaled(q, steps, factors)
+    for (step, change, _, rho), a in zip(steps, reversed(shares), strict=True):
+        b = dot(change, r) * rho
+        r += (a - b).to(r.dtype).view(-1, 1, 1) * step
     ascent = dot(G, r) <= 0
     if bool(ascent.any()):
         r = torch.where(ascent.view(-1, 1, 1), factors.solve(G)[0], r)
     return r.neg_()
 
 
-def _scaled(q: Tensor, pairs: list[tuple[Tensor, Tensor]], factors: Curvature) -> Tensor:
+def _scaled(q: Tensor, steps: list[Remembered], factors: Curvature) -> Tensor:
     """Apply the preconditioner to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
-    if not pairs:
+    if not steps:
         return factors.solve(q)[0]
-    s, t = pairs[-1]
-    r, solved = factors.solve(q, t)
-    bent, curvature = dot(t, solved), dot(s, t)
+    _, change, curvature, _ = steps[-1]
+    r, solved = factors.solve(q, change)
+    bent = dot(change, solved)
     gamma = torch.where((curvature > 0) & (bent > 0), curvature / bent, 1.0).clamp(0.01, 10.0)
     return r.mul_(gamma.to(r.dtype).view(-1, 1, 1))
 

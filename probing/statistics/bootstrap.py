@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load when first used, so that commands without statistics start faster
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtridf, stdtrit
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -121,12 +121,12 @@ def interval(samples: NDArray[np.float64], *, df: float = math.inf, level: float
         return math.nan, math.nan
     low, middle, high = np.quantile(known, [(1 - level) / 2, 0.5, (1 + level) / 2])
     tail = (1 + level) / 2
-    stretch = _t_quantile(tail, df) / ndtri(tail)
+    stretch = _t_quantile(tail, df) / scipy.special.ndtri(tail)
     return float(middle - stretch * (middle - low)), float(middle + stretch * (high - middle))
 
 
 def _t_quantile(p: float, df: float) -> float:
-    return float(stdtrit(min(df, MANY), p))
+    return float(scipy.special.stdtrit(min(df, MANY), p))
 
 
 def unvaried_interval(
@@ -218,14 +218,14 @@ def _freedom(parts: Sequence[tuple[float, float]], total: float) -> float:
     known = [(part, df) for part, df in parts if part > 0 and df > 0]
     if not known:
         return math.inf
-    z = float(ndtri((1 + LEVEL) / 2))
+    z = float(scipy.special.ndtri((1 + LEVEL) / 2))
     square = z * z + sum((part / total) ** 1.5 * (_t_quantile((1 + LEVEL) / 2, df) ** 2 - z * z) for part, df in known)
     quantile = math.sqrt(square)
     # The inverse of t in its degrees of freedom is not defined at the normal limit.
     few = min(df for _, df in known)
     if len(known) == 1:
         return float(few)
-    return float(np.clip(stdtridf((1 + LEVEL) / 2, quantile), few, max(df for _, df in known)))
+    return float(np.clip(scipy.special.stdtridf((1 + LEVEL) / 2, quantile), few, max(df for _, df in known)))
 
 
 def gained(
@@ -262,7 +262,7 @@ def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.
         return 1.0
     if error == 0.0:
         return 0.0 if gain > margin else 1.0
-    return float(stdtr(min(df, MANY), (margin - gain) / error))
+    return float(scipy.special.stdtr(min(df, MANY), (margin - gain) / error))
 
 
 def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = math.inf) -> float:
@@ -287,9 +287,9 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
     References:
         Bloom 1995, Minimum detectable effects, Evaluation Review 19(5).
     """
-    return margin + (_t_quantile(1.0 - alpha, df) + float(ndtri(power))) * error
+    return margin + (_t_quantile(1.0 - alpha, df) + float(scipy.special.ndtri(power))) * error
 
 
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
     """Return the standard error of a normal distribution whose interval at `level` is as wide as (`low`, `high`)."""
-    return float((high - low) / 2 / ndtri((1 + level) / 2))
+    return float((high - low) / 2 / scipy.special.ndtri((1 + level) / 2))
