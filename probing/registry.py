@@ -1,4 +1,4 @@
-"""The registry of members, which are files: `probing/probes/linear.py` is the probe named `linear`."""
+"""Finds members (probes, controls, measures, …) by name: the file `probing/probes/linear.py` is the probe `linear`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """Return the name that identifies a member's class, wherever its file lies: `probes:mlp`, or
+    """Return the name that identifies a member's class, whatever module it is in: `probes:mlp`, or
     `probes:mlp/regression` for its regression form; None for a class that is not registered.
     """
     folder, own = member_of(kind.__module__)
@@ -79,8 +79,8 @@ def member_name(kind: type) -> str:
 
 
 def identity_of(kind: type) -> str:
-    """Return what `name_of` returns; for a class that is not registered, its module and name. These are the same in
-    every process: `__mp_main__`, as worker processes call a script, becomes `__main__`.
+    """Return what `name_of` returns or, for a class that is not registered, its module and name. The result is the same
+    in every process: the module `__mp_main__`, as worker processes call a script, becomes `__main__`.
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""Analysis, SiteData: the contract of analyses, which fit a probe many times at one site."""
+"""Defines `Analysis`, the base class of analyses, which fit a probe many times at one site."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class SiteData:
 
 
 class Analysis(ABC):
-    """Fits one probe many times at one site and reports a curve, a code length or conditional information."""
+    """Base class of analyses: each fits one probe many times at one site, and reports numbers such as a learning curve,
+    a code length or conditional information.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
@@ -63,7 +65,9 @@ class Analysis(ABC):
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, ready for JSON, the settings that affect the numbers but are not parameters of the analysis."""
+        """Return the settings that affect the numbers but are not parameters of the analysis, as values that JSON can
+        hold.
+        """
         return {}
 
     @abstractmethod

@@ -1,5 +1,5 @@
-"""Behaviour, Readout: the contract of behaviours, which define the part of a model's output that is measured. A *piece*
-is a token.
+"""Defines `Behaviour`, the base class of behaviours, and `Readout`. A behaviour is the part of a model's output that is
+measured. A piece is a token.
 """
 
 from __future__ import annotations
@@ -82,11 +82,12 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """Defines the *behaviour*: which part of the model's output is measured, as a vector for each row. Before `fit` an
-    object holds options only. Each behaviour is one file of `behaviours/`, which names its class as `MEMBER`.
+    """Base class of behaviours: each defines which part of the model's output is measured, as a vector for each row (a
+    sentence or word). Before `fit`, an object holds only its options. Each behaviour is one file of `behaviours/`,
+    which names its class as `MEMBER`.
 
     Class attributes:
-        source: what it reads: `logits` at one piece (token), the `output` of a sequence head, or the final `states`.
+        source: which output it reads: `logits` at one token, the `output` of a sequence head, or the final `states`.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]]
@@ -98,12 +99,14 @@ class Behaviour(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that the behaviour reads; the identity of a result includes their content, not only their names."""
+        """Files that the behaviour reads. Results record their content, so that a changed file leads to a new
+        measurement.
+        """
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return, for each answer, the pieces (tokens) whose logits are measured, as (vocabulary id, text); () for a
-        behaviour that does not consist of logits of single pieces.
+        """Return, for each answer, the tokens whose logits are measured, as pairs (vocabulary id, text); an empty tuple
+        for a behaviour that does not consist of logits of single tokens.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.
@@ -111,11 +114,10 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """Return the index of the piece (token) of each row whose logits are read, `(N,)`; None if `source` is not
-        `logits`.
+        """Return, for each row, the index of the token whose logits are read, `(N,)`; None if `source` is not `logits`.
 
         Raises:
-            NoBehaviour: a row has no such piece.
+            NoBehaviour: a row has no such token.
         """
         return None
 
@@ -123,7 +125,8 @@ class Behaviour(ABC):
         """Check, as far as is possible before the model runs, that the model can show the behaviour; return the
         behaviour.
 
-        Args: tokenizer: the model's tokenizer.
+        Args:
+            tokenizer: the model's tokenizer.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.

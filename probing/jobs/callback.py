@@ -1,5 +1,5 @@
-"""ProbingCallback: probes a model at regular steps of its training, and writes the results into a folder for a
-report.
+"""Defines `ProbingCallback`, which probes a model at regular steps of its training and writes the results into a
+folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""CoNLL-U treebanks, read strictly: ten columns, consecutive words, heads that form a tree."""
+"""Reads CoNLL-U treebanks strictly: lines must have ten columns, words must be numbered in order, heads must form a
+tree.
+"""
 
 from __future__ import annotations
 

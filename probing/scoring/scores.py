@@ -1,5 +1,5 @@
-"""Scores of texts: a row for each text (or word), and one for each piece (token); written as JSON lines, Parquet and
-HTML.
+"""Defines `TextScores`, which holds the scores that a probe gives to texts, their words and their tokens, and writes
+them as JSON lines, Parquet or HTML. Records and options call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class TextScore:
 
 
 class TextScores(Sequence[TextScore]):
-    """Holds the scores of texts by one probe, in the order of the texts.
+    """Holds the scores that one probe gives to texts, in the order of the texts.
 
     Attributes:
-        recipe: the recipe of the rows, with the probe, the scored label and the threshold.
+        recipe: how states were read and pooled, the probe, the scored label and the threshold.
         model: name of the model.
     """
 
@@ -125,21 +125,23 @@ class TextScores(Sequence[TextScore]):
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Scores of the rows of all texts, `(N,)`."""
+        """Scores of all N rows (texts, or words), `(N,)`."""
         return np.array([row.score for text in self for row in text.rows], np.float64)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one record for each row and piece (token), with the scored label (`scored`) and any remarks."""
+        """Return one record (a dict) for each row, and for each token if tokens were scored; it contains the label
+        whose score it is (`scored`) and any remarks.
+        """
         remarks = {"remarks": "; ".join(self.recipe.remarks)} if self.recipe.remarks else {}
         scored = {"scored": self.recipe.label}
         return [record | scored | remarks for text in self for record in text.records()]
 
     def json_lines(self) -> str:
-        """Return one line of JSON for each record."""
+        """Return the records as text, one line of JSON each."""
         return "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in self.records())
 
     def table(self) -> pd.DataFrame:
-        """Return one row for each record; probabilities are columns `p(LABEL)`."""
+        """Return the records as a DataFrame; the probability of each label is in a column `p(LABEL)`."""
         frame = import_module("pandas").DataFrame
         flat: pd.DataFrame = frame(
             [
@@ -165,7 +167,9 @@ class TextScores(Sequence[TextScore]):
         return path
 
     def page(self) -> str:
-        """Return one self-contained HTML page in which pieces (or texts) are coloured by score."""
+        """Return one self-contained HTML page in which tokens (or texts, if tokens were not scored) are coloured by
+        score.
+        """
         made: str = import_module("probing.scoring.page").page(self)
         return made
 

@@ -1,5 +1,5 @@
-"""Scores each piece (token) that a model generates, from the state that the model computes when it reads the piece, and
-aggregates the scores of a text.
+"""Scores each token that a model generates, from the state that the model computes when it reads this token, and
+aggregates the scores of a text. Options and attributes call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -159,27 +159,28 @@ def watch(
     width: int = 8,
     any_model: bool = False,
 ) -> Iterator[GenerationScores]:
-    """Within the block, score every piece (token) that the model generates, by `model.generate` or by `generate` of the
-    Hugging Face model inside it; all hooks are removed afterwards, also after an error.
+    """Return a context manager in whose block every token that the model generates is scored, by `model.generate` or by
+    `generate` of the Hugging Face model inside it. Afterwards all hooks are removed, also after an error.
 
-    Up to rounding, the scores equal those of the finished text read in one pass: a piece is scored when the model has
-    read it. Special pieces, pieces after the end of a text, and by default the prompt are not scored.
+    A token is scored when the model has read it; up to rounding, the scores equal those of the finished text read in
+    one pass. Special tokens, tokens after the end of a text, and by default the prompt are not scored.
 
     Args:
         model: a decoder.
         probes: saved probes or their files; the keys of a mapping name them in the scores.
         callback: function that is called with an `Alarm` when a text first passes the threshold of a probe. An
-            exception in it ends the generation. With a callback, every piece is scored immediately, which takes more
+            exception in it ends the generation. With a callback, every token is scored immediately, which takes more
             time.
-        threshold: threshold for the callback, for all probes or by name; None: the threshold in the card of each probe.
-        alarm_on: aggregation that is compared with the threshold, see `running`, which also defines `decay` and
-            `width`; or `as_trained`: the score of the text so far, pooled as the rows for which the threshold was
-            chosen.
-        role: pieces to score: `assistant` (the generated pieces) or `all` (also the pieces of the prompt).
+        threshold: threshold for the callback, one number for all probes or a mapping by name; None means the threshold
+            that was saved with each probe.
+        alarm_on: what is compared with the threshold: an aggregation of the scores so far, listed at `running`, which
+            also explains `decay` and `width`; or `as_trained`, the score of the text so far, pooled as in training.
+        role: tokens to score: `assistant` (generated ones) or `all` (also those of the prompt).
         any_model: as in `score`.
 
     Yields:
-        The scores, which grow as texts are generated; they are complete after the generation.
+        The scores as `GenerationScores`. Tokens are added as they are generated; the scores are complete after the
+            generation.
 
     Raises:
         UnsupportedModel: the model does not continue texts.

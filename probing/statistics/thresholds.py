@@ -1,4 +1,6 @@
-"""Thresholds that are chosen on dev for a rate of false positives, with their recall and false positives on test."""
+"""Chooses a threshold of scores on dev for a wanted rate of false positives, and measures its recall and false
+positives on test.
+"""
 
 from __future__ import annotations
 
@@ -138,21 +140,24 @@ def choose_threshold(
     label: str = "",
     seed: int = 0,
 ) -> Threshold:
-    """Choose the lowest threshold at which a new row of another class is flagged with a probability of at most `fpr`,
-    and return it with its performance on test.
+    """Choose the lowest threshold at which a false positive has a probability of at most `fpr`, and return it with its
+    performance on test. A row (a word or text) is flagged if its score reaches the threshold; a false positive is a
+    flagged row of another class ("other row" below).
 
     With n other rows on dev, the threshold is their k-th highest score, k = ⌊fpr · (n + 1)⌋: if the n rows and the new
     one are exchangeable, the new one is among the k highest with probability k / (n + 1). So n has to be at least 1/fpr
-    − 1. This probability is an average over draws of dev; the false positives of this very threshold are those on test.
+    − 1. This probability is an average over random samples of dev; the rate of the one threshold returned is measured
+    on test.
 
-    Rows of one document or group are not exchangeable; groups are. With G clusters that have other rows on dev, the
-    threshold is the lowest score at which (the sum over clusters of the share of their rows flagged, + 1) / (G + 1) is
-    at most `fpr`, which bounds the expected rate in a new group. So G has to be at least 1/fpr − 1.
+    Rows of one document or group (a cluster) are not exchangeable; clusters are. Let G be the number of clusters with
+    other rows on dev, and s the sum, over these clusters, of the share of their other rows that is flagged. The
+    threshold is the lowest score at which (s + 1) / (G + 1) is at most `fpr`, which bounds the expected rate in a new
+    cluster. So G has to be at least 1/fpr − 1.
 
-    Intervals are 95 %. If rows are independent they are exact binomial intervals; else those of Korn and Graubard,
-    which are exact binomial intervals for the effective number of rows, estimated from the variance over bootstrap
-    resamples of whole clusters. Where no row (or every row) is flagged that variance is 0, and every cluster counts as
-    one row.
+    Intervals are 95 % intervals. If rows are independent, they are exact binomial intervals. If not, they are those of
+    Korn and Graubard: exact binomial intervals for an effective number of rows, which is estimated from the variance
+    over bootstrap resamples of whole clusters. Where no row (or every row) is flagged, that variance is 0, and every
+    cluster counts as one row.
 
     Args:
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.

@@ -1,4 +1,4 @@
-"""The task of the dependency relation of every word to its head."""
+"""Labels every word with its dependency relation to its head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of the depth of every word in its dependency tree."""
+"""Labels every word with its depth in the dependency tree."""
 
 from __future__ import annotations
 

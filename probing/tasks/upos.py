@@ -1,4 +1,4 @@
-"""The task of the universal part of speech of every word."""
+"""Labels every word with its universal part of speech."""
 
 from __future__ import annotations
 

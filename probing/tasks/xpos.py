@@ -1,4 +1,4 @@
-"""The task of the language-specific part of speech of every word."""
+"""Labels every word with its language-specific part of speech."""
 
 from __future__ import annotations
 

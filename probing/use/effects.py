@@ -143,9 +143,11 @@ class EditMeasurement:
     ) -> EditMeasurement:
         """Run the unedited model, and return an `EditMeasurement` for the rows of the experiment.
 
-        Args: instrument: model on fixed rows of text, whose states can be replaced. experiment: the rows to edit, with
-        their strata and folds. seed: seed of goals, pairs and samples. shared, folded, slope_rows: see the attributes
-        of the class.
+        Args:
+            instrument: model on fixed rows of text, whose states can be replaced.
+            experiment: the rows to edit, with their strata and folds.
+            seed: seed of goals, pairs and samples.
+            shared, folded, slope_rows: see the attributes of the class.
         """
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 

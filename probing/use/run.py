@@ -1,5 +1,5 @@
-"""`intervene`: a complete use run, from a model, a corpus and a behaviour to verdicts. Stored results are not measured
-again.
+"""Defines `intervene`, which measures whether a model uses a property: it edits states, measures the output and gives
+verdicts. Stored results are not measured again.
 """
 
 from __future__ import annotations
@@ -102,17 +102,19 @@ def intervene(
     """Change properties in the states of a running model, measure how its behaviour changes, and return the results
     with a verdict for each property and place.
 
-    Rows are matched in their covariates. Properties of sentences are covariates of one another; properties of words
-    have only those named in `covariates`.
+    Sentences (or words) of different classes are compared only if they agree in all covariates. The covariates of a
+    property of sentences are all other `tasks` and those in `covariates`; those of a property of words are only those
+    in `covariates`.
 
     Args:
-        model: model with the head that the behaviour needs.
-        corpus: corpus with labels; all splits are used unless one is named, since folds are made anew.
-        tasks: tasks of words (`feature:Number`) or of sentences (`column:tense`), not of both.
+        model: the model, with the head that the behaviour needs.
+        corpus: corpus with labels. All its splits are used unless `split` names one, since folds are drawn
+            independently of splits.
+        tasks: names of tasks, all about words (`feature:Number`) or all about sentences (`column:tense`).
         behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
-        sites: shell-style patterns of sites: `resid.*`, `attn_out.1`, `heads.*`, …
+        sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
         positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
-        covariates: further tasks, in whose values rows are matched.
+        covariates: names of further tasks; see above.
         split: split of the corpus to use; None: all.
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.
@@ -129,8 +131,8 @@ def intervene(
         UnknownName: there is no such task, position or site.
         BadParameter: there is no task, tasks are of words and of sentences, or positions are missing or superfluous.
         NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
-        EditFailed: a check of the instrument failed.
-        DegenerateDesign, TooFewGroups: rows cannot be matched.
+        EditFailed: a check of the edits failed, such as that an edit which changes nothing leaves the output as it is.
+        DegenerateDesign, TooFewGroups: there are too few rows of different classes that agree in the covariates.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
