@@ -153,7 +153,7 @@ class IncompleteStore(StoreError):
 
 
 class ProvenanceMismatch(StoreError):
-    """The store was made from another model, corpus or recipe."""
+    """The store was made from another model or corpus, or with other options."""
 
 
 class CorruptShard(StoreError):

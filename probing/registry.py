@@ -79,8 +79,9 @@ def member_name(kind: type) -> str:
 
 
 def identity_of(kind: type) -> str:
-    """Return what `name_of` returns or, for a class that is not registered, its module and name. The result is the same
-    in every process: the module `__mp_main__`, as worker processes call a script, becomes `__main__`.
+    """Return a text that identifies a class and is the same in every process: what `name_of` returns or, for a class
+    that is not registered, its module and name. (In worker processes, the module of a script is called `__mp_main__`;
+    it becomes `__main__`.)
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

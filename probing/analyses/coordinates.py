@@ -37,7 +37,7 @@ class Coordinates(Analysis):
     kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
 
     def accepts(self, probe: Probe) -> bool:
-        """Return whether the probe records a path (names its columns in `PATH_COLUMNS`)."""
+        """Return whether the probe records which coordinates it chose (it then has `PATH_COLUMNS`)."""
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:

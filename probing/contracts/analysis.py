@@ -41,8 +41,8 @@ class SiteData:
 
     @property
     def label_sets(self) -> list[tuple[str, int, Labels]]:
-        """Triples (control, draw, labels): the task's own first, with control "" and draw -1, then every draw of every
-        control.
+        """All sets of labels to fit on, as triples (control, draw, labels): first the task's own, with control "" and
+        draw -1, then every draw of every control.
         """
         drawn = [(name, draw, labels) for name, draws in self.controls.items() for draw, labels in enumerate(draws)]
         return [("", -1, self.labels), *drawn]

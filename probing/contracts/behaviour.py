@@ -24,14 +24,14 @@ WORD = "word"
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Holds N rows of text as a model reads them; several rows may come from one example.
+    """Holds N rows (words or whole texts) as a model reads them; several rows may come from one example.
 
     Attributes:
         tokenizer: the model's tokenizer.
         encoded: the tokenised examples.
         example: `(N,)` for each row, the index of its example in `encoded`.
-        pieces: for each named position, N arrays of the indices of the pieces (tokens) that it covers; the name is ""
-            where rows are words.
+        pieces: for each named position, N arrays with the indices of the tokens that it covers; the name is "" where
+            rows are words.
         labels: by name of a label column, `(N,)` class codes.
     """
 
@@ -42,8 +42,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return, for each row `(N,)`, the index of the last piece (token) at a position. For the position `end` it is
-        the last piece of the text that is not special.
+        """Return, for each row, the index of the last token at a position, `(N,)`. For the position `end` it is the
+        last token of the text that is not special.
 
         Raises:
             UnknownName: there is no such position.
@@ -63,13 +63,13 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Holds the outputs of a model for a batch of B rows, padded to T pieces (tokens).
+    """Holds the outputs of a model for a batch of B rows, padded to T tokens.
 
     Attributes:
-        values: `(B, V)` logits at one piece or the output of a sequence head; or `(B, T, D)` final states, 0 at
+        values: `(B, V)` logits at one token, or the output of a sequence head; or `(B, T, D)` final states, 0 at
             padding.
-        content: `(B, T)` bool, true at pieces that are neither padding nor special.
-        real: `(B, T)` bool, true at pieces that are not padding.
+        content: `(B, T)` bool, true at tokens that are neither padding nor special.
+        real: `(B, T)` bool, true at tokens that are not padding.
     """
 
     values: Tensor

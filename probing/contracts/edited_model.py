@@ -54,7 +54,7 @@ class Instrument(ABC):
 
     @abstractmethod
     def clean(self) -> NDArray[np.float64]:
-        """Return the behaviour `(N, V)` of the unedited model."""
+        """Return the behaviour of the unedited model for all rows, V numbers each: an array `(N, V)`."""
 
     @abstractmethod
     def states(self, place: Place) -> NDArray[np.float32]:
@@ -205,7 +205,7 @@ def expect_equal(
         where: the place or row, for the message.
         dtype: data type of the computation: differences up to 1e-5 of the scale are allowed in float32 and float64, up
             to 1e-2 in half precision.
-        scale: magnitude that the tolerance is relative to; None: the largest expected magnitude.
+        scale: magnitude that the tolerance is relative to; None means the largest expected magnitude.
 
     Raises:
         EditFailed: they differ by more, or are not finite.

@@ -67,11 +67,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Describes a worker's place: its number among the workers, and its processor threads.
+    """Describes a worker: its number among the workers, and its processor threads.
 
     Attributes:
-        slot: its number among the workers, from 0 on; None: the one worker in the caller's own process.
-        threads: number of processor threads it uses; None: unchanged.
+        slot: its number among the workers, from 0 on; None for the one worker in the caller's own process.
+        threads: number of processor threads it uses; None leaves it unchanged.
     """
 
     slot: int | None = None
@@ -79,7 +79,7 @@ class WorkerSlot:
 
 
 def unit_id(*parts: Any) -> str:
-    """Return an id of work, computed from everything that determines the work: SHA-256 (hex) of canonical JSON."""
+    """Return an id for a unit of work, the SHA-256 (hex) of everything that determines it."""
     return digest(list(parts))
 
 

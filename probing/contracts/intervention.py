@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Targets:
-    """Holds the labels and strata of n rows.
+    """Holds the labels and strata of n rows (words or sentences). Rows that agree in all covariates are in one stratum.
 
     Attributes:
         z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
-        strata: `(n,)` codes of the values of the covariates.
+        strata: `(n,)` code of the stratum of each row.
         n_classes: K; 0 for real values.
     """
 
@@ -67,7 +67,7 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Fit the edit on states `(N, D)` of the fitting fold, and return it; `self` is never changed.
+        """Fit the edit on states `(N, D)` and their labels, and return it; `self` is never changed.
 
         Raises:
             DegenerateDesign: the rows have one class only, or nothing can be learned from them.

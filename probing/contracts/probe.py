@@ -208,7 +208,7 @@ class RowBlocks:
     Args:
         store: the store that holds the states.
         site: name of a site of the store.
-        rows: `(N,)` row numbers of the store, in the order of the labels; None: all rows.
+        rows: `(N,)` row numbers of the store, in the order of the labels; None means all rows.
         budget: bytes of memory that a fit on these rows may take, not counting its weights and the interpreter.
 
     Raises:

@@ -1,5 +1,5 @@
-"""Rules of the literature, which answer for the same cells as the protocol: they infer use from a probe's accuracy,
-erasure, gradients or a fitted direction.
+"""Defines the rules of the literature, which infer from a probe's accuracy, erasure, gradients or a fitted direction
+whether a property is used. They answer for the same cells as the protocol of this package.
 
 None of them stratifies. A rule that compares two classes takes the first two if there are more, and divides real values
 at their median. The thresholds of (a) and (c) are fitted on development cells (see `fitted`).
@@ -63,7 +63,9 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Return one rule per statistic, with the threshold of highest balanced accuracy on the cells of a suite."""
+    """Return one rule for each statistic, with the threshold that has the highest balanced accuracy on the cells of a
+    suite.
+    """
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
     for case, truth in suite:
@@ -131,10 +133,10 @@ def attribution(case: Case, cell: Cell) -> tuple[float, float]:
 @dataclass(frozen=True)
 class Amnesic:
     """(b) Answers "used" if erasing the property changes the behaviour more than 95 % of random erasures of equal rank
-    do.
+    do (amnesic probing).
 
-    The change is the mean KL(clean ‖ erased) where the behaviour is logits, else the mean squared change. Random
-    subspaces are spanned by draws from N(0, Σ), with Σ the covariance of the states.
+    The change is the mean KL divergence KL(unedited ‖ erased) where the behaviour is logits, otherwise the mean squared
+    change. Random erasures remove directions drawn from N(0, Σ), with Σ the covariance of the states.
     """
 
     eraser: Intervention
@@ -172,8 +174,8 @@ class Amnesic:
 
 @dataclass(frozen=True)
 class FittedDirection:
-    """(d) Answers "used" if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5
-    %).
+    """(d) Answers "used" if exchanging states along a fitted direction moves the output for held-out rows towards the
+    other class (one-sided test at 5 %).
 
     One direction is fitted by gradient descent so that exchanging the coordinate along it between rows of two classes
     changes the behaviour by the class contrast; half of the groups are used for fitting, the others for measuring.

@@ -61,7 +61,7 @@ class AttentionPoolingProbe(ClassifierProbe):
 
     Attributes:
         query_: `(D,)` the query vector q, for standardised states.
-        coef_, intercept_: `(D, K)` and `(K,)`, of the linear read-out.
+        coef_, intercept_: weights `(D, K)` and intercepts `(K,)` of the softmax regression.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
 

@@ -79,7 +79,9 @@ class ModelFacts:
 
     @property
     def title(self) -> str:
-        """The label without the hash of the weights and the data type: `small/checkpoint-40 [step 40]`."""
+        """The attribute `label` without the hash of the weights and the data type, such as `small/checkpoint-40 [step
+        40]`.
+        """
         name, _, rest = self.label.partition(" [")
         parts = [part for part in rest.rstrip("]").split(", ") if part and not _IS_DETAIL.match(part)]
         return f"{name} [{', '.join(parts)}]" if parts else name

@@ -24,7 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Score:
-    """Holds a number with its 95 % interval, number of rows and unit."""
+    """Holds a number with its 95 % interval (from `low` to `high`), the number `n` of rows it was computed from, and
+    its unit.
+    """
 
     value: float
     low: float
@@ -136,7 +138,7 @@ class ProbeResult:
     """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
     Attributes:
-        task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
+        task, kind, site, probe: what was run; `probe` is the probe's name with its options, such as `mlp:hidden=64`.
         measures: scores on the splits `dev` and `test`. If some inputs of these splits also occur in train, there are
             scores without them too, as the splits `dev_new` and `test_new`; verdicts use these.
         seed_count, draw_count, fit_count: numbers of seeds, of random versions of each control, and of fits made (a
@@ -146,7 +148,8 @@ class ProbeResult:
             (columns); empty for regression.
         converged: whether every fit met its tolerance.
         facts: facts about the data: rows per split, share of the majority class, entropy of the labels in bits, …
-        provenance: store id, content id, corpus fingerprint, recipe, environment.
+        provenance: what the result was computed from: ids of the store and its content, hash of the corpus, settings,
+            environment.
         complete: whether all fits of its task were done when it was written.
     """
 

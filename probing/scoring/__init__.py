@@ -44,7 +44,7 @@ def score(
     Args:
         probe: a probe that `train(…, to=…)` saved, or the path of its file.
         model: the model whose states the probe was trained on.
-        texts: a text, texts, examples (with words, spans or messages of a chat) or a corpus.
+        texts: a text, a list of texts or examples (with words, spans or messages of a chat), or a corpus.
         pieces: whether every token is scored as well, by its own state in place of the pooled one.
         label: class whose natural log odds are the score. None means, of two classes, the second in sorted order; of
             more classes, the one that is most probable for each text or word.

@@ -35,15 +35,15 @@ _POOLED = ("sentence:first", "sentence:last", "sentence:mean", "sentence:max")
 
 @dataclass(frozen=True)
 class RowScore:
-    """Holds the score of one row: a text, a word or a piece (token).
+    """Holds the score of one row: a text, a word or a token.
 
     Attributes:
         start, end: half-open span of the row in code points of the text.
-        word: index of the word in the text, -1 if the row is not of a word.
+        word: index of the word in the text, -1 if the row is not a word.
         score: natural log odds of the scored label, or the predicted number.
         label: the most probable label; "" for a number.
         probabilities: probability of each label as the probe predicts it; empty for a number.
-        is_flagged: whether the score is above the threshold of the probe; None: the probe has no threshold.
+        is_flagged: whether the score is above the threshold of the probe; None if the probe has no threshold.
     """
 
     start: int
@@ -63,8 +63,8 @@ class TextScore:
         id, text: id and text of the example.
         role: role of the chat message that contains the text, such as `user`; "" outside a chat.
         rows: a score for the text, or for each of its words if the probe reads words.
-        pieces: a score for each piece of the text, if pieces are scored.
-        is_cut: whether pieces of the text were cut off at the length limit.
+        pieces: a score for each token of the text, if tokens are scored.
+        is_cut: whether tokens of the text were cut off at the length limit.
     """
 
     id: str
@@ -75,7 +75,7 @@ class TextScore:
     is_cut: bool = False
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one record for each row, and then one for each piece, as dictionaries."""
+        """Yield one dict for each row, and then one for each token."""
         for kind, found in (("row", self.rows), ("piece", self.pieces)):
             for one in found:
                 yield {
@@ -229,10 +229,10 @@ class FreshStates:
 
 
 def check_texts(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces: bool) -> None:
-    """Check that every text has pieces, and words if the probe scores words.
+    """Check that every text has tokens, and words if the probe scores words.
 
     Raises:
-        CorpusError: a text has no pieces; the message names it.
+        CorpusError: a text has no tokens; the message names it.
         BadParameter: the probe scores words, and texts are not divided into words.
     """
     if recipe.reading.chat:

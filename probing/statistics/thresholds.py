@@ -24,13 +24,13 @@ _ASKED = re.compile(r"fpr=(?P<fpr>[0-9.eE-]+)(,label=(?P<label>[^,]+))?(,by=(?P<
 
 @dataclass(frozen=True)
 class Rate:
-    """Holds a share of rows with its 95 % interval.
+    """Holds a share of rows (words or texts) with its 95 % interval.
 
     Attributes:
         value, low, high: the share and the ends of its interval.
         count, n: number of rows flagged, and of rows.
-        clusters: number of clusters that the rows are in; `n` where every row is a cluster of its own. The interval is
-            then the exact binomial one.
+        clusters: number of clusters (such as documents) that the rows are in; if every row is a cluster of its own,
+            this is `n`, and the interval is the exact binomial one.
     """
 
     value: float
@@ -56,7 +56,7 @@ class Threshold:
         recall, false_positives: shares of test rows flagged, among rows of the class and among the others; None if
             there are no such rows.
         by, groups: what the test rows are grouped by, and (recall, false positives) of each group.
-        dev_clusters: number of clusters that the dev rows of other classes are in; 0: not recorded.
+        dev_clusters: number of clusters that the dev rows of other classes are in; 0 if not recorded.
     """
 
     value: float
@@ -83,12 +83,12 @@ class Threshold:
         return np.asarray(np.asarray(scores, np.float64) > self.value)
 
     def facts(self) -> dict[str, Any]:
-        """Return the threshold and its performance on test, ready for JSON."""
+        """Return the threshold and its performance on test, as a mapping that JSON can hold."""
         return asdict(self) | {"groups": {name: list(map(_facts, both)) for name, both in self.groups.items()}}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """Return the threshold that `facts` returned as a mapping."""
+        """Return the threshold that a mapping returned by `facts` describes."""
         groups = {name: (_rate(a), _rate(b)) for name, (a, b) in facts["groups"].items()}
         rates = {name: _rate(facts[name]) for name in ("recall", "false_positives")}
         return cls(**{**facts, **rates, "groups": groups})
@@ -161,11 +161,11 @@ def choose_threshold(
 
     Args:
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
-        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; empty: recall and false
-            positives are not measured.
+        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; if empty, recall and
+            false positives are not measured.
         fpr: share of other rows that may be flagged.
         dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
-            None: rows are independent.
+            None means that rows are independent.
         groups: `(M,)` names of groups for which recall and false positives are also given separately.
         by: what the groups are.
         label: name of the class.

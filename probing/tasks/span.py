@@ -36,7 +36,7 @@ class Span(Task):
 
         Raises:
             BadParameter: no column is named.
-            UnknownName: there is no such word column; the message names the nearest.
+            UnknownName: there is no such column of words; the message names the nearest.
             DegenerateDesign: the column has no values.
             CorpusError: a value is not a tag; the message names the sentence.
         """

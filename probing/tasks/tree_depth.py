@@ -24,7 +24,7 @@ class TreeDepth(Task):
         """Check that every sentence is a tree.
 
         Raises:
-            UnknownName: the corpus has no word column `head`.
+            UnknownName: the corpus has no column `head` of words.
             DegenerateDesign: the column has no values.
             CorpusError: heads are out of range or form a circle; the message names the sentence.
         """

@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Upos(WordColumnTask):
-    """`upos`: the labels are the word column `upos`."""
+    """`upos`: the label of a word is its value in the corpus's column `upos`."""
 
     column = "upos"
 

@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Xpos(WordColumnTask):
-    """`xpos`: the labels are the word column `xpos`."""
+    """`xpos`: the label of a word is its value in the corpus's column `xpos`."""
 
     column = "xpos"
 

@@ -96,7 +96,7 @@ def train(
             since a worker reports nothing while it fits), or an object. With other processes `to` is required; they
             read the stores themselves.
         workers: number of processes, for `processes` and `ray`.
-        threads: processor threads of each worker; None: as many as this process has. With the same number every
+        threads: processor threads of each worker; None means as many as this process has. With the same number every
             executor gives the same bytes; with different numbers the last bits of a score can differ.
         max_memory_mib: MiB that the states of a site may take. If they would take more, `linear` and `ridge` stream
             them from the store, with the same results up to rounding; other probes and analyses still load them all.

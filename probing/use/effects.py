@@ -40,28 +40,27 @@ SLOPE_ROWS = 64
 
 @dataclass(frozen=True)
 class UseOptions:
-    """Options of `intervene`.
+    """Holds the options of `intervene`.
 
     Attributes:
-        seed: seed of folds, goals, pairs, samples and draws.
-        epsilon: smallest effect of interest, in SDs of the clean output.
-        doses: doses of class-mean swaps that are tried.
-        curve: whether to measure all doses, not only the primary one.
+        seed: seed of everything that is random.
+        epsilon: smallest effect that counts, in standard deviations of the unedited model's output.
+        doses: factors of the class-mean shift that are tried.
+        curve: whether to measure the effect at all doses, not only at the one that the verdict is based on.
         details: whether to measure how edits change other properties (selectivity) and, where there is an effect, how
-            large it is with one shift for all strata and with frozen norms.
-        null: whether to estimate the SD of τ under shuffled labels, at the place of the largest effect.
-        deals: number of further random assignments of the groups outside the measured fold, to fitting the shift or to
-            fitting the contrast; a verdict that changes with them becomes inconclusive.
-        slope_rows: approximate number of rows of a fold for which derivatives are computed, for standard errors; 0:
+            large it is with one shift for all rows and with the scales of later norms held fixed.
+        null: whether to estimate, at the place of the largest effect, how much effects vary if labels are shuffled.
+        deals: number of further deals, random divisions of the groups outside the measured fold into those that the
+            shift is fitted on and those that the contrast is fitted on; a verdict that changes with them becomes
+            inconclusive.
+        slope_rows: approximate number of rows of a fold for which gradients are computed, for standard errors; 0 means
             all.
-        permutations: number of permutations of the labels, with the shift refitted, at the place of the largest effect;
-            0: none.
-        control_properties: number of random properties of word types that are measured in the same way; 0: none.
-        comparisons: recipes of other interventions to report beside, such as `leace`; if there are any, random
-            subspaces and a control task are added to them, and `random_subspace` recipes of your own are ignored (see
-            `compared`).
-        stratify, shared, folds: whether to use strata; one shift for all strata; different rows for fitting and
-            measuring. Change these for comparisons only.
+        permutations: number of permutations of the labels for a test at the place of the largest effect; 0 means none.
+        control_properties: number of random properties of word forms that are measured in the same way; 0 means none.
+        comparisons: other interventions to report, such as `leace`; if there are any, random subspaces and a control
+            task are added to them, and a `random_subspace` of your own is ignored.
+        stratify, shared, folds: whether rows are compared only within strata; whether all strata share one shift;
+            whether different rows serve for fitting and measuring. Change these for comparisons only.
     """
 
     seed: int = 0

@@ -35,7 +35,7 @@ class ResultCache:
     """Stores results by a hash of everything that determines them, so that they are not measured again.
 
     Args:
-        folder: folder of the run; None: nothing is stored.
+        folder: folder of the run; None stores nothing.
         common: settings that all properties of the run have in common.
     """
 
@@ -115,17 +115,17 @@ def intervene(
         sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
         positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
         covariates: names of further tasks; see above.
-        split: split of the corpus to use; None: all.
+        split: split of the corpus to use; None means all.
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.
         options: see `UseOptions`.
         minimal_pairs: a sentence column that holds the id of the sentence that differs in the task's property only;
             whole states are then exchanged within these pairs, and the natural contrast is measured on them.
-        to: folder for use.jsonl and verdicts.parquet; None: nothing is written. Results stored there are not measured
-            again, unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay;
-            those of the same model are judged together with these.
+        to: folder for use.jsonl and verdicts.parquet; None writes nothing. Results stored there are not measured again,
+            unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay; those of
+            the same model are judged together with these.
         replace: whether to drop results of the same task, behaviour and model with other settings.
-        progress: whether to show a bar on standard error; None: if it is a terminal.
+        progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:
         UnknownName: there is no such task, position or site.

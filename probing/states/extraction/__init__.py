@@ -93,9 +93,9 @@ def extract(
             (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
             run computes is waited for.
         workers: number of processes, for `processes` and `ray`; each loads the model by its name or folder.
-        threads: processor threads of each worker; None: for `inline` unchanged, otherwise an equal share of the cores.
-            States can differ in their last bits if the number of threads differs; with the same number every executor
-            gives the same bytes.
+        threads: processor threads of each worker; None means, for `inline`, as it is, otherwise an equal share of the
+            cores. States can differ in their last bits if the number of threads differs; with the same number every
+            executor gives the same bytes.
         allow_mixed_environment: whether a store may be continued with another minor version of torch or transformers;
             each shard records the versions that made it.
         moments: without effect since version 0.2.
@@ -105,7 +105,7 @@ def extract(
         outputs, columns: for `replay`, which outputs are stored: `outputs` selects the tokens (the `last` of each
             example, the default for causal models; `mask` tokens, the default for masked models; `all` or `none`),
             `columns` the vocabulary ids, as a list or a file that lists them (None means all).
-        progress: whether to show a bar on standard error; None: if it is a terminal.
+        progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:
         UnknownSite: a pattern matches no site.

@@ -32,17 +32,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
-    """Holds a batch as the model read it: B examples, T padded pieces, M pieces with stored outputs, C columns of
-    outputs.
+    """Holds a batch as the model read it: B examples of T tokens each (padding included), and the outputs at M of these
+    tokens, for C vocabulary ids.
 
     Attributes:
         shard, number: number of the shard, and of the batch in it.
-        examples: `(B,)` ordinals of the examples in the corpus.
-        rows: `(B, T)` rows of the store; -1 for padding.
+        examples: `(B,)` index of each example in the corpus.
+        rows: `(B, T)` number of each token's row in the store; -1 for padding.
         inputs: ids, mask and positions; ids are 0 at padding.
-        places: `(M, 2)` index of the example in the batch, and column, of each piece with stored outputs.
-        output_rows: `(M,)` row of each such piece in the store.
-        logits: `(M, C)` clean outputs, float32.
+        places: `(M, 2)` for each token with stored outputs, index of its example in the batch and of the token in it.
+        output_rows: `(M,)` number of each such token's row in the store.
+        logits: `(M, C)` outputs of the unedited model, float32.
         logsumexp: `(M,)` log-sum-exp of the logits over the whole vocabulary, float32.
     """
 
@@ -151,7 +151,7 @@ class Replay:
 
         Raises:
             ReplayUnavailable: no outputs are stored.
-            EditFailed: clean states do not give the stored outputs.
+            EditFailed: unedited states do not give the stored outputs.
             UnknownSite: the store does not have the site.
         """
         if not self.has_outputs:
@@ -170,7 +170,7 @@ class Replay:
         site; for models without a head.
 
         Raises:
-            EditFailed: clean states do not give the stored states.
+            EditFailed: unedited states do not give the stored states.
             UnknownSite: the store or the model does not have a site.
         """
         self.check(site)
