@@ -100,7 +100,7 @@ class Labels(OldAttributes):
 
     @property
     def level(self) -> str:
-        """What a row is: `word`, `sentence`, `span` or `pair`."""
+        """The kind of thing that a row is: `word`, `sentence`, `span` or `pair`."""
         if self.row_form == "row":
             return "sentence" if len(self) and self.word[0] < 0 else "word"
         return "span" if self.row_form in ("mean", "ends") else "pair"

@@ -71,8 +71,8 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the registered name of a member's class as recipes use it, such as `mlp`; for a class that is not
-    registered, the class's name.
+    """Return the name by which options select a member's class, such as `mlp`; for a class that is not registered, the
+    class's name.
     """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__

@@ -43,7 +43,7 @@ class Control(ABC):
         A control that draws one label for each value of a key (such as each word form) also sets two fields of the
         returned labels: `ceiling`, the accuracy of a probe that has memorised every value in train, and `seen`, which
         rows have such a value. The field `control`, the name in results, may be left empty; results then use the
-        control's recipe.
+        control's name and options.
 
         Raises:
             DegenerateDesign: the rows have no key, or fewer than two classes are left.
@@ -140,7 +140,7 @@ class StateSource(ABC):
     @abstractmethod
     def stand_in(self, site: str) -> str:
         """Return a name for the states that replace those of `site`; "" if the control has none for this site. Sites
-        for which the same name is returned get the same states.
+        for which the same name is returned are given the same states.
         """
 
     @abstractmethod

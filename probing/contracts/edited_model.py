@@ -201,7 +201,7 @@ def expect_equal(
 
     Args:
         found, expected: the outputs to compare, of the same shape.
-        what: name of the identity that is checked, to complete the sentence "… does not hold".
+        what: name of the equality that is checked, to complete the sentence "… does not hold".
         where: the place or row, for the message.
         dtype: data type of the computation: differences up to 1e-5 of the scale are allowed in float32 and float64, up
             to 1e-2 in half precision.

@@ -129,8 +129,8 @@ class CorpusOptions(Job):
     reader_options: Many = option(
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
-    split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
-    group: str | None = option(None, help="column whose values name the groups (default: the documents)")
+    split_seed: int | None = option(None, help="seed of the random split of a corpus in one file")
+    group: str | None = option(None, help="column whose equal values form a group (default: documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
         """Read and return the corpus; relative paths are taken from the folder `root`."""
@@ -248,7 +248,7 @@ class ExtractJob(CorpusOptions, ExtractOptions):
 class ImportJob(CorpusOptions):
     """Make a store of states that another program computed: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store.
 
-    The source is not trusted: a separate process with few rights checks it first.
+    The source is not trusted: a separate process with limits on memory, time and files checks it first.
     """
 
     source: str = Field(

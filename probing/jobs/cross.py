@@ -44,7 +44,7 @@ class TransferJob(CrossOptions):
     sources: Many = option(help="NAME=STORE_DIR (two or more)", flag="source")
     corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
     reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
-    group: str | None = option(None, help="column of all sources whose values name the groups (default: documents)")
+    group: str | None = option(None, help="column of all sources whose equal values form a group (default: documents)")
     resample_by: Literal["auto", "sentence", "document"] = option(
         "auto",
         help="what is resampled: sentence, document (or group), auto (documents if the label is constant in them)",

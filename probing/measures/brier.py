@@ -28,7 +28,8 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the squared distance of each row, and 1.
+        """Return two columns, `(N, 2)`: the squared distance of each row's probabilities from its true class, and the
+        constant 1.
 
         Raises:
             BadParameter: the probe gives no probabilities.

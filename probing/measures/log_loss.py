@@ -32,8 +32,8 @@ class LogLoss(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the bits of each row, and 1. In tasks where exactly one of several pairs is
-        right, both are 0 except in one row of these.
+        """Return two columns, `(N, 2)`: the bits of each row, and the constant 1. In tasks where exactly one of several
+        pairs is right, both are 0 except in one row of these.
 
         Raises:
             BadParameter: the probe gives no probabilities.

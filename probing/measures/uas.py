@@ -48,7 +48,7 @@ class UAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sum of the credits divided by the number of words that choose."""
+        """Return the share of words for which the right alternative was predicted (with ties counted in part)."""
         return totals[..., 0] / totals[..., 1]
 
 

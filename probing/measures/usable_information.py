@@ -47,7 +47,7 @@ class UsableInformation(Measure):
         return copy
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the bits that each row gains over the label frequencies, and 1.
+        """Return two columns, `(N, 2)`: the bits that each row gains over the label frequencies, and the constant 1.
 
         Raises:
             BadParameter: `informed` was not called, or the probe gives no probabilities.

@@ -104,8 +104,8 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Return (accuracy − chance) / (1 − chance) for the balanced accuracy of a linear probe, for real values R²;
-    and NaN, since it estimates no effect.
+    """(a) Return how accurate a linear probe is, (accuracy − chance) / (1 − chance) for balanced accuracy or R² for
+    real values; and NaN, since this estimates no effect.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
@@ -116,8 +116,9 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) Return |⟨g, D⟩| in SDs of the behaviour, and ⟨g, D⟩ as a share of the class contrast in behaviour: g is the
-    mean gradient of the behaviour along that contrast, D the difference of class means of the states.
+    """(c) Return a first-order estimate of the effect of exchanging class means, its size in SDs of the behaviour and
+    its share of the difference in behaviour between the classes. It is ⟨g, D⟩, with g the mean gradient of the
+    behaviour along that difference and D the difference of class means of the states.
     """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
@@ -307,8 +308,9 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Return the answer for a cell, made from its verdict: `score` is the largest |ES| or whole effect size of the two
-    edits, `effect` the mediated fraction of the interchange, `p` the smallest adjusted p value.
+    """Return the answer for a cell that its verdict means. `score` is the largest effect size of the two edits (along
+    the natural contrast or as a whole), `effect` the mediated fraction of the interchange, `p` the smallest adjusted p
+    value.
     """
     cell = verdict.evidence
     if cell is None:

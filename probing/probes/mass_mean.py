@@ -1,4 +1,4 @@
-"""Compares states along the difference of class means, plain or whitened, which is computed and not trained."""
+"""Classifies states along the difference of class means, plain or whitened, which is computed and not trained."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class ConlluReader(CorpusReader):
 
 @dataclass
 class _Sentence:
-    """One sentence while it is read; lists have one entry per word, `tokens` one per surface token."""
+    """Holds one sentence while it is read; lists have one entry per word, `tokens` one per surface token."""
 
     where: str
     id: str

@@ -69,11 +69,11 @@ def train(
         store: the states, or the directory of a store.
         corpus: the corpus the store was made from, with its labels.
         task: a task or its name, e.g. `upos` or `feature:Number`.
-        probes: probes, scikit-learn estimators or recipes such as `mlp:hidden=64` (default: linear; ridge for a
-            real-valued target).
-        controls: controls or recipes such as `word_type:draws=5`. The default for words is `word_type`. For sentences
-            it is `shuffled_labels`, which only checks for chance; name `keyed:key=COLUMN` if sentences share something
-            that a probe could memorise.
+        probes: probes, scikit-learn estimators, or names with options such as `mlp:hidden=64` (default: linear; ridge
+            for a real-valued target).
+        controls: controls, or names with options such as `word_type:draws=5`. The default for words is `word_type`. For
+            sentences it is `shuffled_labels`, which only checks for chance; name `keyed:key=COLUMN` if sentences share
+            something that a probe could memorise.
         measures: measures or their names (default: accuracy, macro_f1 and log_loss; r2 and spearman for a real-valued
             target).
         analyses: analyses to run at every site beside the scores, such as `code_length`; `probing list analyses` lists

@@ -174,9 +174,9 @@ def transfer(
 
     Each score is compared with that of the probe trained on the tested source itself (`difference`, on the same rows,
     with an interval from resampling sentences or documents). For measures in bits, probabilities are calibrated on dev
-    of the training source. Baselines are scored too, with site "(none)", except `word_type`, which cannot be applied to
-    another corpus. The classes are those of all sources together; test rows whose label does not occur in the training
-    source count as wrong.
+    of the training source. Baselines are scored too, with site "(none)", except those that predict from word forms or
+    distances (`word_type`, `linear_order`), which cannot be applied to another corpus. The classes are those of all
+    sources together; test rows whose label does not occur in the training source count as wrong.
 
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, all of one model.

@@ -108,8 +108,8 @@ def intervene(
 
     Args:
         model: the model, with the head that the behaviour needs.
-        corpus: corpus with labels. All its splits are used unless `split` names one, since folds are drawn
-            independently of splits.
+        corpus: corpus with labels. All its splits are used unless `split` names one, since groups are divided at random
+            into three folds, whatever their split.
         tasks: names of tasks, all about words (`feature:Number`) or all about sentences (`column:tense`).
         behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
         sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
@@ -119,8 +119,9 @@ def intervene(
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.
         options: see `UseOptions`.
-        minimal_pairs: a sentence column that holds the id of the sentence that differs in the task's property only;
-            whole states are then exchanged within these pairs, and the natural contrast is measured on them.
+        minimal_pairs: name of the column that holds, for each sentence, the id of the sentence that differs from it in
+            the task's property only. Whole states are then exchanged within these pairs, and the natural contrast (the
+            difference in output between real sentences of two values) is measured on them.
         to: folder for use.jsonl and verdicts.parquet; None writes nothing. Results stored there are not measured again,
             unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay; those of
             the same model are judged together with these.

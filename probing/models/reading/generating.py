@@ -176,7 +176,7 @@ def check_room(length: int, new: int, limit: int | None, where: str) -> None:
 
 @dataclass
 class _Run:
-    """What is known of the generation that is running; none is before `begins`."""
+    """Holds what is known about the generation that is running; nothing is known before `begins`."""
 
     is_on: bool = False
     start: int = 0

@@ -179,7 +179,7 @@ class Store:
 
     @cached_property
     def rows(self) -> RowTable:
-        """Which token, word or sentence each row is the state of.
+        """The token, word or sentence that each row is the state of, as a `RowTable`.
 
         Raises:
             CorruptShard: the bytes of a shard differ from its commit record.
