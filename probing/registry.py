@@ -46,7 +46,7 @@ def names(folder: str) -> list[str]:
 
 
 def get(folder: str, name: str) -> ModuleType:
-    """Import the member `name` of `folder`; only that file is imported.
+    """Import the file of a member (a probe, control, …) and return the module; no other member is imported.
 
     Raises:
         UnknownName: there is no such member; the message lists all and names the nearest.

@@ -42,8 +42,8 @@ class Calibration(Measure):
         self.bins = bins
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return an array `(N, bins + 1)`. In the column of the row's bin is its confidence, minus 1 if the row is
-        correct; in the last column is 1.
+        """Return an array `(N, bins + 1)`. The column of a row's bin contains the row's confidence, minus 1 if its
+        prediction is correct; the last column contains the constant 1.
 
         Raises:
             BadParameter: the probe gives no probabilities.

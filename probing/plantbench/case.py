@@ -110,7 +110,7 @@ class Case:
         return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
 
     def blind(self) -> Case:
-        """Return the case without number, name and twin, as rules are given it."""
+        """Return a copy of the case without its number, name and twin, which is what rules are given."""
         return replace(self, number=0, name="", twin="")
 
     def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
