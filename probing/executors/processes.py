@@ -41,8 +41,8 @@ _STOP_SECONDS = 10.0
 class Processes(Executor):
     """Runs units of work (shards, fits) in processes of this machine, which are started by `spawn`.
 
-    If a process dies, the unit that it was doing is run again, with no other unit in the same process; after three
-    deaths the unit fails with `WorkerLost`. A unit that raises an error fails at once.
+    If a process dies, the unit that it was doing is run again, at most three times, with no other unit in the same
+    process; if its process dies each time, the unit fails with `WorkerLost`. A unit that raises an error fails at once.
 
     Args:
         workers: number of processes.

@@ -34,9 +34,10 @@ from probing.executors._units import RETRIES, begin, check_options, cores, lost,
 class RayActors(Executor):
     """Runs units of work (shards, fits) in Ray actors, each of which has its processors for the whole run.
 
-    If an actor dies, the unit that it was doing is run again; after three deaths the unit fails with `WorkerLost`.
-    States never pass through Ray: actors write to the store, which must be on a disk that all nodes share. Without
-    RAY_ADDRESS, Ray is started on this machine and ended with the run. Ray's usage reports are off.
+    If an actor dies, the unit that it was doing is run again, at most three times; if its actor dies each time, the
+    unit fails with `WorkerLost`. States never pass through Ray: actors write to the store, which must be on a disk that
+    all nodes share. Without RAY_ADDRESS, Ray is started on this machine and ended with the run. Ray's usage reports are
+    off.
 
     Args:
         workers: number of actors.

@@ -23,8 +23,9 @@ class ConlluReader(CorpusReader):
     """Reads CoNLL-U treebanks, one sentence per example.
 
     Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of the
-    file) become columns with a value for each word, None where the file has `_`. Comments `# key = value` become
-    columns with a value for each sentence; `# newdoc` begins a document. Empty nodes (`8.1`) are skipped.
+    file) become columns with a value for each word, None where the file has `_`. Other comments `# key = value` than
+    those of the format become columns with a value for each sentence; `# newdoc` begins a document. Empty nodes (`8.1`)
+    are skipped.
 
     The text is that of the comment `# text` if the tokens occur in it in order; otherwise it is rebuilt from tokens and
     `SpaceAfter=No`. A word of a multiword token has its own span if the words' forms make up the token (`do` + `n't`);

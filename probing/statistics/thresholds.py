@@ -141,7 +141,7 @@ def choose_threshold(
     seed: int = 0,
 ) -> Threshold:
     """Choose the lowest threshold at which a false positive has a probability of at most `fpr`, and return it with its
-    performance on test. A row (a word or text) is flagged if its score reaches the threshold; a false positive is a
+    performance on test. A row (a word or text) is flagged if its score is above the threshold; a false positive is a
     flagged row of another class ("other row" below).
 
     With n other rows on dev, the threshold is their k-th highest score, k = ⌊fpr · (n + 1)⌋: if the n rows and the new
