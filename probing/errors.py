@@ -1,4 +1,4 @@
-"""Every error and warning that this package raises on purpose.
+"""Defines every error and warning that this package raises on purpose.
 
     ProbingError
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
@@ -36,13 +36,13 @@ _NOT_SHOWN = re.compile(
 
 
 class ProbingError(Exception):
-    """The base of all errors that a user can act on.
+    """The base class of all errors that a user can act on.
 
     Args:
         message: what went wrong, in one sentence.
         needed: what the operation requires.
         found: what it was given or read instead.
-        where: the place of the mistake: file and line, sentence id, site or flag.
+        where: where the mistake is: file and line, sentence id, site or flag.
         next_step: what the user can do now.
     """
 
@@ -69,8 +69,8 @@ class ProbingError(Exception):
 
 
 def printable(text: str) -> str:
-    r"""Return the text with those characters escaped that a terminal or page would act on, such as control characters
-    (shown as `\x1b`) and marks of text direction (`\u202e`).
+    r"""Return the text with those characters escaped that change how a terminal or page shows other text: control
+    characters become `\x1b`, marks of text direction `\u202e`, and so on.
     """
     return _NOT_SHOWN.sub(lambda match: _escape(match[0]), text)
 
@@ -107,11 +107,11 @@ class CorpusError(InputError):
 
 
 class AlignmentError(InputError):
-    """Words and pieces cannot be matched by character offsets."""
+    """Words and tokens cannot be matched by character offsets."""
 
 
 class DegenerateDesign(InputError):
-    """Nothing can be learned from the labels: they have one class, a split is empty, or nothing is aligned."""
+    """Nothing can be learned from the labels: all are of one class, a split is empty, or no word has a token."""
 
 
 class TooFewGroups(InputError):
@@ -119,20 +119,20 @@ class TooFewGroups(InputError):
 
 
 class OverlappingGroups(InputError):
-    """Rows that belong together, such as twins, are in different groups, so an edit would be measured on rows related
-    to those it was fitted on.
+    """Sentences that belong together, such as the two of a minimal pair, are in different groups, so an edit would be
+    measured on sentences related to those it was fitted on.
     """
 
 
 class NoBehaviour(InputError):
-    """The model's output has nothing to measure: an answer is not a single piece, or the measured value never
-    varies.
+    """The model's output has nothing to measure: an answer is not a single token, or the measured value is always the
+    same.
     """
 
 
 class BadTwin(InputError):
-    """The twin of a row (the other half of a minimal pair) is missing, has the same value of the property as the row,
-    or differs from it in other ways as well.
+    """The twin of a sentence (the other half of its minimal pair) is missing, has the same value of the property, or
+    differs from it in other ways as well.
     """
 
 
@@ -149,19 +149,19 @@ class UnsupportedFormat(StoreError):
 
 
 class IncompleteStore(StoreError):
-    """Shards of a store are missing."""
+    """Some files (shards) of a store are missing."""
 
 
 class ProvenanceMismatch(StoreError):
-    """The store was made from another model, corpus or recipe."""
+    """The store was made from another model or corpus, or with other options."""
 
 
 class CorruptShard(StoreError):
-    """Bytes on disk differ from the commit record."""
+    """A file of a store differs from the hash that was recorded when it was written."""
 
 
 class NotRepresentable(StoreError):
-    """A finite state overflows the stored dtype."""
+    """A state is finite, but too large for the data type in which it is to be stored."""
 
 
 class NonFiniteStates(StoreError):
@@ -173,11 +173,11 @@ class DiskFull(StoreError, OSError):
 
 
 class StoreBusy(StoreError):
-    """Another process holds a lock or lease that is needed."""
+    """Another process is working on the same store or results and holds a lock on them."""
 
 
 class UntrustedFile(ProbingError):
-    """A file from elsewhere breaks a rule of its format; nothing was read from it.
+    """A file that is not trusted breaks a rule of its format; nothing was read from it.
 
     Attributes:
         rule: the rule that it breaks, the same text as `needed`.
@@ -200,7 +200,7 @@ class ModelError(ProbingError):
 
 
 class UnsupportedModel(ModelError):
-    """No adapter reads this architecture, or the self-check failed."""
+    """The states of a model of this architecture cannot be read, or the self-check failed."""
 
 
 class UnknownSite(ModelError, UnknownName):
@@ -216,33 +216,33 @@ class ReplayUnavailable(ModelError):
 
 
 class EditFailed(ModelError):
-    """An intervention does not work: putting the clean states back gives other outputs than the clean run."""
+    """Edits of the model's states do not work: replacing the states by themselves changes the output."""
 
 
 class PlantFailed(ModelError):
-    """The certificate of a model that was built to use a property, or not to use it, shows the opposite."""
+    """A model was built to use a property, or not to use it, but a check of it shows the opposite."""
 
 
 class WorkError(ProbingError):
-    """Units of work that were given to workers were not done."""
+    """Work that was given to worker processes was not done."""
 
 
 class UnitFailed(WorkError):
-    """Units of work failed, after all others were done.
+    """Some fits, shards or tasks failed; all others were done first.
 
     Attributes:
-        errors: the error of each failed unit, by the unit's name.
+        errors: mapping from the name of each failed fit, shard or task to its error.
     """
 
     errors: Mapping[str, ProbingError] = MappingProxyType({})
 
 
 class WorkerLost(WorkError):
-    """Worker processes died repeatedly, so their unit was given up."""
+    """Worker processes died repeatedly at the same work, so it was given up."""
 
 
 class Stalled(WorkError):
-    """No worker made progress for the stated time."""
+    """No worker made progress for as long as the executor waits."""
 
 
 class MachineError(ProbingError):
@@ -266,18 +266,16 @@ class MissingDependency(ProbingError, ImportError):
 
 
 class ProbingWarning(UserWarning):
-    """Base of all warnings: nothing failed, but the user should know of it."""
+    """The base class of all warnings: nothing failed, but the user should know of it."""
 
 
 class DoubtfulAnswer(ProbingWarning):
-    """The model finds a spelling of a measured answer with or without a space before it far more probable than the
-    answer itself.
-    """
+    """A measured answer may be misspelt: the model finds it far more probable with, or without, a space before it."""
 
 
 class NotForThisTask(ProbingWarning):
-    """Several tasks were asked for, and a probe, measure or analysis cannot be used for the target kind of one
-    of them.
+    """A probe, measure or analysis cannot be used for the kind of labels of one of several tasks, and is left out
+    there.
     """
 
 
@@ -286,11 +284,13 @@ class UnusedWeights(ProbingWarning):
 
 
 class OtherRows(ProbingWarning):
-    """A threshold is compared with scores of other rows than those on which it was chosen."""
+    """A threshold is compared with scores of another kind of rows (words, texts or tokens) than those on which it was
+    chosen.
+    """
 
 
 class NotResumed(ProbingWarning):
-    """Settings cannot be written as text (a user-defined function, say), so each run measures anew instead of
+    """Settings (such as a function of the user) cannot be written as text, so each run measures anew instead of
     resuming.
     """
 
@@ -300,7 +300,7 @@ class OldName(ProbingWarning, DeprecationWarning):
 
 
 class DamagedUnit(ProbingWarning):
-    """The file of a finished unit of work is damaged; the unit is done again."""
+    """The file of a finished fit is damaged; the fit is done again."""
 
 
 def unknown_name(
@@ -324,7 +324,7 @@ _BETWEEN = ("probing", "pydantic", "typer", "click", "abc")
 
 
 class OldAttributes:
-    """Base of classes with renamed attributes: `_before` maps each old name to the new one.
+    """Base class of classes with renamed attributes: `_before` maps each old name to the new one.
 
     Reading or setting an old name reads or sets the attribute with the new name. If a subclass defines an attribute
     under an old name, it gets the new name. Each use gives a warning.

@@ -1,5 +1,5 @@
-"""Labels, Pieces and Pairs: the targets of a task, row by row, and the states from which they are predicted. A *piece*
-is a token.
+"""Defines `Labels`, the targets of a task, and `Pieces` and `Pairs`, the states of tokens and of word pairs from which
+they are predicted. A row is one labelled word, span, pair or sentence; a piece is a token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ MOST_BYTES = 2 * 2**30  # of pairs laid out as one matrix
 
 @dataclass(frozen=True)
 class Labels(OldAttributes):
-    """Holds one target per row, for N rows, with all facts about the rows that controls and statistics need.
+    """Holds one target for each of N rows (words, spans, pairs or sentences), with all facts about the rows that
+    controls and statistics need.
 
     Attributes:
         task: name of the task, e.g. `upos`.
@@ -30,31 +31,34 @@ class Labels(OldAttributes):
             `labels`.
         classes: class names, sorted; empty for `real`.
         split: `(N,)` split names.
-        groups: `(N,)` int64 resampling clusters; all copies of an input are in one.
-        example: `(N,)` int64 ordinal of the example in the corpus.
-        word: `(N,)` int64 index of the word in its example, -1 for a sentence row; for a span its first word, for a
-            pair (a, b) word a.
+        groups: `(N,)` int64 code of each row's cluster, which is resampled as a whole; all copies of an input are in
+            one cluster.
+        example: `(N,)` int64 index of the row's example in the corpus.
+        word: `(N,)` int64 index of the word in its example, -1 for a sentence; for a span its first word, for a pair
+            (a, b) word a.
         row: `(N,)` int64 row of the store that holds the state of that word or sentence.
-        keys: named `(N,)` int64 codes, comparable across splits: `type` (surface form; absent for sentence rows),
-            `lemma`, `document`, … for controls keyed on them. For pairs, `type` is both forms together, `first` and
-            `second` are one form each, and `offset` is how many words b comes after a, at most 20. A row without a
-            value has the code `MISSING`.
+        keys: further fields of the rows, for controls that draw one label for each value: by name, `(N,)` int64 codes
+            that are comparable across splits. `type` is the surface form (absent for sentences); others are `lemma`,
+            `document`, … For pairs, `type` is both forms together, `first` and `second` are one form each, and `offset`
+            is how many words b comes after a, at most 20. A row without a value has the code `MISSING`.
         key_names: for each key, the string of every code.
         excluded: number of rows left out, by reason.
-        ceiling: for control labels, the expected accuracy on `test` of a reader that has memorised every key of train
-            and guesses the commonest label for other keys (None: 1).
-        seen: for keyed control labels, `(N,)` bool: whether the row's key occurs in train.
-        control: name and draw of the control that made `y`, else "".
+        ceiling: for labels of a control, the accuracy to be expected on `test` from a probe that has memorised the
+            label of every key in train and guesses the commonest label for other keys; None means 1.
+        seen: for labels of a control that are drawn by a key, `(N,)` bool: whether the row's value of the key occurs in
+            train.
+        control: name and draw of the control that made `y`; "" for the task's own labels.
         row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
             span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
         other_word, other_row: `(N,)` int64 index of the last word of a span, or of word b of a pair, and its row of the
             store; None for other rows.
-        choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None: rows are
-            not alternatives.
-        punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None: not known.
+        choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None if rows
+            are not alternatives.
+        punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None if not
+            known.
         unit: kind of a cluster: `sentence`, `document`, or the column by which the corpus is grouped.
         unit_reason: why `unit` is not `sentence`: `asked for`, or a property of the label; "" if it is.
-        fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None: no input of
+        fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None if no input of
             dev or test occurs in train.
     """
 
@@ -96,7 +100,7 @@ class Labels(OldAttributes):
 
     @property
     def level(self) -> str:
-        """Level of the rows: `word`, `sentence`, `span` or `pair`."""
+        """The kind of thing that a row is: `word`, `sentence`, `span` or `pair`."""
         if self.row_form == "row":
             return "sentence" if len(self) and self.word[0] < 0 else "word"
         return "span" if self.row_form in ("mean", "ends") else "pair"
@@ -216,11 +220,12 @@ def check_laid_out(nbytes: int, where: str = "") -> None:
 
 
 class Pieces:
-    """Holds N rows of one or more pieces each, as an array-like; as an array it is the mean over pieces, `(N, D)`.
+    """Holds the states of N rows (words or sentences) of one or more tokens each; `np.asarray` makes the mean over the
+    tokens of each row, `(N, D)`.
 
     Attributes:
-        states: `(R, D)` float32 states of the pieces of row 0, then of row 1, …
-        bounds: `(N+1,)` int64: row i has pieces `bounds[i]` … `bounds[i+1] - 1`.
+        states: `(R, D)` float32 states of the tokens of row 0, then of row 1, …
+        bounds: `(N+1,)` int64: row i has the tokens `bounds[i]` … `bounds[i+1] - 1`.
     """
 
     ndim = 2
@@ -237,7 +242,7 @@ class Pieces:
 
     @classmethod
     def of_rows(cls, X: NDArray[Any]) -> Pieces:
-        """Return the rows of `(N, D)` as `Pieces` with a single piece per row."""
+        """Return an array `(N, D)` as `Pieces` with a single token per row."""
         return cls(X, np.arange(len(X) + 1))
 
     @property

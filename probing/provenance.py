@@ -1,4 +1,4 @@
-"""The identity of states (everything that determines them, as canonical JSON with a hash), and the environment."""
+"""Records what determines states (their identity, as canonical JSON with a hash), and the environment of a run."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ def value_at(value: Any, key: str) -> str:
 
 
 def model_called(model: Mapping[str, Any], stored: str = "") -> str:
-    """Return the name of a model as results show it: `gpt2 [revision 607a30d783df, untrained (seed 0), float32]`.
+    """Return the name of a model as results show it, such as `gpt2 [revision 607a30d783df, untrained (seed 0),
+    float32]`.
 
     Args:
         model: the `model` block of a store's identity; facts missing from it are left out of the name.
-        stored: dtype that states are stored in, shown if they were computed in another.
+        stored: data type that states are stored in, which the name contains if they were computed in another.
     """
     twin, side, dtype, made = (model.get(name) for name in ("untrained", "side", "dtype", "checkpoint"))
     parts = [f"run {made['run']}"] if isinstance(made, Mapping) and made.get("run") else []
@@ -100,8 +101,8 @@ def weights_digest(model: Mapping[str, Any]) -> str:
 
 
 def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
-    """Return a SHA-256 (hex) that identifies the pieces that a tokenizer makes, wherever its files lie and on whichever
-    side it pads.
+    """Return a SHA-256 (hex) that is equal for two tokenizers if they make the same tokens, whatever folder they are in
+    and whatever side they pad.
 
     Args:
         tokenizer: the `tokenizer` block of a store's identity.

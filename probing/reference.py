@@ -1,4 +1,6 @@
-"""The reference study that is installed with the package: `probing:reference` names its model, corpus or study file."""
+"""Finds the reference study that is installed with the package: `probing:reference` names its model, corpus or study
+file.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ def folder() -> Path:
 
 
 def shipped(name: str, part: str) -> str:
-    """If `name` is `probing:reference`, return the path of a part of the reference study, such as `model`; else return
-    `name`.
+    """Return the path of a part of the reference study, such as `model`, if `name` is `probing:reference`; otherwise
+    return `name`.
 
     Raises:
         UnknownName: the name begins with `probing:` but is not `probing:reference`.

@@ -1,4 +1,4 @@
-"""The registry of members, which are files: `probing/probes/linear.py` is the probe named `linear`."""
+"""Finds members (probes, controls, measures, …) by name: the file `probing/probes/linear.py` is the probe `linear`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def names(folder: str) -> list[str]:
 
 
 def get(folder: str, name: str) -> ModuleType:
-    """Import the member `name` of `folder`; only that file is imported.
+    """Import the file of a member (a probe, control, …) and return the module; no other member is imported.
 
     Raises:
         UnknownName: there is no such member; the message lists all and names the nearest.
@@ -61,7 +61,7 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """Return the name that identifies a member's class, wherever its file lies: `probes:mlp`, or
+    """Return the name that identifies a member's class, whatever module it is in: `probes:mlp`, or
     `probes:mlp/regression` for its regression form; None for a class that is not registered.
     """
     folder, own = member_of(kind.__module__)
@@ -71,16 +71,17 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the registered name of a member's class as recipes use it, such as `mlp`; for a class that is not
-    registered, the class's name.
+    """Return the name by which options select a member's class, such as `mlp`; for a class that is not registered, the
+    class's name.
     """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def identity_of(kind: type) -> str:
-    """Return what `name_of` returns; for a class that is not registered, its module and name. These are the same in
-    every process: `__mp_main__`, as worker processes call a script, becomes `__main__`.
+    """Return a text that identifies a class and is the same in every process: what `name_of` returns or, for a class
+    that is not registered, its module and name. (In worker processes, the module of a script is called `__mp_main__`;
+    it becomes `__main__`.)
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""Named child seeds derived from one root seed, so that draws do not depend on each other or on global state."""
+"""Derives named seeds from one root seed, so that random draws do not depend on each other or on global state."""
 
 from __future__ import annotations
 

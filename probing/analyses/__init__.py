@@ -1,1 +1,1 @@
-"""Analyses: each file combines many fits of a probe at one site into one result."""
+"""Holds the analyses, one a file; each fits a probe many times at one site and reports a curve or a number."""

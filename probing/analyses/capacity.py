@@ -1,4 +1,4 @@
-"""Capacity sweep: score, control score and selectivity as one parameter of the probe grows."""
+"""Measures score, control score and selectivity as one parameter of the probe grows."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _MEASURES = {"classes": "accuracy", "real": "r2"}
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity(Analysis):
-    """Fits and scores the probe at every value of one of its parameters, on the task and on all draws of every control.
+    """Fits and scores the probe at every value of one of its parameters, on the task and on its control tasks.
 
-    At each value x it gives these points: `accuracy` (or `r2`) on test, of the task and, averaged over draws, of every
-    control; `selectivity`, the paired difference of the two (called `above_chance` if the control is a chance check);
-    and `dev_accuracy` (`dev_r2`), by which a value should be chosen. Intervals cover the sampling of test clusters,
-    seeds and draws.
+    At each value it reports `accuracy` (or `r2`) on test, for the task and, averaged over draws, for every control;
+    `selectivity`, the difference of the two (called `above_chance` if the control is a chance check); and
+    `dev_accuracy` (`dev_r2`), by which a value should be chosen. Intervals cover the sampling of test sentences or
+    documents, of seeds, and of random labels of controls.
 
     It misleads if the value with the best selectivity on test is chosen, since that selectivity is biased upwards:
-    choose on dev. A larger l2 is *less* capacity. Values are not nested fits: each is trained anew, so a stochastic
-    probe's curve is as rough as its seeds.
+    choose on dev. A larger l2 means *less* capacity. The probe is trained anew at each value, so the curve of a
+    stochastic probe varies as much as its seeds do.
 
     Args:
-        parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other whole or real number
-            ("": the first of hidden, k, rank, l2 that the probe has). Probes that lack it are skipped.
+        parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other number; empty means
+            the first of hidden, k, rank, l2 that the probe has. Probes without this parameter are skipped.
         values: its values, joined by `|`, such as 1|2|5|10 (default: a list for each parameter).
 
     References:
@@ -72,7 +72,9 @@ class Capacity(Analysis):
         return self._parameter(probe) in probe.get_params()
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, for JSON, the split that is scored and the sources of variation that the intervals cover."""
+        """Return the split that is scored and the sources of variation that the intervals cover, as values that JSON
+        can hold.
+        """
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:

@@ -1,4 +1,4 @@
-"""Online code length: the bits needed to send the labels, block by block, to a receiver who has the states."""
+"""Measures how many bits are needed to send the labels, block by block, to a receiver who has the states."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ _Z = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class CodeLength(Analysis):
-    """Bits of an online code of the labels: L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block | states, a probe
-    fitted on all blocks before).
+    """Measures how many bits an online code of the labels needs: L = t₁ log₂ K − Σ_blocks log₂ p(labels of the block |
+    states, a probe fitted on all blocks before), where t₁ is the number of rows of the first block and K the number of
+    classes.
 
-    Blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the train rows, at the next boundary of
-    a group (of the unit that is resampled: sentence or document). Every probability is mixed with the uniform one at
-    weight 0.0001, so that a label never seen before costs at most log₂(10,000 K) bits; where a prefix has one class
-    and no probe can be fitted, labels are sent by their frequencies so far, each counted once more. A probe that is
-    easy to fit makes the code short early: length measures how well and with how little data labels can be read.
+    Blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the train rows, at the next end of a
+    sentence or document (what is resampled for intervals). Every probability is mixed with the uniform one at weight
+    0.0001, so that a label never seen before costs at most log₂(10,000 K) bits. Where all rows so far have one class
+    and no probe can be fitted, labels are coded by their frequencies so far, with 1 added to each count. A probe that
+    is easy to fit makes the code short early: length measures how well, and from how little data, labels can be read.
 
-    It gives these points, for the task and every draw of every control: `code_length`; `compression`, n log₂ K divided
-    by the code length, and `marginal_compression`, n H(Y) divided by it (H(Y): the entropy of the train labels);
+    It reports, for the task and every draw of every control: `code_length`; `compression`, n log₂ K divided by the code
+    length (n train rows), and `marginal_compression`, n H(Y) divided by it (H(Y) is the entropy of the train labels);
     `data_part`, the cross-entropy of the train rows under the probe fitted on all of them, and `model_part`, the rest
-    of the length; `learning_curve`, the cost per label of the block after x rows. Their interval carries the data
-    orders (Student's t; with one order, none of it) and the clusters of the train rows, given their number; it does not
-    carry other fits on the same rows.
+    of the length; `learning_curve`, the cost per label of the block after x rows. The intervals cover the order of the
+    data (by Student's t; not covered with one order) and the sampling of train sentences or documents, given their
+    number; they do not cover other fits on the same rows.
 
     It misleads across data of different sizes: lengths grow with n, so compare lengths only on the same rows, and
-    compression otherwise. A probe that overfits small blocks pays for it, so noise can cost more than n log₂ K, and a
-    wide state more than a narrow one.
+    compression otherwise. A probe that overfits small blocks has a longer code, so labels that are noise can cost more
+    than n log₂ K, and wide states more than narrow ones.
 
     Args:
-        orders: data orders, each a seeded permutation of the groups.
-        compatible: as in the implementation published with the paper: a block's probe stops by the outside dev rows
-            (else by a slice of what was sent), and losses in nats are added to the first block's bits. Such a sum is
-            neither bits nor nats, but published figures are such sums. `code_length_in_bits` is the length of the same
-            fits in bits.
+        orders: number of orders of the data, each a random permutation of the groups.
+        compatible: whether to compute as the implementation published with the paper does: a block's probe is stopped
+            early by the dev split (by default, by a part of the rows sent so far), and losses in nats are added to the
+            first block's bits. Such a sum is neither bits nor nats, but published figures are such sums.
+            `code_length_in_bits` is the length of the same fits in bits.
 
     References:
         Voita and Titov 2020, Information-Theoretic Probing with Minimum Description Length, eq. 3, §2.3.
@@ -68,7 +69,9 @@ class CodeLength(Analysis):
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, for JSON, the numbers of rows and groups, the block ends and the smoothing."""
+        """Return the numbers of rows and groups, the ends of the blocks and the smoothing, as values that JSON can
+        hold.
+        """
         train = data.labels.rows("train")
         return {
             "rows": len(train),
@@ -80,7 +83,9 @@ class CodeLength(Analysis):
         }
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the blocks of every data order on all label sets at once, and return the points of all code lengths."""
+        """Fit the blocks of every data order on all sets of labels at once, and return the points of all code
+        lengths.
+        """
         by_order = [coded(probe, data, order, outside_dev=self.compatible) for order in range(self.orders)]
         points: list[Point] = []
         for m, (control, draw, labels) in enumerate(data.label_sets):
@@ -91,7 +96,7 @@ class CodeLength(Analysis):
 
 
 def points_of(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
-    """Turn the costs of one label set, in every data order, into its points, and return them."""
+    """Turn the costs of one set of labels, in every data order, into its points, and return them."""
     in_bits = [code.nats / math.log(2.0) for code in codes]
     costs = [
         np.where(code.block == 0, bits, code.nats) if compatible else bits

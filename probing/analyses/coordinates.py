@@ -1,4 +1,4 @@
-"""Coordinates: the coordinates that a sparse probe chose, in order, and the score with each one added."""
+"""Lists the coordinates that a sparse probe chose, in order, and the score after each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ _MEASURES = {"classes": "accuracy", "real": "r2"}
 class Coordinates(Analysis):
     """Reports the path of a sparse probe: which coordinates it chose, in what order, and the score after each.
 
-    It gives points for the task and for every draw of every control. At x = 1 … s coordinates, with the index of the
+    It reports points for the task and for every draw of every control. At x = 1 … s coordinates, with the index of the
     coordinate added last as `label`, they are the scores that the probe recorded on train and dev, such as
     `dev_accuracy` and `dev_log_loss`, without intervals. At x = s there is also `accuracy` (or `r2`) on test, with an
-    interval by clusters. A probe has such a path if it names its columns in `PATH_COLUMNS` and has `path_` and
-    `coordinates_` when fitted, as `sparse` does. For test scores at other numbers of coordinates see
-    `capacity:parameter=k`.
+    interval. A probe has such a path if it names its columns in `PATH_COLUMNS` and has `path_` and `coordinates_` when
+    fitted, as `sparse` does. For test scores at other numbers of coordinates, use `capacity:parameter=k`.
 
     It misleads where two coordinates carry the same information, since only one of them is named. Compare the path with
     that of the control: the probe selects coordinates for random labels as well.
@@ -38,16 +37,16 @@ class Coordinates(Analysis):
     kinds: ClassVar[tuple[Kind, ...]] = ("classes", "real")
 
     def accepts(self, probe: Probe) -> bool:
-        """Return whether the probe records a path (names its columns in `PATH_COLUMNS`)."""
+        """Return whether the probe records which coordinates it chose (it then has `PATH_COLUMNS`)."""
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, for JSON, a note on which intervals the points have."""
+        """Return a note on which intervals the points have, as a value that JSON can hold."""
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probe on every label set and return the points of all paths; with several seeds, only the path of the
-        first.
+        """Fit the probe on every set of labels and return the points of all paths; with several seeds, only the path of
+        the first.
         """
         measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
         points: list[Point] = []

@@ -1,4 +1,6 @@
-"""Usable information: the bits about the label that a family of probes extracts from states, or beyond other states."""
+"""Measures how many bits about the label a kind of probe extracts from states, or from states beyond those of another
+site.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,25 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), or, given a site B, I_V(X→Y|B) = H_V(Y|[B; 0])
-    − H_V(Y|[B; X]).
+    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), where X is the state and Y the label. If a
+    second site is given, with states B, it measures what X adds to B: I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies. The others are those of the probe, fitted on
     train: on X, on B beside zeros of X's width, and on B beside X. The probe standardises its input, and its log odds
-    are scaled by a factor fitted on dev (`measures/_rows.py`). It gives these points, for the task and every draw of
-    every control: `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference,
+    are scaled by a factor fitted on dev (`measures/_rows.py`). The analysis reports, for the task and every draw of
+    every control, `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference,
     `usable_information` (or `conditional_information`); for controls also the mean of the difference over draws. The
-    interval of a difference is paired; it covers the sampling of test clusters and of seeds, for a mean over draws also
-    that of draws.
+    interval of a difference covers the sampling of test sentences or documents and of seeds; for a mean over draws,
+    also that of draws.
 
-    It misleads if read as all the information that a state holds: it is a lower bound, the part that this family of
-    probes reads after training on finite data. It can be slightly negative where dev is small, since the factor fitted
-    on dev may not suit test. Conditional information of X given B says what this family reads from X and not from B; a
-    more able family may read it from B.
+    It misleads if read as all the information that a state holds: it is a lower bound, the part that this kind of probe
+    reads after training on finite data. It can be slightly negative where dev is small, since the factor fitted on dev
+    may not suit test. Conditional information is what this kind of probe reads from X and not from B; a more powerful
+    probe may read it from B too.
 
     Args:
-        given: a site of the store, such as `resid.0`, beyond which the information is measured ("": none).
+        given: the second site, such as `resid.0`; empty means none.
 
     References:
         Xu et al. 2020, A Theory of Usable Information Under Computational Constraints, def. 2. Hewitt, Ethayarajh,
@@ -55,13 +57,13 @@ class Information(Analysis):
         return gives_probabilities(probe)
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, for JSON, the split, the sources of variation that the intervals cover, and the site that the
-        information is conditional on.
+        """Return the split, the sources of variation that the intervals cover, and the second site, as values that JSON
+        can hold.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probes and return, for every label set, both entropies and their difference."""
+        """Fit the probes and return, for every set of labels, both entropies and their difference."""
         loss, resampler = measure_of("log_loss"), data.resamplers["test"]
         if data.given is None:
             without = [_entropy(labels, loss, resampler) for _, _, labels in data.label_sets]

@@ -92,7 +92,8 @@ def run(
     as_json: AsJson = False,
     details: Details = False,
 ) -> None:
-    """Run a whole study: extract, train, report. Whatever is done already is not done again.
+    """Run a whole study: extract states, train probes, measure use, write the report. What is done already is not done
+    again.
 
     Examples: probing run study.yaml    probing run probing:reference --to cache/results/reference
     """
@@ -108,9 +109,11 @@ def quickstart(
     as_json: AsJson = False,
     details: Details = False,
 ) -> None:
-    """Run the study that ships, of a small model whose truth is known: a minute or two, without a network.
+    """Run the study that ships with this package, of a small model for which it is known what it uses. It takes a
+    minute or two and no network.
 
-    Writes a page of what probes read, what controls say and what the model uses. The same command goes on where it was.
+    Writes a page that shows what probes read, what controls say and what the model uses. If it is stopped, the same
+    command continues.
 
     Examples: probing quickstart    probing quickstart --to results --quiet
     """
@@ -130,15 +133,16 @@ def compare(
     measure: Annotated[str | None, typer.Option(help="measure (default: accuracy, or r2)")] = None,
     probe: Annotated[str | None, typer.Option(help="only this probe (default: all)")] = None,
     split: Annotated[str, typer.Option(help="test or dev")] = "test",
-    correction: Annotated[str, typer.Option(help="adjustment of p over the pairs: holm or bh")] = "holm",
+    correction: Annotated[str, typer.Option(help="adjustment of p values over the pairs: holm or bh")] = "holm",
     model: Annotated[str | None, typer.Option(help="only this model, by its name or a part of it")] = None,
     between: Annotated[
-        str, typer.Option(help="pairs: all; models (at one site); best (models, each at its best)")
+        str, typer.Option(help="pairs: all; models (two models at one site); best (two models, each at its best site)")
     ] = "all",
     against: Annotated[str | None, typer.Option(help="compare models with this one, by a part of its name")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the sites, probes and models of one task pair by pair, on the same rows and resamples.
+    """Compare the scores of sites, probes and models on one task pair by pair, on the same rows and bootstrap
+    resamples.
 
     Examples: probing compare cache/results/upos --task upos --measure accuracy --probe linear
     probing compare cache/results/two --task upos --between best
@@ -163,11 +167,12 @@ def compare(
 
 @app.command("list", cls=OnceOnly)
 def list_members(
-    folder: Annotated[str, typer.Argument(help=f"one of: {', '.join(registry.FOLDERS)}; none: all of them")] = "",
-    member: Annotated[str, typer.Argument(help="member whose options are shown")] = "",
+    folder: Annotated[str, typer.Argument(help=f"kind to list (default: all): {', '.join(registry.FOLDERS)}")] = "",
+    member: Annotated[str, typer.Argument(help="name of one probe, control, …, whose options are shown")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List what can be named: the extension folders, the members of one, or the options of one member.
+    """List what options can name: all kinds (probes, controls, …), the members of one kind, or the options of one
+    member.
 
     Examples: probing list    probing list probes    probing list probes mlp
     """

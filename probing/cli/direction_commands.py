@@ -14,11 +14,11 @@ from probing.cli.store_commands import AsJson, path_argument
 from probing.system.screen import console, say, shown
 
 direction_app = typer.Typer(
-    help="Show, export and apply fitted directions: the evidence files of `probing use`.", no_args_is_help=True
+    help="Show, export and apply the directions that `probing use --save-directions` wrote.", no_args_is_help=True
 )
 
 Evidence = Annotated[
-    list[Path], path_argument(metavar="EVIDENCE", help="files of evidence, or folders of them", show_default=False)
+    list[Path], path_argument(metavar="EVIDENCE", help="files of directions, or folders of them", show_default=False)
 ]
 _WIDE = 120
 _SHOWN = 20
@@ -31,7 +31,8 @@ _ANSWERS_SAID = "without, with: logits of the answers less their mean; p: probab
 
 @direction_app.command("show", cls=OnceOnly)
 def direction_show(evidence: Evidence, as_json: AsJson = False) -> None:
-    """Show what directions are of, how long they are, what adding them does, and the verdict they were fitted with.
+    """Show, for each saved direction, its property and site, how long it is, what adding it does, and the verdict on
+    use.
 
     Example: probing direction show cache/results/use/evidence
     """
@@ -63,14 +64,18 @@ def direction_export(
         str | None,
         typer.Option("--format", help="gguf, safetensors, npz or npy (default: by the ending of the file's name)"),
     ] = None,
-    start: Annotated[str | None, typer.Option(help="class from which it leads (default: the first of two)")] = None,
-    goal: Annotated[str | None, typer.Option(help="class to which it leads (default: the second of two)")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="class that the direction leads away from (default: the first of two)")
+    ] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="class that the direction leads to (default: the second of two)")
+    ] = None,
     model_hint: Annotated[
         str, typer.Option("--model-hint", help="gguf: llama.cpp's name of the architecture, such as llama or gpt2")
     ] = "unknown",
     replace: Annotated[bool, typer.Option("--replace", help="replace a file that is there already")] = False,
 ) -> None:
-    """Write directions as a GGUF control vector or as plain vectors, with their verdicts beside the numbers.
+    """Write directions as a GGUF control vector or as plain vectors, together with their verdicts.
 
     Example: probing direction export cache/results/use/evidence --to tense.gguf
     """

@@ -18,7 +18,7 @@ from probing.cli.store_commands import AsJson
 from probing.system.machine import check_target
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
-Details = Annotated[bool, typer.Option("--details", help="print the tables, not only a line a property")]
+Details = Annotated[bool, typer.Option("--details", help="print the tables, not only one line per property")]
 
 _EXAMPLES = {
     "ExtractJob": "probing extract --model gpt2 --corpus train=train.conllu --corpus dev=dev.conllu "
@@ -50,22 +50,24 @@ _EXAMPLES = {
 _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of commands is shown without importing them
     "ExtractJob": "Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.",
     "TrainJob": "Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.",
-    "ImportJob": "Make a store of states from elsewhere: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store; "
-    "audited in a child.",
-    "UseJob": "Exchange a property in the states of a running model, measure what it does, and give a "
-    "verdict for each place.",
+    "ImportJob": "Make a store of states that another program computed: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 "
+    "or a store.",
+    "UseJob": "Exchange a property (such as tense) in the hidden states of a running model, measure how its output "
+    "changes, and give a verdict on use for each place.",
     "ApplyDirectionJob": "Run a model with and without a direction added to its states, and show its outputs "
     "side by side.",
-    "ScoreJob": "Score new texts by a saved probe, read as the texts that it was trained on.",
-    "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
+    "ScoreJob": "Score new texts by a saved probe.",
+    "PatchJob": "Patch activations: run one prompt of each pair with one state of the other prompt, for every site and "
+    "position in turn.",
     "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
     "what its output loses.",
-    "PlantbenchJob": "Score verdicts on models whose truth is certified: this package's protocol, and the "
-    "field's usual rules.",
-    "ReportJob": "Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR.",
-    "TransferJob": "Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.",
-    "LeaveOneOutJob": "Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and "
-    "leave_one_out.parquet.",
+    "PlantbenchJob": "Count how often verdicts are wrong, on models for which it is known what they use.",
+    "ReportJob": "Write OUT_DIR/report.html from the results in OUT_DIR, which `probing train`, `probing use` or both "
+    "wrote.",
+    "TransferJob": "Train probes on every source, score them on every other, and write transfer.jsonl and "
+    "transfer.parquet.",
+    "LeaveOneOutJob": "Train probes on all groups but one and score them on that one, in turn, and write "
+    "leave_one_out.jsonl and leave_one_out.parquet.",
 }
 
 

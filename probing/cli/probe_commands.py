@@ -13,7 +13,7 @@ from probing.cli.once_only import OnceOnly
 from probing.cli.store_commands import AsJson, path_argument, print_mapping
 from probing.system.screen import say
 
-probe_app = typer.Typer(help="Saved probes: what `probing train --to` left in DIR/probes.", no_args_is_help=True)
+probe_app = typer.Typer(help="Show probes that `probing train --to DIR` saved in DIR/probes.", no_args_is_help=True)
 
 
 @probe_app.command("show", cls=OnceOnly)
@@ -21,7 +21,8 @@ def probe_show(
     probe: Annotated[Path, path_argument(metavar="PROBE", help="file of a saved probe", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a saved probe is of: labels, site, rows, model, scores with intervals, control, threshold.
+    """Show what a saved probe was trained on and how good it is: labels, site, rows, model, scores with intervals,
+    control, threshold.
 
     Example: probing probe show cache/results/upos/probes/upos/resid.2/linear/HASH.json
     """

@@ -105,7 +105,8 @@ def store_show(
     store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Show model, corpus, sites, shards done and missing, skipped examples and missing words of a store.
+    """Show the model, corpus and sites of a store, which files (shards) are done and missing, and which examples and
+    words were left out.
 
     Example: probing store info cache/states/gpt2
     """
@@ -119,7 +120,7 @@ def store_verify(
         bool, typer.Option("--repair", help="set damaged records aside, so that extract redoes them")
     ] = False,
 ) -> None:
-    """Read every byte of a store and compare it with its commit records; exit code 1 if anything differs.
+    """Read every byte of a store and compare it with the recorded hashes; the exit code is 1 if anything differs.
 
     Example: probing store verify cache/states/gpt2
     """
@@ -152,7 +153,7 @@ def store_merge(
         bool, typer.Option("--prefer-first", help="where shards differ, keep those of STORE_DIR")
     ] = False,
 ) -> None:
-    """Copy into a store the shards of another part of the same extraction.
+    """Copy the files (shards) that a store lacks from another part of the same extraction.
 
     Example: probing store merge cache/states/gpt2 /mnt/other/gpt2
     """
@@ -165,7 +166,7 @@ def store_gc(
     store: Annotated[Path, path_argument(metavar="STORE_DIR", show_default=False)],
     yes: Annotated[bool, typer.Option("--yes", help="delete; without it, only list")] = False,
 ) -> None:
-    """List, and with --yes delete, files of a store that nothing needs.
+    """List the files of a store that nothing needs, and with --yes delete them.
 
     Example: probing store gc cache/states/gpt2 --yes
     """

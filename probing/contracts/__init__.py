@@ -1,8 +1,9 @@
-"""The abstract classes that extensions implement, one file per contract. Read this first.
+"""Defines the abstract classes that extensions implement (contracts), one file each. Read this folder first.
 
-Shapes: N rows, D width, K classes, S sentences (clusters), T pieces, L layers, B batch, M label sets, R resamples.
-An extension (a member) is one file in the folder of its kind, which assigns its class to `MEMBER`. The classes are
-imported when first used, so that a worker process can import `executor.py` without heavy libraries.
+Letters in shapes: N rows (labelled words or sentences, one state each), D width of a state, K classes, V numbers of a
+behaviour (or size of the vocabulary), S sentences or other clusters, T tokens, L layers, B texts of a batch, M sets of
+labels, R resamples. An extension (a member) is one file in the folder of its kind, which assigns its class to `MEMBER`.
+The classes are imported when first used, so that a worker process can import `executor.py` without heavy libraries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Analysis, SiteData: the contract of analyses, which fit a probe many times at one site."""
+"""Defines `Analysis`, the base class of analyses, which fit a probe many times at one site."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ class SiteData:
 
     @property
     def label_sets(self) -> list[tuple[str, int, Labels]]:
-        """Triples (control, draw, labels): the task's own first, with control "" and draw -1, then every draw of every
-        control.
+        """All sets of labels to fit on, as triples (control, draw, labels): first the task's own, with control "" and
+        draw -1, then every draw of every control.
         """
         drawn = [(name, draw, labels) for name, draws in self.controls.items() for draw, labels in enumerate(draws)]
         return [("", -1, self.labels), *drawn]
 
 
 class Analysis(ABC):
-    """Fits one probe many times at one site and reports a curve, a code length or conditional information."""
+    """Base class of analyses: each fits one probe many times at one site, and reports numbers such as a learning curve,
+    a code length or conditional information.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
 
@@ -63,7 +65,9 @@ class Analysis(ABC):
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return, ready for JSON, the settings that affect the numbers but are not parameters of the analysis."""
+        """Return the settings that affect the numbers but are not parameters of the analysis, as values that JSON can
+        hold.
+        """
         return {}
 
     @abstractmethod

@@ -1,5 +1,5 @@
-"""Behaviour, Readout: the contract of behaviours, which define the part of a model's output that is measured. A *piece*
-is a token.
+"""Defines `Behaviour`, the base class of behaviours, and `Readout`. A behaviour is the part of a model's output that is
+measured. A piece is a token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ WORD = "word"
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Holds N rows of text as a model reads them; several rows may come from one example.
+    """Holds N rows (words or whole texts) as a model reads them; several rows may come from one example.
 
     Attributes:
         tokenizer: the model's tokenizer.
         encoded: the tokenised examples.
         example: `(N,)` for each row, the index of its example in `encoded`.
-        pieces: for each named position, N arrays of the indices of the pieces (tokens) that it covers; the name is ""
-            where rows are words.
+        pieces: for each named position, N arrays with the indices of the tokens that it covers; the name is "" where
+            rows are words.
         labels: by name of a label column, `(N,)` class codes.
     """
 
@@ -42,8 +42,8 @@ class Texts:
     labels: Mapping[str, Ints] = field(default_factory=dict)
 
     def last_of(self, position: str) -> Ints:
-        """Return, for each row `(N,)`, the index of the last piece (token) at a position. For the position `end` it is
-        the last piece of the text that is not special.
+        """Return, for each row, the index of the last token at a position, `(N,)`. For the position `end` it is the
+        last token of the text that is not special.
 
         Raises:
             UnknownName: there is no such position.
@@ -63,13 +63,13 @@ def _last_of_text(one: Encoded) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Holds the outputs of a model for a batch of B rows, padded to T pieces (tokens).
+    """Holds the outputs of a model for a batch of B rows, padded to T tokens.
 
     Attributes:
-        values: `(B, V)` logits at one piece or the output of a sequence head; or `(B, T, D)` final states, 0 at
+        values: `(B, V)` logits at one token, or the output of a sequence head; or `(B, T, D)` final states, 0 at
             padding.
-        content: `(B, T)` bool, true at pieces that are neither padding nor special.
-        real: `(B, T)` bool, true at pieces that are not padding.
+        content: `(B, T)` bool, true at tokens that are neither padding nor special.
+        real: `(B, T)` bool, true at tokens that are not padding.
     """
 
     values: Tensor
@@ -82,11 +82,12 @@ Readout = Callable[[Outputs], Tensor]
 
 
 class Behaviour(ABC):
-    """Defines the *behaviour*: which part of the model's output is measured, as a vector for each row. Before `fit` an
-    object holds options only. Each behaviour is one file of `behaviours/`, which names its class as `MEMBER`.
+    """Base class of behaviours: each defines which part of the model's output is measured, as a vector for each row (a
+    sentence or word). Before `fit`, an object holds only its options. Each behaviour is one file of `behaviours/`,
+    which names its class as `MEMBER`.
 
     Class attributes:
-        source: what it reads: `logits` at one piece (token), the `output` of a sequence head, or the final `states`.
+        source: which output it reads: `logits` at one token, the `output` of a sequence head, or the final `states`.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]]
@@ -98,12 +99,14 @@ class Behaviour(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that the behaviour reads; the identity of a result includes their content, not only their names."""
+        """Files that the behaviour reads. Results record their content, so that a changed file leads to a new
+        measurement.
+        """
         return ()
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
-        """Return, for each answer, the pieces (tokens) whose logits are measured, as (vocabulary id, text); () for a
-        behaviour that does not consist of logits of single pieces.
+        """Return, for each answer, the tokens whose logits are measured, as pairs (vocabulary id, text); an empty tuple
+        for a behaviour that does not consist of logits of single tokens.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.
@@ -111,11 +114,10 @@ class Behaviour(ABC):
         return ()
 
     def pieces(self, texts: Texts) -> Ints | None:
-        """Return the index of the piece (token) of each row whose logits are read, `(N,)`; None if `source` is not
-        `logits`.
+        """Return, for each row, the index of the token whose logits are read, `(N,)`; None if `source` is not `logits`.
 
         Raises:
-            NoBehaviour: a row has no such piece.
+            NoBehaviour: a row has no such token.
         """
         return None
 
@@ -123,7 +125,8 @@ class Behaviour(ABC):
         """Check, as far as is possible before the model runs, that the model can show the behaviour; return the
         behaviour.
 
-        Args: tokenizer: the model's tokenizer.
+        Args:
+            tokenizer: the model's tokenizer.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.

@@ -1,4 +1,6 @@
-"""Control and StateControl: the contracts of controls, whose labels or states are probed in addition to a task's."""
+"""Defines `Control` and `StateControl`, the base classes of controls: other labels, or other states, that are probed
+beside the task.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,18 @@ from probing.labels import Labels
 
 
 class Control(ABC):
-    """Makes the labels of a control task from those of a task: rows, classes and splits stay, and the targets `y` are
-    drawn anew.
+    """Base class of controls that change labels: each makes the labels of a control task from those of a task. Rows,
+    classes and splits stay, and the targets `y` are drawn at random.
 
     Controls that keep the labels and change the states are `probing.contracts.control.StateControl`.
 
     Class attributes:
-        is_selectivity: whether the task's score above this control is called selectivity; False for a chance check.
-        levels: the levels of tasks that it can be used for.
+        is_selectivity: whether the task's score minus that of this control is called selectivity; False for a chance
+            check.
+        levels: levels of tasks that it can be used for: `word`, `sentence` or both.
         answers: the objection to a probe's result that the control answers, as a reader would put it.
-        draws: how many times labels are drawn; each draw is trained. A parameter of the same name overrides it.
+        draws: how many times labels are drawn; probes are trained on each draw. A parameter of the same name overrides
+            it.
     """
 
     is_selectivity: ClassVar[bool] = True
@@ -34,18 +38,20 @@ class Control(ABC):
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task once and return them: the task's labels with a new `y`.
+        """Draw the labels of the control task at random and return them: the task's labels with a new `y`.
 
-        A control that draws by a key also sets `ceiling` (the accuracy of a reader that has memorised every key of
-        train) and `seen`. `control`, its name in results, may be left empty; results then use its recipe.
+        A control that draws one label for each value of a key (such as each word form) also sets two fields of the
+        returned labels: `ceiling`, the accuracy of a probe that has memorised every value in train, and `seen`, which
+        rows have such a value. The field `control`, the name in results, may be left empty; results then use the
+        control's name and options.
 
         Raises:
-            DegenerateDesign: the rows have no key to draw by, or fewer than two classes are left.
+            DegenerateDesign: the rows have no key, or fewer than two classes are left.
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key that the control draws by, or "" if it draws by none. Rows that have no value of
-        the key are left out of the task.
+        """Return the name of the key for each value of which one label is drawn; "" if there is none. Rows without a
+        value of the key are left out of the task.
         """
         return ""
 
@@ -117,13 +123,14 @@ class Probed:
 
 
 class StateSource(ABC):
-    """Gives substitute states for the rows of a task. It is sent to other processes, so it must not hold open files.
+    """Base class of objects that give other states for the rows of a task. They are sent to other processes, so they
+    must not hold open files.
 
     Attributes:
         name: name of the control in results.
-        above: phrase for these states, such as `random states`, that completes sentences on what a score is above.
-        seen: `(N,)` bool, for states drawn by a key: whether the row's key occurs in train; None: whether its word type
-            does.
+        above: name of these states, such as `random states`, for sentences that say that a score is above theirs.
+        seen: `(N,)` bool, for states that are drawn for each value of a key: whether the row's value occurs in train.
+            None means that rows count as seen if their word form occurs in train.
     """
 
     name: str
@@ -132,27 +139,29 @@ class StateSource(ABC):
 
     @abstractmethod
     def stand_in(self, site: str) -> str:
-        """Return a name for the states that replace those of `site`, or "" if the control has none for this site. Sites
-        with the same name share their states.
+        """Return a name for the states that replace those of `site`; "" if the control has none for this site. Sites
+        for which the same name is returned are given the same states.
         """
 
     @abstractmethod
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` that replace those of these rows of the probed table, in one draw."""
+        """Return the states `(N, D)` that replace those of these rows, in one of the random versions of the control
+        (`draw` is its number).
+        """
 
     @abstractmethod
     def recipe(self) -> dict[str, str]:
-        """Return everything that determines the states besides the probed store, the labels, the seed and the draw:
-        hashes of contents, never paths.
+        """Return what determines the states beside the probed store, the labels, the seed and the number of the draw:
+        options, and hashes of files instead of paths.
         """
 
 
 class StateControl(ABC):
-    """Replaces the states of a task and keeps its labels; the same probe is then fitted on the other states, with the
-    same budget.
+    """Base class of controls that keep the labels of a task and replace its states; the same probe is then fitted on
+    the other states, with the same budget.
 
     Class attributes:
-        levels: the levels of tasks that it can be used for.
+        levels: levels of tasks that it can be used for: `word`, `sentence` or both.
         answers: the objection to a probe's result that the control answers, as a reader would put it.
     """
 
@@ -171,7 +180,7 @@ class StateControl(ABC):
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key that the states are drawn by, or "" if they are drawn by none. Rows that have no
-        value of the key are left out of the task.
+        """Return the name of the key for each value of which one state is drawn at random; "" if there is none. Rows
+        without a value of the key are left out of the task.
         """
         return ""

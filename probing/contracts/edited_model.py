@@ -1,5 +1,5 @@
-"""Instrument: the contract of models whose states can be replaced at fixed rows, and whose behaviour (a chosen part of
-the output) is measured. A *piece* is a token.
+"""Defines `Instrument`, the base class of models whose states can be replaced while they run on fixed rows, and whose
+behaviour (a chosen part of the output) is measured.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ class Place:
 
 
 class Instrument(ABC):
-    """Runs a model on N fixed rows and measures its behaviour, with the states at chosen places replaced or not.
+    """Base class that runs a model on N fixed rows (sentences or words of texts) and measures its behaviour, with or
+    without other states at chosen places.
 
-    The state of a row at a place is one vector, even where it was pooled from several pieces (tokens). To set another
-    state, its difference from the clean state is added to each of those pieces. Each row is edited in a separate run,
-    so an edit of one row does not reach another row of the same text.
+    A place is a site and perhaps a position. The state of a row at a place is one vector, even where it was pooled from
+    several tokens; to replace it, the difference between new and original state is added at each of those tokens. Each
+    row is edited in a run of its own, so an edit of one row does not reach another row of the same text.
     """
 
     @property
     @abstractmethod
     def places(self) -> tuple[Place, ...]:
-        """The places that can be edited, in the order of depth."""
+        """The places that can be edited, from the first layer to the last."""
 
     @property
     @abstractmethod
@@ -53,28 +54,28 @@ class Instrument(ABC):
 
     @abstractmethod
     def clean(self) -> NDArray[np.float64]:
-        """Return the behaviour `(N, V)` of the unedited model."""
+        """Return the behaviour of the unedited model for all rows, V numbers each: an array `(N, V)`."""
 
     @abstractmethod
     def states(self, place: Place) -> NDArray[np.float32]:
         """Return the states `(N, D)` at a place.
 
         Raises:
-            UnknownName: no such place.
+            UnknownName: there is no such place.
         """
 
     @abstractmethod
     def run_from(
         self, site: str, rows: NDArray[np.int64], states: Mapping[str, Tensor], *, frozen_norms: bool = False
     ) -> Tensor:
-        """Run n rows with replaced states at one site and return the behaviour `(n, V)`, differentiable in `states`.
+        """Run n rows with replaced states at one site, and return their behaviour `(n, V)`. Gradients flow back to
+        `states`.
 
         Args:
             site: the site that is edited.
             rows: `(n,)` row numbers; a row may occur several times.
-            states: by position, `(n, D)` states to set there; several positions are edited in one run. Gradients flow
-                to those that require them.
-            frozen_norms: whether later LayerNorms and RMSNorms divide by the scales of the clean run.
+            states: the new states `(n, D)` for each position; several positions are edited in one run.
+            frozen_norms: whether later LayerNorms and RMSNorms divide by the scales of the unedited run.
 
         Raises:
             UnknownName: there is no such site or position.
@@ -88,14 +89,16 @@ class Instrument(ABC):
 
     @property
     def answers(self) -> Answers:
-        """For each answer, the pieces (tokens) whose logits are the behaviour; () where the behaviour is not made of
-        logits of single pieces.
+        """For each answer, the tokens whose logits are the behaviour; an empty tuple where the behaviour does not
+        consist of logits of single tokens.
         """
         return ()
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Sentences that give reasons to doubt that the behaviour is measured correctly; () for none."""
+        """Reasons to doubt that the behaviour is measured correctly, each a sentence; an empty tuple if there
+        are none.
+        """
         return ()
 
     @property
@@ -105,7 +108,7 @@ class Instrument(ABC):
 
     @property
     def offsets(self) -> NDArray[np.int64] | None:
-        """Distance of each row from the beginning of its text, `(N,)`; None where it is the same for all rows."""
+        """Number of tokens before each row in its text, `(N,)`; None where it is the same for all rows."""
         return None
 
     def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -113,12 +116,12 @@ class Instrument(ABC):
         return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
 
     def slopes(self, rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
-        """Return, for each place, the derivatives `(n, D)` of ⟨coefficients, behaviour⟩ of each row with respect to its
-        state, at the clean states.
+        """Return, for each place, a gradient `(n, D)`: how a weighted sum of each row's behaviour changes with the
+        row's state there, at the unedited states.
 
         Args:
             rows: `(n,)` row numbers.
-            coefficients: `(n, V)` weights of the behaviour's dimensions.
+            coefficients: `(n, V)` weights of the sum, for each dimension of the behaviour.
         """
         found: dict[Place, list[NDArray[np.float64]]] = {place: [] for place in self.places}
         parts = self.batches(rows)
@@ -134,11 +137,11 @@ class Instrument(ABC):
         return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
 
     def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
-        """Run each of n rows with its state at a place replaced by that of its donor, another row, and return the
-        behaviour `(n, V)`. Where a state was pooled from several pieces (tokens), they are replaced one by one.
+        """Run each of n rows with its state at a place replaced by that of another row, its donor, and return the
+        behaviour `(n, V)`. Where a state was pooled from several tokens, the states of these are replaced one by one.
 
         Raises:
-            BadParameter: a row and its donor have different numbers of pieces there.
+            BadParameter: a row and its donor have different numbers of tokens there.
         """
         return self.run_from(place.site, rows, {place.position: torch.from_numpy(self.states(place)[donors])})
 
@@ -149,19 +152,19 @@ class Instrument(ABC):
         coefficients: NDArray[np.float64],
         places: Sequence[Place],
     ) -> dict[Place, NDArray[np.float64]]:
-        """Return, for each place, the first-order effect of `exchange` on ⟨coefficients, behaviour⟩ of each row,
-        `(n,)`.
+        """Return, for each place, a first-order estimate `(n,)`, from gradients, of how `exchange` changes a weighted
+        sum of each row's behaviour (`coefficients` are the weights, `(n, V)`).
         """
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}
         return {p: np.einsum("nd,nd->n", slopes[p], x[donors] - x[rows]) for p, x in states.items()}
 
     def check(self) -> None:
-        """Check that edits work, before anything is measured: writing back the clean states must leave the behaviour
+        """Check that edits work, before anything is measured: replacing states by themselves must leave the behaviour
         unchanged.
 
         Raises:
-            EditFailed: the behaviour changes, or another identity does not hold; the message names it.
+            EditFailed: the behaviour changes, or another check fails; the message says which.
         """
         rows = np.arange(min(self.n_rows, 32))
         clean = torch.from_numpy(self.clean()[rows])
@@ -172,7 +175,7 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """Check that all given places are among those of this instrument.
+        """Check that all given places are among `places`.
 
         Raises:
             UnknownName: one of them is missing.
@@ -198,11 +201,11 @@ def expect_equal(
 
     Args:
         found, expected: the outputs to compare, of the same shape.
-        what: name of the identity that is checked, to complete the sentence "… does not hold".
+        what: name of the equality that is checked, to complete the sentence "… does not hold".
         where: the place or row, for the message.
         dtype: data type of the computation: differences up to 1e-5 of the scale are allowed in float32 and float64, up
             to 1e-2 in half precision.
-        scale: magnitude that the tolerance is relative to; None: the largest expected magnitude.
+        scale: magnitude that the tolerance is relative to; None means the largest expected magnitude.
 
     Raises:
         EditFailed: they differ by more, or are not finite.

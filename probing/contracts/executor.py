@@ -1,4 +1,5 @@
-"""WorkUnit, WorkPlan, Outcome: units of work that any process may do, in any order; doing one twice does no harm.
+"""Defines units of work (`WorkUnit`, `WorkPlan`, `Outcome`), which any process may do, in any order; doing one twice
+does no harm.
 
 Worker and Executor are the abstract classes that do the work; the files in `executors/` are executors.
 """
@@ -66,11 +67,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Describes a worker's place: its number among the workers, and its processor threads.
+    """Describes a worker: its number among the workers, and its processor threads.
 
     Attributes:
-        slot: its number among the workers, from 0 on; None: the one worker in the caller's own process.
-        threads: number of processor threads it uses; None: unchanged.
+        slot: its number among the workers, from 0 on; None for the one worker in the caller's own process.
+        threads: number of processor threads it uses; None leaves it unchanged.
     """
 
     slot: int | None = None
@@ -78,7 +79,7 @@ class WorkerSlot:
 
 
 def unit_id(*parts: Any) -> str:
-    """Return an id of work, computed from everything that determines the work: SHA-256 (hex) of canonical JSON."""
+    """Return an id for a unit of work, the SHA-256 (hex) of everything that determines it."""
     return digest(list(parts))
 
 
@@ -133,7 +134,7 @@ WorkerFactory = Callable[[WorkerSlot], Worker]
 
 
 class Executor(ABC):
-    """Runs units of work on workers; a factory makes each worker once.
+    """Base class of executors: each runs units of work on workers; a factory makes each worker once.
 
     It may run a unit more than once, and its report of what is done may be wrong: the files on disk decide.
 
@@ -155,7 +156,7 @@ class Executor(ABC):
             report: called with the amount of work done since its last call, in the unit of `WorkUnit.size`.
 
         Raises:
-            Stalled: no worker made progress for the stated time.
+            Stalled: no worker made progress for as long as the executor waits.
             WorkerLost: workers die before they begin.
             MissingDependency: a package that the executor needs is not installed.
             ProbingError: the factory raised it.

@@ -1,4 +1,6 @@
-"""Intervention, Edit: the contract of interventions, which learn from some rows how to edit the states of others."""
+"""Defines `Intervention`, the base class of interventions, which learn from some rows how to edit the states of others,
+and `Edit`, what they have learned.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Targets:
-    """Holds the labels and strata of n rows.
+    """Holds the labels and strata of n rows (words or sentences). Rows that agree in all covariates are in one stratum.
 
     Attributes:
         z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
-        strata: `(n,)` codes of the values of the covariates.
+        strata: `(n,)` code of the stratum of each row.
         n_classes: K; 0 for real values.
     """
 
@@ -30,7 +32,7 @@ class Targets:
 
 
 class Edit(ABC):
-    """A fitted edit of states: `apply` takes states and returns edited ones."""
+    """Base class of fitted edits: `apply` takes states and returns edited ones."""
 
     @abstractmethod
     def apply(
@@ -40,7 +42,7 @@ class Edit(ABC):
 
         Args:
             states: `(n, D)` states to edit.
-            targets: labels and strata of these rows.
+            targets: labels and strata (sets of rows that agree in all covariates) of these rows.
             goals: `(n,)` the class or value that each row is to have after the edit; erasers ignore it.
         """
 
@@ -51,12 +53,11 @@ class Edit(ABC):
 
 
 class Intervention(ABC):
-    """A kind of edit of states. An object holds options only, until `fit`. Each intervention is one file of
-    `interventions/`, which names its class as `MEMBER`.
+    """Base class of interventions, which are kinds of edits of states. Before `fit`, an object holds only its options.
+    Each intervention is one file of `interventions/`, which names its class as `MEMBER`.
 
     Class attributes:
-        erases: whether it removes a property (and is judged against the marginals) instead of putting another value in
-            its place.
+        erases: whether it removes a property, instead of giving it another value.
         decides: whether verdicts may use it; other interventions are reported beside verdicts, for comparison with the
             literature.
     """
@@ -66,7 +67,7 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Fit the edit on states `(N, D)` of fold F1 and return it; `self` is never changed.
+        """Fit the edit on states `(N, D)` and their labels, and return it; `self` is never changed.
 
         Raises:
             DegenerateDesign: the rows have one class only, or nothing can be learned from them.

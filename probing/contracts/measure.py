@@ -1,4 +1,6 @@
-"""Prediction: what a probe predicts for each row. Measure: the contract of scores that are computed from it."""
+"""Defines `Prediction`, what a probe predicts for each row, and `Measure`, the base class of scores that are computed
+from it.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ class Prediction:
     """Holds the predictions of a fitted probe for N rows.
 
     Attributes:
-        values: `(N,)` predicted class codes (int64) or real values (float64); for several labels a row, `(N, C)` of 0
-            and 1.
-        log_probabilities: `(N, K)` natural logs, float64; None for regression or probes without probabilities. For
-            several labels a row, `(N, C, 2)`: of not having and of having each label.
+        values: `(N,)` predicted class codes (int64) or real values (float64). If a row can have several of C labels,
+            `(N, C)` of 0 and 1.
+        log_probabilities: `(N, K)` natural logs of class probabilities, float64; None for regression or probes without
+            probabilities. If a row can have several of C labels, `(N, C, 2)`: for not having and for having each label.
         labels: the labels of the N rows, for measures that compare rows of one sentence.
-        tempered: log probabilities whose log odds over the label frequencies are scaled by a factor fitted on dev
-            (`measures/_rows.py`), of the same shape, for measures that count bits; None: not scaled.
+        tempered: log probabilities of the same shape after calibration, for measures that count bits: a factor fitted
+            on dev scales how far log odds lie from those of the label frequencies (`measures/_rows.py`). None if there
+            is no such factor.
     """
 
     values: NDArray[Any]
@@ -33,9 +36,7 @@ class Prediction:
 
     @property
     def believed(self) -> NDArray[np.float64] | None:
-        """The log probabilities from which bits are counted: the tempered ones if there are any, else the
-        probe's own.
-        """
+        """The log probabilities from which measures count bits: `tempered` if it is given, else `log_probabilities`."""
         return self.log_probabilities if self.tempered is None else self.tempered
 
     def take(self, rows: NDArray[Any]) -> Prediction:
@@ -50,8 +51,8 @@ class Prediction:
 
 
 class Measure(ABC):
-    """A score that is a function of sums of per-row statistics, so that the same bootstrap resamples serve every
-    measure.
+    """Base class of measures (scores). Each is a function of sums of numbers that are computed for each row (a word or
+    text), so that one set of bootstrap resamples serves all measures.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -62,8 +63,8 @@ class Measure(ABC):
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
 
     def informed(self, labels: Labels) -> Measure:
-        """Return a copy of this measure that knows facts about the whole label set (train too), such as label
-        frequencies; measures that need none return themselves.
+        """Return a copy of this measure that knows what it needs of the labels of all splits, such as label
+        frequencies; a measure that needs nothing returns itself.
         """
         return self
 
@@ -76,8 +77,8 @@ class Measure(ABC):
 
     @abstractmethod
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute the scores `(...)` from the sums `(..., J)` of the row statistics, and return them; NaN where a score
-        is not defined.
+        """Compute scores from sums of the row statistics, an array `(…, J)`, and return them as `(…)`; NaN where a
+        score is not defined.
         """
 
     def value(self, y: NDArray[Any], prediction: Prediction) -> float:

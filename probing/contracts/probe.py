@@ -1,4 +1,4 @@
-"""Probe: the contract of probes, scikit-learn estimators that save themselves without pickle."""
+"""Defines `Probe`, the base class of probes: scikit-learn estimators that save themselves without pickle."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from probing.labels import Kind, RowForm
 
 
 class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
-    """The base class of probes: scikit-learn estimators that hold options only, until `fit`. `check_estimator` passes
-    for every member.
+    """Base class of probes: scikit-learn estimators, which hold only their options before `fit`. `check_estimator`
+    passes for every one in `probes/`.
 
     Class attributes:
-        kinds: the target kinds it can predict.
-        input: what `fit` is given as X: `states`; `pieces` (of a piece store; X is then `labels.Pieces`); or a key of
-            `Labels.keys`, such as `type` (X is then the codes of that key, `(N, 1)`).
-        input_as_text: whether X holds the key's strings instead of its codes, `(N, 1)` of dtype object.
+        kinds: kinds of labels that it can predict: `classes`, `real` numbers, or `labels` (several for each row).
+        input: what `fit` is given as X: `states`; `pieces`, the states of all tokens of each row (X is then
+            `labels.Pieces`); or another field of the rows, such as `type`, the word form (X is then integer codes of
+            its values, `(N, 1)`).
+        input_as_text: whether X holds the values of that field as strings instead of codes, `(N, 1)` of dtype object.
         stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
-        row_forms: the forms of rows (`Task.row_form`) that it can be fitted on; empty: any.
-        accepts_pairs: whether `fit` takes `Pairs`; otherwise it is given them as one matrix.
+        row_forms: the forms of rows (`Task.row_form`) that it can be fitted on; empty means any.
+        accepts_pairs: whether `fit` takes pairs of words as `Pairs`; otherwise it is given one matrix.
         accepts_blocks: whether `fit` takes `RowBlocks`, states streamed from the store; otherwise it is given all
             states in memory.
         accepts_device: whether it computes on the device that `on` names; otherwise it computes on the CPU.
 
     Attributes:
-        device: torch device that `fit` computes on. It is not a parameter: results are equal up to rounding, so it is
-            neither part of a fit's identity nor saved.
+        device: torch device that `fit` computes on. It is not a parameter and is not saved, since results are equal up
+            to rounding.
         about: for a probe that `train` saved, its task, site, model, labels and so on; empty otherwise.
     """
 
@@ -65,8 +66,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on states X `(N, D)` and labels y `(N,)`, and return self; `dev`, a pair like (X, y), is held out: it
-        serves to stop early or to record scores, and no weights are fitted on it.
+        """Fit on states X `(N, D)` and labels y `(N,)`, and return self. `dev` is a pair of held-out states and labels:
+        it serves to stop early or to record scores, and no weights are fitted on it.
         """
 
     @abstractmethod
@@ -81,8 +82,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit one probe for each of M label sets and each seed, all on the same X, and return them as `result[m][s]`;
-        `targets` is M arrays `(N,)`.
+        """Fit one probe for each of M arrays of labels (`targets`, each `(N,)`) and each seed, all on the same X, and
+        return them as lists: `result[m][s]`.
 
         The default is a loop over clones; probes that can share work override it. `self` is never fitted.
         """
@@ -125,8 +126,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return the fitted arrays that `predict` needs besides the parameters, by name without the trailing
-        underscore.
+        """Return, by name, the fitted arrays that `predict` needs beside the parameters: `coef_` has the name
+        `coef`.
         """
 
     @abstractmethod
@@ -153,15 +154,15 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def save(self, path: str | Path) -> None:
-        """Write the arrays to `path`.safetensors, and the probe's name and parameters to `path`.json. Each file is
-        written whole or not at all, and never as pickle.
+        """Write the fitted arrays to `path`.safetensors, and the probe's name and parameters to `path`.json. Each file
+        is written whole or not at all, and never as pickle.
         """
         stem = Path(path)
         for suffix, content in self.saved().items():
             write_atomically(stem.with_name(stem.name + suffix), content)
 
     def saved(self) -> dict[str, bytes]:
-        """Return the files that `save` writes, as bytes by suffix.
+        """Return the content of the files that `save` writes: a mapping from the suffix to bytes.
 
         Raises:
             NotFittedError: the probe is not fitted.
@@ -207,7 +208,7 @@ class RowBlocks:
     Args:
         store: the store that holds the states.
         site: name of a site of the store.
-        rows: `(N,)` row numbers of the store, in the order of the labels; None: all rows.
+        rows: `(N,)` row numbers of the store, in the order of the labels; None means all rows.
         budget: bytes of memory that a fit on these rows may take, not counting its weights and the interpreter.
 
     Raises:
@@ -237,8 +238,8 @@ class RowBlocks:
         return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield, in order, blocks of rows as (index of the first row, states `(n, D)`); a block takes at most 1/32 of
-        the budget.
+        """Yield the rows in order, block by block, as pairs (index of the first row, states `(n, D)`); a block takes at
+        most 1/32 of the budget.
         """
         most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
         start = 0

@@ -1,4 +1,4 @@
-"""CorpusReader: the contract of readers, which make a corpus from a file or a hub data set."""
+"""Defines `CorpusReader`, the base class of readers, which make a corpus from a file or a hub data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probing.text.corpus import Corpus
 
 
 class CorpusReader(ABC):
-    """Reads one file (or hub data set) of one format into a corpus."""
+    """Base class of readers: each reads files (or hub data sets) of one format into a corpus."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     numbers_documents_by_file: ClassVar[bool] = False  # True: document 1 of two files need not be one document

@@ -1,4 +1,4 @@
-"""Task: the contract of tasks, which give labels to words, spans, pairs of words or whole examples."""
+"""Defines `Task`, the base class of tasks, which give labels to words, spans, pairs of words or whole examples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from probing.text.corpus import Corpus, Example
 
 
 class Task(OldAttributes, ABC):
-    """Gives labels to words, spans, pairs of words or whole examples. `argument` follows the colon: `feature:Number`.
+    """Base class of tasks: each gives labels to words, spans, pairs of words or whole examples of a corpus. `argument`
+    is the part of a task's name after the colon, such as `Number` in `feature:Number`.
 
     Attributes:
-        level: `word`, `span`, `pair` or `sentence`; labels of prompts at named positions are at level `sentence`.
-        kind: kind of the target: `classes`, `real` or `labels`.
-        row_form: how the state of a row is made from rows of the store: `row`; for spans `mean` or `ends`; for pairs
-            `pair`, `difference` or `product`.
-        chooses: for pairs (a, b), whether those with the same word a are alternatives of which exactly one is right;
-            their labels are then `no` and `yes`.
-        probes, controls, measures: used if the caller names none; empty: the defaults of `kind`.
+        level: what has a label: `word`, `span`, `pair` or `sentence`. If states are read at named positions of a text,
+            such as `entity.last`, the level is `sentence`.
+        kind: kind of the labels: `classes`, `real` numbers, or `labels` (several for each row).
+        row_form: how the state of a labelled unit is made from states of the store: `row`, one state as it is; for
+            spans, `mean` or `ends` (first and last word side by side); for pairs, `pair`, `difference` or `product`.
+        chooses: for pairs (a, b), whether exactly one word b is right for each word a; labels are then `no` and `yes`.
+        probes, controls, measures: used if the caller names none; empty means the defaults of `kind`.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -50,15 +51,17 @@ class Task(OldAttributes, ABC):
 
     @abstractmethod
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the labels of one example: one per word or place, None where there is none; at sentence level a tuple
-        of one label.
+        """Return the labels of one example: one per word, span or pair (None if it has no label), or a tuple of one
+        label for the whole example.
         """
 
     def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
-        """Return, for each row, two word indices counted from 0: (first, last) of a span, (a, b) of a pair."""
+        """Return two word indices, counted from 0, for each span (its first and last word) or pair (its words a and b)
+        of an example.
+        """
         return ()
 
     @property
     def read_from(self) -> str:
-        """Kind of store rows that the task's rows are made of: `word` or `sentence`."""
+        """Kind of states that a store must have for this task: `word` or `sentence`."""
         return "sentence" if self.level == "sentence" else "word"

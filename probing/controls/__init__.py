@@ -1,1 +1,3 @@
-"""Controls: each file is one kind of random labels that match the task's labels in form, or of substitute states."""
+"""Holds the controls, one a file: each makes random labels of the same form as the task's labels, or other states for
+the same labels.
+"""

@@ -1,4 +1,4 @@
-"""The control task of head selection: every word type gets one random rule that determines its head."""
+"""Gives every word form one random rule that determines its head: the control task of head selection."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KEY = "first"  # of a pair: the form of the word that depends
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeControl(Control):
-    """Draws the place of the head once for every word type: the word itself, the first or the last word of the
-    sentence.
+    """Draws, once for every word form, which word counts as the head: the word itself, the first or the last word of
+    the sentence.
 
-    It is the word-type control for tasks in which each word chooses a word of its sentence: the place is a hash of
-    (form, seed, draw), the same at every occurrence in every split. First and last mean the first and last of the
-    alternatives. The root, which has no alternatives, is not scored. The place of a type that is not in train cannot be
-    known to a probe; the best guess is right with probability ⅓, or ⅔ where two of the three places are the same word.
-    The ceiling, a UAS, is computed from this.
+    It is the control `word_type` for tasks in which each word chooses a word of its sentence: a hash of (form, seed,
+    draw) selects the rule, which is the same at every occurrence of the form in every split. First and last mean the
+    first and last of the alternatives. The root, which has no alternatives, is not scored. A probe cannot know the rule
+    of a form that is not in train; the best guess is right with probability ⅓, or ⅔ where two of the three rules lead
+    to the same word. The ceiling (a UAS) is computed from this.
 
     Args:
         draws: number of independent control tasks.
@@ -43,10 +43,10 @@ class EdgeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task once, and return them.
+        """Draw the labels of the control task at random, and return them.
 
         Raises:
-            DegenerateDesign: the rows are not pairs of a word and a possible head, among which the word chooses.
+            DegenerateDesign: the rows are not pairs of a word and a possible head, of which one is right for each word.
         """
         if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
             raise DegenerateDesign(

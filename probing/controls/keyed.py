@@ -1,4 +1,4 @@
-"""The keyed control task: every value of a column that you name gets one random label."""
+"""Gives every value of a column that you name one random label."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from probing.text.grouping import composed
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedControl(Control):
-    """Draws labels as the word-type control does, but by another field of the rows, such as lemma, template or
-    document.
+    """Draws one random label for each value of a field (the key) of words or sentences, such as lemma, template or
+    document; the control `word_type` does so for word forms.
 
-    For a real-valued target every key draws from the task's training values. The control is informative only if keys
-    recur: if fewer than a tenth of the test rows have a key that occurs in train, an error is raised.
+    For real-valued labels, each value of the key is given a random label of train. The control is informative only if
+    values of the key recur: if fewer than a tenth of the test rows have a value that occurs in train, an error is
+    raised.
 
     Args:
-        key: the field; empty: `type` for word rows, `text` for sentence rows.
+        key: name of the field; empty means `type` (the word form) for words, `text` for sentences.
         draws: number of independent control tasks.
     """
 
@@ -35,7 +36,7 @@ class KeyedControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task once, and return them.
+        """Draw the labels of the control task at random, and return them.
 
         Raises:
             UnknownName: there is no such key; the message names the nearest.
@@ -57,7 +58,7 @@ class KeyedControl(Control):
         return made
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the field that the control draws by, for rows with these labels."""
+        """Return the name of the field for each value of which one label is drawn."""
         return composed(self.key) or ("type" if "type" in labels.keys else "text")
 
 

@@ -1,4 +1,4 @@
-"""Random states: one Gaussian vector per word type, which identifies the word type and carries nothing else."""
+"""Replaces states by one random vector per word form, which identifies the form and carries nothing else."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class RandomStatesControl(StateControl):
-    """Replaces the states of every word type by one Gaussian vector, to show what a probe reads from word identity
-    alone.
+    """Replaces the states of every word form (word type) by one Gaussian vector, to show what a probe reads from the
+    form alone.
 
-    The vector is drawn by a hash of (form, seed, draw), is as wide as the states of the site, and is the same at every
-    occurrence of the word. From it a probe of great capacity learns the commonest label of each type of train, as the
-    baseline `word_type` does; what the true states give beyond it is more than word identity.
+    The vector depends on form, seed and number of the draw alone, is as wide as the states of the site, and is the same
+    at every occurrence of the form. From it, a probe of great capacity learns the commonest label of each form in
+    train, as the baseline `word_type` does; what a probe of the true states scores above it comes from more than the
+    form.
 
     Args:
-        key: the key whose values each get one vector: `type`, `lemma`, or a field of the rows (for sentences, a field
-            that several of them share).
+        key: name of the field for each value of which one vector is drawn: `type` (the word form), `lemma`, or another
+            field (for sentences, one whose values several of them share).
         draws: number of independent sets of vectors.
 
     References:
@@ -80,7 +81,7 @@ class RandomStatesControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class RandomStates(StateSource):
-    """Gives one random vector for every value of a key of the rows."""
+    """Gives one random vector for every value of a field of the rows."""
 
     table: StateTable
     labels: Labels
@@ -95,7 +96,7 @@ class RandomStates(StateSource):
         return f"width {self.table.width(site)}"
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the vectors `(N, D)` of the rows' keys.
+        """Return the vectors `(N, D)` for the rows' values of the field.
 
         Raises:
             DegenerateDesign: a row has no label, so its key is not known.
@@ -113,7 +114,7 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """Return the name of the key that the vectors are drawn by."""
+        """Return the name of the field for each value of which one vector is drawn."""
         return {"key": self.key}
 
 

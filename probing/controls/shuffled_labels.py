@@ -1,4 +1,4 @@
-"""Shuffled labels: a check of the chance level; the difference from it is not called selectivity."""
+"""Shuffles the labels, to check the chance level; the difference from it is not called selectivity."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from probing.seeds import generator
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffledLabelsControl(Control):
-    """Permutes the labels over the rows of each split, so that only the label distribution is left.
+    """Permutes the labels within each split at random, so that only their distribution is left.
 
-    If rows are alternatives, the right alternative of every choice is drawn at random.
+    In tasks where exactly one of several pairs is right (such as `head`), the right one is drawn at random.
 
     A probe that beats the majority rate on these labels shows that test labels have leaked into its training; one that
     does not beat it shows nothing.

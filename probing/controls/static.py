@@ -1,4 +1,4 @@
-"""Static states: the states of another site of the same store in place of those of the probed site."""
+"""Uses the states of a lower site of the same store, such as the embeddings, in place of those of the probed site."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from probing.errors import BadParameter, UnknownSite, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class StaticControl(StateControl):
-    """Uses the states of a lower site, such as the embeddings of the pieces, to show what the context that blocks add
-    contributes.
+    """Uses the states of a lower site, such as the token embeddings, to show what the blocks of the model add.
 
-    `embed` is the piece embedding alone. `resid.0` also holds what the model adds before the first block, in many
-    models the positions. Every other site is compared with it, on the same rows.
+    The site `embed` is the token embedding alone; `resid.0` also contains what the model adds before the first block,
+    in many models the positions. Every other site is compared with the chosen one, on the same rows.
 
     Args:
-        site: a site of the store; empty: the store's lowest.
+        site: a site of the store; empty means the store's lowest.
     """
 
     levels: ClassVar[tuple[str, ...]] = ("word", "sentence")
@@ -35,7 +34,7 @@ class StaticControl(StateControl):
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
-            BadParameter: there is no other site to compare with it.
+            BadParameter: the store has no other site, which could be compared with it.
         """
         sites = probed.table.sites
         site = self.site or sites[0]
@@ -68,7 +67,7 @@ class StaticStates(StateSource):
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of the rows at the fixed site; every draw is the same."""
+        """Return the states `(N, D)` of the rows at the fixed site, whatever `draw` is."""
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:

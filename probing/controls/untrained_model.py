@@ -1,4 +1,4 @@
-"""The untrained model: states of the same architecture with random weights, in place of those of the trained model."""
+"""Uses the states of an untrained copy of the model (its twin), which has the same architecture and random weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from probing.errors import BadParameter, ProvenanceMismatch
 
 @dataclass(frozen=True, kw_only=True)
 class UntrainedModelControl(StateControl):
-    """Uses the states of a second store, made from the same corpus by the untrained twin, to show what training the
-    model adds.
+    """Uses the states of an untrained copy of the model (its twin: the same architecture with random weights), from a
+    second store of the same corpus, to show what training the model adds.
 
-    An untrained network of the same form tells words and positions apart quite well, and mixes context at random. The
-    second store is made by the same `probing extract` with `--untrained SEED` and another `--to`. One twin is one draw
-    of random weights; for several draws, name several controls.
+    The states of an untrained network distinguish words and positions quite well, and mix context at random. The second
+    store is made by the same `probing extract` with `--untrained SEED` and another `--to`. For several sets of random
+    weights, make several stores and name several controls.
 
     Args:
         store: directory of the second store (in a study file: left out for the study's own untrained extraction).
@@ -36,11 +36,12 @@ class UntrainedModelControl(StateControl):
     store: str = ""
 
     def source(self, probed: Probed) -> TwinStates:
-        """Return a source of the twin's states.
+        """Return a source of the states of the untrained twin.
 
         Raises:
             BadParameter: no store is named.
-            ProvenanceMismatch: the store is not of the untrained twin, or its corpus, rows or sites differ.
+            ProvenanceMismatch: the store was not made by an untrained copy of the same model, or its corpus, rows or
+                sites differ.
         """
         if not self.store:
             raise BadParameter(
@@ -71,11 +72,11 @@ class TwinStates(StateSource):
         return site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the twin's states `(N, D)` of the rows; every draw is the same."""
+        """Return the twin's states `(N, D)` of the rows, whatever `draw` is."""
         return self.table.read(site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the content id of the twin's store, which does not depend on where it lies."""
+        """Return the content id of the twin's store, which does not depend on the folder that the store is in."""
         return {"content_id": self.table.content_id}
 
 

@@ -1,4 +1,4 @@
-"""The word-type control task: every word type gets one random label."""
+"""Gives every word form one random label: the control task of Hewitt and Liang (2019)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from probing.labels import Labels
 
 @dataclass(frozen=True, kw_only=True)
 class WordTypeControl(Control):
-    """Draws one label for every word type (surface form, case-sensitive), which all its occurrences carry in every
-    split.
+    """Draws one random label for every word type (surface form, case-sensitive); all its occurrences in all splits have
+    this label.
 
-    The label of a type is a hash of (form, seed, draw), mapped to the label distribution of the task's training tokens:
-    it depends neither on the order of the corpus nor on the other types. A probe's score on it measures how much the
-    probe memorises of word identity. The label of a type that is not in train cannot be known to a probe. The ceiling
-    is therefore the accuracy of a probe that has memorised every type of train: the mean over test rows of 1 if the
-    type occurs in train, else the share of the commonest class.
+    Labels are drawn from the label distribution of train, by a hash of (form, seed, draw): the label of a type depends
+    neither on the order of the corpus nor on other types. A probe's score on them measures how well the probe memorises
+    words. A probe cannot know the label of a type that is not in train. The ceiling is therefore the accuracy of a
+    probe that has memorised every type of train: the mean, over test rows, of 1 if the type occurs in train, else of
+    the share of the commonest class.
 
     Args:
         draws: number of independent control tasks.
@@ -38,7 +38,7 @@ class WordTypeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task once, and return them.
+        """Draw the labels of the control task at random, and return them.
 
         Raises:
             DegenerateDesign: the rows are not words, or fewer than two classes are left in train.

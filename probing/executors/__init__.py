@@ -1,1 +1,3 @@
-"""Executors, which run units of work: each file is one executor."""
+"""Holds the executors, one a file, which run units of work (shards of an extraction, fits of probes) in one or several
+processes.
+"""

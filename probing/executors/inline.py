@@ -1,4 +1,4 @@
-"""The default executor: runs one unit after another in this process."""
+"""Runs one unit of work after another in this process: the default."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from probing.executors._units import begin, check_options
 
 
 class Inline(Executor):
-    """Runs units one after another in the process of the caller, without start-up time or a second copy of the model.
+    """Runs units of work (shards, fits) one after another in the process of the caller, without start-up time or a
+    second copy of the model.
 
     Args:
         workers: must be 1.
-        threads: number of processor threads; None: unchanged.
+        threads: number of processor threads; None leaves it unchanged.
     """
 
     in_process = True

@@ -1,4 +1,6 @@
-"""Executor of several processes on this machine: a dead process is replaced, and its unit is given to another."""
+"""Runs units of work in several processes on this machine; a process that dies is replaced, and its unit is
+done again.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,14 @@ _STOP_SECONDS = 10.0
 
 
 class Processes(Executor):
-    """Runs units in worker processes of this machine, started by `spawn`; each process makes its worker once.
+    """Runs units of work (shards, fits) in processes of this machine, which are started by `spawn`.
 
-    A unit whose worker died is run again, at most three times, alone in its worker so that no other unit is blamed;
-    then it counts as lost. A unit that raises an error counts as failed at once.
+    If a process dies, the unit that it was doing is run again, at most three times, with no other unit in the same
+    process; if its process dies each time, the unit fails with `WorkerLost`. A unit that raises an error fails at once.
 
     Args:
         workers: number of processes.
-        threads: processor threads of each process; None: an equal share of the cores.
+        threads: processor threads of each process; None means an equal share of the cores.
         stall_seconds: seconds without progress of any worker after which the run is ended with `Stalled`.
     """
 

@@ -1,4 +1,6 @@
-"""Executor of Ray actors, on this machine or on the cluster that RAY_ADDRESS names; needs the extra `ray`."""
+"""Runs units of work in Ray actors, on this machine or on the cluster that RAY_ADDRESS names. It needs the
+extra `ray`.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,16 @@ from probing.executors._units import RETRIES, begin, check_options, cores, lost,
 
 
 class RayActors(Executor):
-    """Runs units in Ray actors, one per worker, each of which keeps its processors for the whole run.
+    """Runs units of work (shards, fits) in Ray actors, each of which has its processors for the whole run.
 
-    A unit whose actor died is run again, at most three times, then it counts as lost. States never pass through Ray:
-    actors write to the store, which all nodes must see. Without RAY_ADDRESS, Ray is started on this machine and ended
-    with the run. Ray's usage reports are off.
+    If an actor dies, the unit that it was doing is run again, at most three times; if its actor dies each time, the
+    unit fails with `WorkerLost`. States never pass through Ray: actors write to the store, which must be on a disk that
+    all nodes share. Without RAY_ADDRESS, Ray is started on this machine and ended with the run. Ray's usage reports are
+    off.
 
     Args:
         workers: number of actors.
-        threads: processor threads of each actor, and processors reserved for it; None: an equal share of this
+        threads: processor threads of each actor, and processors reserved for it; None means an equal share of this
             machine's.
         gpus: number of GPUs reserved for each actor, which sees no others.
         stall_seconds: seconds without any unit ending after which the run is ended with `Stalled`; Ray reports nothing

@@ -1,7 +1,8 @@
-"""ExtractJob, ImportJob, TrainJob and ReportJob: validated configuration, from flags or a study file.
+"""Defines ExtractJob, ImportJob, TrainJob and ReportJob, which hold the checked options of a run, from flags or a study
+file.
 
-A field is the only declaration of an option: flags, `--help` and YAML keys are derived from it. `job.run()` calls the
-same function as a notebook.
+An option is declared once, as a field: flags, `--help` and YAML keys are derived from it. `job.run()` calls the
+function that a notebook would call.
 """
 
 from __future__ import annotations
@@ -54,13 +55,15 @@ Files = Annotated[list[str], BeforeValidator(_as_corpus)]
 
 
 class Job(BaseModel):
-    """The base of all jobs: a frozen model of options that refuses unknown keys and gives readable errors."""
+    """Base class of all jobs, which hold options (a frozen pydantic model), refuse unknown keys and give readable
+    errors.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
     def read(cls, values: dict[str, Any], where: str) -> Self:
-        """Validate values and return the job; `where` names the origin of the values in messages.
+        """Check values and return the job; `where` says in messages where the values come from.
 
         Raises:
             ConfigError: a key is missing, unknown or of the wrong type; the message names the key.
@@ -71,7 +74,7 @@ class Job(BaseModel):
             raise _readable(error, cls, where) from None
 
     def given_to(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """Return the options that are parameters of a function, by name; an empty list is replaced by None if the
+        """Return, by name, those options that are parameters of a function. An empty list is replaced by None if the
         default of the parameter is None.
         """
         takes = {name: p for name, p in signature(function).parameters.items() if name in type(self).model_fields}
@@ -120,17 +123,17 @@ def _fields_at(job: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 class CorpusOptions(Job):
-    """Options that name the labelled corpus."""
+    """Holds the options that name the labelled corpus."""
 
     corpus: Files = option(help="SPLIT=FILE (repeat for train, dev, test), or one FILE, hub:NAME or probing:reference")
     reader_options: Many = option(
         [], help="option of the file's reader, e.g. text=sentence, span.entity=COLUMN", flag="reader-option"
     )
-    split_seed: int | None = option(None, help="seed of the random grouped split of a one-file corpus")
-    group: str | None = option(None, help="column whose values name the groups (default: the documents)")
+    split_seed: int | None = option(None, help="seed of the random split of a corpus in one file")
+    group: str | None = option(None, help="column whose equal values form a group (default: documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
-        """Read and return the corpus; relative paths are relative to `root`."""
+        """Read and return the corpus; relative paths are taken from the folder `root`."""
         check_one_file_each(self.corpus)
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}
@@ -147,19 +150,19 @@ def _rooted(path: str, root: Path | None) -> str:
 
 
 class ExtractOptions(Job):
-    """Options of the extraction of states from a model."""
+    """Holds the options of the extraction of states from a model."""
 
     sites: str = option(
         "resid.*", help="sites, comma-separated, with wildcards: 'embed,resid.*'; NAME=MODULE.PATH for any module"
     )
     rows: str = option(
         "word:mean",
-        help="piece, word:first|last|mean|max, sentence:last|first|mean|max|cls, or position:P,… where P is SPAN (the "
-        "mean of all its pieces) or start, end, SPAN.first|last|before|after, with +N or -N pieces",
+        help="piece (every token), word:first|last|mean|max, sentence:last|first|mean|max|cls, or position:P,… where P "
+        "is SPAN (the mean of its tokens) or start, end, SPAN.first|last|before|after, with +N or -N tokens",
     )
     device: str = option("cpu", help="torch device")
-    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
-    store_dtype: str | None = option(None, help="stored dtype (default: the compute dtype)")
+    dtype: str = option("float32", help="data type to compute in: float32, float16 or bfloat16")
+    store_dtype: str | None = option(None, help="data type to store states in (default: that of --dtype)")
     attention: str | None = option(None, help="attention implementation: eager, sdpa, …")
     revision: str | None = option(None, help="revision of a hub model")
     side: Literal["encoder", "decoder"] | None = option(
@@ -167,13 +170,15 @@ class ExtractOptions(Job):
     )
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
     allow_pickle_weights: bool = option(False, help="load .bin weights where there are no others; they can run code")
-    max_length: int | None = option(None, help="longest input in pieces (default: the model's own)")
+    max_length: int | None = option(None, help="largest number of tokens of an input (default: the model's limit)")
     long_inputs: Literal["truncate", "window", "skip", "refuse"] = option(
         "truncate", help="what happens to longer inputs: truncate, window (read in overlapping windows), skip, refuse"
     )
-    stride: int | None = option(None, help="pieces from one window to the next (default: half of max-length)")
-    chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
-    tokens_per_batch: int | None = option(None, help="padded pieces per batch (default: chosen for the device)")
+    stride: int | None = option(None, help="tokens from one window to the next (default: half of max-length)")
+    chat_template: bool = option(False, help="format each text as a user's message, by the tokenizer's chat template")
+    tokens_per_batch: int | None = option(
+        None, help="tokens per batch, padding included (default: chosen for the device)"
+    )
     executor: str = option(
         "inline", help="how the work is run: inline, processes or ray (see `probing list executors`)"
     )
@@ -182,11 +187,13 @@ class ExtractOptions(Job):
     allow_mixed_environment: bool = option(
         False, help="resume a store begun with another minor version of torch or transformers"
     )
-    moments: str | None = option(None, help="without effect: moments are no longer kept beside a store")
+    moments: str | None = option(None, help="has no effect since version 0.2")
     subset: str | None = option(None, help="only these examples: a split, or numbers such as 0,5,20:40")
-    role: Literal["states", "replay"] = option("states", help="states, or replay: whole sequences and clean outputs")
-    outputs: str | None = option(None, help="replay: outputs of the last piece, of mask pieces, of all, or none")
-    columns: str | None = option(None, help="replay: vocabulary ids whose outputs are kept, or a file of them")
+    role: Literal["states", "replay"] = option(
+        "states", help="what is stored: states, or all that a replay of the model needs"
+    )
+    outputs: str | None = option(None, help="for replay: outputs of the last token, of mask tokens, of all, or none")
+    columns: str | None = option(None, help="for replay: vocabulary ids whose outputs are stored, or a file of them")
 
     def extract(
         self,
@@ -217,15 +224,15 @@ class ExtractOptions(Job):
 class ExtractJob(CorpusOptions, ExtractOptions):
     """Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.
 
-    On a cluster, give every job of an array the same command with --array-size 64 --array-index I, and a --to that
-    all of them see. Exit code 75 means: stopped by the batch system, run
-    it again. probing store info names what is missing. Tested as independent processes, not on a real SLURM.
+    On a cluster, start every job of a job array with the same command, with --array-size 64 --array-index I and a --to
+    on a disk that all of them share. Exit code 75 means that the batch system stopped the job: run it again. `probing
+    store info` names what is missing. This was tested with independent processes, not on a real SLURM.
     """
 
     model: Many = option(help=f"{MODEL_HELP}; NAME@REVISION, NAME:step=1000,run=a,untrained=0 (repeatable)")
-    to: str = option(help="directory of the store; of several models, of their stores")
-    array_size: int = option(1, help="processes, on any machines, that share the work")
-    array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th shard")
+    to: str = option(help="directory of the store (or, for several models, of their stores)")
+    array_size: int = option(1, help="number of processes, on any machines, that share the work")
+    array_index: int = option(0, help="number of this process, from 0 on: it does every array-size-th shard")
 
     def run(self, *, progress: bool = True) -> Store | list[Store]:
         """Extract the states, or finish an interrupted extraction; return the store, or a list of stores for several
@@ -239,27 +246,31 @@ class ExtractJob(CorpusOptions, ExtractOptions):
 
 
 class ImportJob(CorpusOptions):
-    """Make a store of states from elsewhere: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store; audited in a
-    child.
+    """Make a store of states that another program computed: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 or a store.
+
+    The source is not trusted: a separate process with limits on memory, time and files checks it first.
     """
 
-    source: str = Field(description="what to import", json_schema_extra={"argument": True, "metavar": "SOURCE"})
+    source: str = Field(
+        description="file or folder to import", json_schema_extra={"argument": True, "metavar": "SOURCE"}
+    )
     corpus: Files = option(
-        [], help="corpus the states are of: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
+        [], help="corpus of the states: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
     )
     to: str = option(help="directory of the new store")
-    rows: str | None = option(None, help="word, sentence or piece, perhaps with the pooling (default: inferred)")
+    rows: str | None = option(
+        None, help="word, sentence or piece (token), perhaps with the pooling (default: inferred)"
+    )
     model: str | None = option(None, help="model that the states come from; recorded, not checked")
     layers: str | None = option(
         None,
-        help="what numbered layers are: a stream's name (resid: block inputs), hf:L (L blocks; the last is after the "
-        "final norm), vllm or vllm:IDS (the last is before it), blocks (their outputs); default: layer, but lmprobe "
-        "and vLLM need it",
+        help="what numbered layers are: resid (inputs of blocks), blocks (their outputs), hf:L (hidden_states of "
+        "transformers, L blocks), vllm or vllm:IDS, or another name (default: layer; required for lmprobe and vLLM)",
     )
     tokenizer: str | None = option(
-        None, help="vLLM: folder of the tokenizer, to match requests with texts by piece ids"
+        None, help="for vLLM: folder of the tokenizer, to match requests with texts by token ids"
     )
-    store_dtype: str | None = option(None, help="stored dtype (default: the source's, or float32)")
+    store_dtype: str | None = option(None, help="data type to store states in (default: the source's, or float32)")
 
     def run(self, *, progress: bool = True) -> Store:
         """Import the states, or finish an interrupted import, and return the store."""
@@ -276,7 +287,7 @@ class ImportJob(CorpusOptions):
 
 
 class TrainOptions(Job):
-    """Options of the training of probes on states."""
+    """Holds the options of the training of probes on states."""
 
     tasks: Many = option(help="task: upos, feature:Number, head, span:COLUMN, column:NAME, … (repeatable)", flag="task")
     probes: Many = option([], help="probe: linear, mlp:hidden=64, … (default: the task's; repeatable)", flag="probe")
@@ -288,16 +299,16 @@ class TrainOptions(Job):
         [], help="further analysis at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
     )
     seeds: int = Field(
-        default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
+        default=1, ge=1, le=1000, description="number of seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )
-    root_seed: int = option(0, help="root of every random draw")
+    root_seed: int = option(0, help="seed of every random draw")
     sites: str = option("*", help="sites of the store to probe, with wildcards")
     resample_by: Literal["auto", "sentence", "document"] = option(
-        "auto", help="unit of the bootstrap (auto: documents if the label is constant in them)"
+        "auto", help="what the bootstrap resamples (auto: documents if the label is constant in them)"
     )
-    correction: Literal["holm", "bh"] = option("holm", help="adjustment of p: holm, or bh (Benjamini-Hochberg)")
+    correction: Literal["holm", "bh"] = option("holm", help="adjustment of p values: holm, or bh (Benjamini-Hochberg)")
     rows: str | None = option(
-        None, help="pooling of a piece store: word:mean, …; or position:NAME, one of several positions"
+        None, help="how to pool a store of all tokens: word:mean, …; or position:NAME, one of its positions"
     )
     executor: str = option(
         "inline", help="how the fits are run: inline, processes or ray (see `probing list executors`)"
@@ -308,7 +319,7 @@ class TrainOptions(Job):
         None, help="MiB for the states of a site; linear and ridge read larger ones in blocks"
     )
     threshold: str | None = option(
-        None, help="threshold chosen on dev, with its evidence on test: fpr=0.01[,label=CLASS][,by=COLUMN]"
+        None, help="choose a threshold on dev, and measure it on test: fpr=0.01[,label=CLASS][,by=COLUMN]"
     )
     device: str = option("cpu", help="torch device that linear, mlp, ridge and mass_mean compute on")
     replace: bool = option(False, help="drop results of the same store, task, site and probe with other settings")
@@ -325,8 +336,8 @@ class TrainOptions(Job):
         array_size: int = 1,
         array_index: int = 0,
     ) -> ProbeResults:
-        """Run `probing.train` on one task, merge the results into those in `to`, and return them; `controls` are added
-        to the controls in the options.
+        """Run `probing.train` on one task with these options, merge the results into those in `to`, and return them;
+        `controls` are added to the controls in the options.
         """
         fitting = import_module("probing.training.build").fitting(task, corpus, self)
         own = {"task": task, "controls": [*self.controls, *controls] or None, **fitting}
@@ -346,20 +357,21 @@ def stores_in(place: str | Path) -> list[Path]:
 class TrainJob(CorpusOptions, TrainOptions):
     """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
 
-    A task that fails is set aside while the others are trained. Jobs of an array share the work by --array-size 64
-    --array-index I and a --to that all of them see; whoever finds all fits of a task done writes its results.
+    If a task fails, the other tasks are still trained. The jobs of a job array share the work with --array-size 64
+    --array-index I and a --to on a disk that all of them share; the job that finds all fits of a task done writes its
+    results.
     """
 
     store: str = Field(
         description="directory of the store, or of the stores of several models", json_schema_extra={"argument": True}
     )
     to: str = option(help="directory of the results")
-    array_size: int = option(1, help="processes, on any machines, that share the work")
-    array_index: int = option(0, help="which of them this is, from 0 on: it takes every array-size-th fit")
+    array_size: int = option(1, help="number of processes, on any machines, that share the work")
+    array_index: int = option(0, help="number of this process, from 0 on: it does every array-size-th fit")
 
     def run(self, *, progress: bool = True) -> ProbeResults:
-        """Train the probes that are not trained yet, write all results and return them; raise UnitFailed if some of
-        several tasks failed, after all others are trained.
+        """Train the probes that are not trained yet, write all results and return them. If some of several tasks fail,
+        the others are trained first, then UnitFailed is raised.
         """
         if not self.tasks:
             raise ConfigError("no task was given", needed="at least one --task", next_step="see `probing list tasks`")
@@ -379,7 +391,7 @@ class TrainJob(CorpusOptions, TrainOptions):
 
 
 class ReportJob(Job):
-    """Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR."""
+    """Write OUT_DIR/report.html from the results in OUT_DIR, which `probing train`, `probing use` or both wrote."""
 
     results: str = Field(description="directory that `train` or `use` wrote", json_schema_extra={"argument": True})
 

@@ -1,5 +1,5 @@
-"""ProbingCallback: probes a model at regular steps of its training, and writes the results into a folder for a
-report.
+"""Defines `ProbingCallback`, which probes a model at regular steps of its training and writes the results into a
+folder.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             self._probe_once(state, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the last step if it was not, and write the page of the results, unless `page` is False."""
+        """Probe the last step if it has not been probed, and write the page of the results, unless `page` is False."""
         if not args.load_best_model_at_end:  # else the weights may be those of another step
             self._probe_once(state, given)
         if state.is_world_process_zero and self._page and len(self.results):

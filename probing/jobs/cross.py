@@ -1,4 +1,6 @@
-"""TransferJob and LeaveOneOutJob: validated options of training probes on some rows and scoring them on others."""
+"""Defines TransferJob and LeaveOneOutJob, the checked options of training probes on some corpora or groups and scoring
+them on others.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +19,35 @@ if TYPE_CHECKING:
 
 
 class CrossOptions(Job):
-    """Options of the probes that are fitted and of the measures that score them."""
+    """Holds the options of the probes that are fitted and of the measures that score them."""
 
     task: str = option(help="task: upos, feature:Number, column:NAME, …")
     probes: Many = option([], help="probe with options (default: linear, or ridge; repeatable)", flag="probe")
     measures: Many = option([], help="measure (default: those of the task's kind; repeatable)", flag="measure")
     seeds: int = Field(
-        default=1, ge=1, le=1000, description="seeds of each stochastic probe", json_schema_extra={"flag": ""}
+        default=1, ge=1, le=1000, description="number of seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )
-    root_seed: int = option(0, help="root of every random draw")
+    root_seed: int = option(0, help="seed of every random draw")
     sites: str = option("*", help="sites of the stores to probe, with wildcards")
     rows: str | None = option(
-        None, help="pooling of a piece store: word:mean, …; or position:NAME, one of several positions"
+        None, help="how to pool a store of all tokens: word:mean, …; or position:NAME, one of its positions"
     )
     to: str = option(help="directory of the results")
 
 
 class TransferJob(CrossOptions):
-    """Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.
+    """Train probes on every source, score them on every other, and write transfer.jsonl and transfer.parquet.
 
-    Every source is a store and the corpus it was made from, all of one model.
+    A source is a store with the corpus it was made from; all stores must be of one model.
     """
 
     sources: Many = option(help="NAME=STORE_DIR (two or more)", flag="source")
     corpus: Many = option(help="NAME.SPLIT=FILE (repeat for every source and split), or NAME=FILE, or NAME=hub:DATASET")
     reader_options: Many = option([], help="option of the files' reader, for all sources", flag="reader-option")
-    group: str | None = option(None, help="column of all sources whose values name the groups (default: documents)")
+    group: str | None = option(None, help="column of all sources whose equal values form a group (default: documents)")
     resample_by: Literal["auto", "sentence", "document"] = option(
         "auto",
-        help="unit of the bootstrap: sentence, document (or group), auto: documents if the label is constant in them",
+        help="what is resampled: sentence, document (or group), auto (documents if the label is constant in them)",
     )
 
     def run(self) -> CrossResults:
@@ -77,7 +79,9 @@ class TransferJob(CrossOptions):
 
 
 class LeaveOneOutJob(CorpusOptions, CrossOptions):
-    """Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and leave_one_out.parquet."""
+    """Train probes on all groups but one and score them on that one, in turn, and write leave_one_out.jsonl and
+    leave_one_out.parquet.
+    """
 
     store: str = Field(description="directory of the store", json_schema_extra={"argument": True})
     group: str = option("document", help="groups to leave out: document, or a sentence-level column of the corpus")

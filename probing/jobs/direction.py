@@ -1,4 +1,4 @@
-"""ApplyDirectionJob: validated options of running a model with a direction added to its states."""
+"""Defines ApplyDirectionJob, the checked options of running a model with a direction added to its states."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
     """Run a model with and without a direction added to its states, and show its outputs side by side.
 
     Give --prompt (repeatable) or --corpus. A strength of 1 adds the whole difference between two classes, at the site
-    and position that the evidence names. Of prompts the most probable next pieces are shown, or the answers of
-    --behaviour; of a corpus the answers, by default those that the verdict is about. Nothing is written.
+    and position for which the direction was saved. For prompts, the most probable next tokens are shown, or the answers
+    of --behaviour; for a corpus, the answers, by default those that the verdict is about. Nothing is written.
     """
 
     evidence: str = Field(
-        description="file of evidence, or a folder with one",
+        description="file of a direction, or a folder with one (`probing use --save-directions`)",
         json_schema_extra={"argument": True, "metavar": "EVIDENCE"},
     )
     prompts: Many = option([], help="text that the model is run on (repeatable)", flag="prompt")
@@ -36,17 +36,17 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
     strength: float = Field(
         default=1.0,
         allow_inf_nan=False,
-        description="times which it is added; 1: the whole difference, negative: back",
+        description="factor of the direction: 1 adds the whole difference, a negative one leads back",
         json_schema_extra={"flag": ""},
     )
-    start: str | None = option(None, help="class from which it leads (default: the first of two)")
-    goal: str | None = option(None, help="class to which it leads (default: the second of two)")
+    start: str | None = option(None, help="class that the direction leads away from (default: the first of two)")
+    goal: str | None = option(None, help="class that the direction leads to (default: the second of two)")
     position: str | None = option(None, help="where it is added: end, SPAN.last, … (default: where it was fitted)")
-    any_model: bool = option(False, help="accept another model than that of the evidence, of the same width")
+    any_model: bool = option(False, help="accept another model than the direction was fitted on, of the same width")
     top: int = Field(
         default=5,
         ge=1,
-        description="most probable next pieces to show, without --behaviour",
+        description="number of most probable next tokens to show, without --behaviour",
         json_schema_extra={"flag": ""},
     )
     split: str | None = option(None, help="only this split of the corpus (default: all)")

@@ -1,4 +1,4 @@
-"""Reads the values of flags of the form NAME=VALUE; the error for any other form names the right form."""
+"""Reads values of flags that have the form NAME=VALUE; for a value of another form, the error shows the right one."""
 
 from __future__ import annotations
 

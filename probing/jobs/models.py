@@ -1,4 +1,6 @@
-"""ModelOptions: the options of one model, from a study file or `--model`; several models are ordered and checked."""
+"""Defines ModelOptions, the options of one model, from a study file or `--model`, and checks and sorts several
+models.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ _VARIED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use
 
 
 class ModelOptions(Job):
-    """Options that name one model: a study's `models` are a list of them, and `--model` has them as
-    `NAME:step=1000,run=a`.
+    """Holds the options that name one model. A study's `models` are a list of such options, and `--model` has them in
+    the form `NAME:step=1000,run=a`.
     """
 
     name: str = Field(min_length=1, description="Hugging Face model name, perhaps NAME@REVISION, or a folder")
@@ -39,7 +41,9 @@ class ModelOptions(Job):
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sort key: models without a step come first, then the runs, each from its first step to its last."""
+        """Key by which models are sorted: those without a step first, then one training run after another, each from
+        its first step to its last.
+        """
         return (
             self.step is not None,
             self.run or "",
@@ -68,8 +72,8 @@ class ModelOptions(Job):
         return self.model_copy(update={"name": str(local)}) if is_there else self
 
     def at_one_place(self) -> tuple[str, str | None, int | None]:
-        """Return the origin of the weights, (path or hub name, revision, seed); models with equal origins are the same
-        model.
+        """Return where the weights come from, (path or hub name, revision, seed); two models for which this is equal
+        are the same model.
         """
         path = Path(shipped(self.name, "model")).expanduser()
         return str(path.resolve()) if path.is_dir() else self.name, self.revision, self.untrained

@@ -1,4 +1,6 @@
-"""PatchJob and AblateJob: validated options of patching between pairs of prompts, and of ablating components."""
+"""Defines PatchJob and AblateJob, the checked options of patching between pairs of prompts, and of ablating
+components.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class LoadedModel(Job):
-    """Options of the model to run."""
+    """Holds the options of the model to run."""
 
     model: str = option(help=MODEL_HELP)
     device: str = option("cpu", help="torch device")
-    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    dtype: str = option("float32", help="data type to compute in: float32, float16 or bfloat16")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
 
@@ -40,14 +42,14 @@ class LoadedModel(Job):
 
 
 class RunningModel(LoadedModel):
-    """Options of the model to run and of where results are written."""
+    """Holds the options of the model to run and of where results are written."""
 
     to: str = option(help="directory of the results")
 
 
 @dataclass(frozen=True)
 class Patched:
-    """Holds the results of patching, their title, the kind of prompt that was run, and the paths of the files
+    """Holds the results of patching, their title, which prompt of each pair was run, and the paths of the files
     written.
     """
 
@@ -58,11 +60,13 @@ class Patched:
 
 
 class PatchJob(RunningModel):
-    """Activation patching: run one prompt of each pair with a state of the other, place by place.
+    """Patch activations: run one prompt of each pair with one state of the other prompt, for every site and position in
+    turn.
 
-    The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer; a share of 1
-    means that this one state gives all of the difference between the prompts. Attribution patching, its approximation
-    by derivatives, stands beside, with its error. Writes patching.json (which the report shows), Parquet and heat maps.
+    The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer. A share of 1
+    means that this one state gives all of the difference between the prompts. Attribution patching, an approximation by
+    gradients, is computed too and shown with its error. Writes patching.json (which the report shows), Parquet and heat
+    maps.
     """
 
     pairs: str = option(help="file of pairs: columns clean, corrupted, answer, corrupted_answer")
@@ -70,10 +74,10 @@ class PatchJob(RunningModel):
     sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
     positions: Many = option(
         [],
-        help="end, start+3, SPAN.last, SPAN (all its pieces, one by one) (repeatable; default: every piece)",
+        help="end, start+3, SPAN.last, SPAN (all its tokens, one by one) (repeatable; default: every token)",
         flag="position",
     )
-    spans: Many = option([], help="NAME=COLUMN,CORRUPTED_COLUMN, of substrings (repeatable)", flag="span")
+    spans: Many = option([], help="span: NAME=COLUMN,CORRUPTED_COLUMN with substrings (repeatable)", flag="span")
     run_prompt: Literal["corrupted", "clean"] = option(
         "corrupted", help="the prompt that is run: corrupted, or clean", flag="run"
     )
@@ -81,7 +85,7 @@ class PatchJob(RunningModel):
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
-        """Read the pairs, patch every place, write the results and return them."""
+        """Read the pairs, patch at every site and position, write the results and return them."""
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.system.progress").steps_bar(
@@ -133,8 +137,8 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """Holds the results of ablation, the paths of the files written, the answers of the behaviour, and doubts
-    about it.
+    """Holds the results of ablation, the paths of the files written, the answers whose logits were measured, and
+    reasons to doubt that these are right.
     """
 
     found: tuple[AblationResult, ...]
@@ -146,13 +150,16 @@ class Ablated:
 class AblateJob(CorpusOptions, RunningModel):
     """Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure what its output loses.
 
-    A part is replaced, at every piece of the text, by its mean over the texts (or by zero). Writes Parquet and a heat
-    map for each kind of part. An output that changes shows that the part matters here, not what it is for.
+    The output of a part is replaced, at every token of the text, by its mean over the texts (or by zero). Writes
+    Parquet and a heat map for each kind of part. An output that changes shows that the part matters here, not what it
+    is for.
     """
 
     behaviour: str = option("", help="what is measured: next_token:answers=A|B, masked_token:…, head, readout, …")
-    parts: Many = option(["heads"], help="heads, attention, mlps or layers (repeatable)", flag="part")
-    by: Literal["mean", "zero"] = option("mean", help="replacement of a part: mean or zero")
+    parts: Many = option(
+        ["heads"], help="what is taken out: heads, attention, mlps or layers (repeatable)", flag="part"
+    )
+    by: Literal["mean", "zero"] = option("mean", help="what replaces its output: mean or zero")
     positions: Many = option(
         ["end"], help="position that texts must have, for the behaviour (repeatable)", flag="position"
     )

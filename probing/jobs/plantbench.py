@@ -1,4 +1,4 @@
-"""PlantbenchJob: validated options of scoring verdicts on models for which it is known what they use."""
+"""Defines PlantbenchJob, the checked options of scoring verdicts on models for which it is known what they use."""
 
 from __future__ import annotations
 
@@ -17,30 +17,35 @@ if TYPE_CHECKING:
 
 
 class PlantbenchJob(Job):
-    """Score verdicts on models whose truth is certified: this package's protocol, and the field's usual rules.
+    """Count how often verdicts are wrong, on models for which it is known what they use.
 
-    Tier 0 is latent vectors, tier 1 compiled transformers, tier 2 trained ones, which are part of the repository and
-    not of an installed package. A rule of your own, any function of a case, is scored from Python:
-    probing.plantbench.scoring.score.
+    Scored are the protocol of this package and the field's usual rules. The models of tier 0 are random vectors with a
+    known output, those of tier 1 transformers with constructed weights, those of tier 2 trained transformers, which are
+    part of the repository and not of an installed package. A rule of your own, any function of a case, is scored from
+    Python: probing.plantbench.scoring.score.
     """
 
-    tiers: Many = option(["0", "1", "2"], help="0 vectors, 1 compiled, 2 trained (repeatable)", flag="tier")
-    heldout: bool = option(False, help="the held-out configuration of this version: wider ranges, seeds of its own")
+    tiers: Many = option(
+        ["0", "1", "2"], help="kind of models: 0 vectors, 1 constructed, 2 trained (repeatable)", flag="tier"
+    )
+    heldout: bool = option(False, help="use the held-out models of this version: wider ranges, other seeds")
     seeds: int | None = Field(
         default=None,
         ge=1,
         le=20,
         json_schema_extra={"flag": ""},
-        description="seeds of tier 0 (3, or 10 draws held out); tier 1 takes a tenth",
+        description="number of seeds of tier 0 (default 3, held out 10); tier 1 takes a tenth",
     )
     rules: Many = option(
         ["protocol", "field"],
-        help="protocol, its variants, or field: the literature's, on tier 0 (repeatable)",
+        help="rule to score: protocol, its variants, or field (the literature's, on tier 0) (repeatable)",
         flag="rule",
     )
-    power: Many = option([], help="n, gain, rho, effect, classes or width: every rule's power, tier 0 (repeatable)")
+    power: Many = option(
+        [], help="also measure power as this varies: n, gain, rho, effect, classes, width (repeatable)"
+    )
     by_case: bool = option(False, help="print a table for each case too")
-    json_file: str | None = option(None, help="file of the score card", flag="json")
+    json_file: str | None = option(None, help="file to write the scorecard to", flag="json")
 
     def run(self, *, progress: bool = True) -> Scorecard:
         """Score the rules and return the scorecard; if `json_file` is set, also write it there."""

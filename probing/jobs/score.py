@@ -1,4 +1,4 @@
-"""ScoreJob: validated options of a saved probe that scores new texts."""
+"""Defines ScoreJob, the checked options of scoring new texts by a saved probe."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _WAIT = 0.05  # seconds: lines that come within them are scored together
 
 
 class ScoreJob(CorpusOptions):
-    """Score new texts by a saved probe, read as the texts that it was trained on.
+    """Score new texts by a saved probe.
 
-    Give --text (repeatable), --corpus, or - to read a text a line from standard input, scored as they come. One JSON
-    line a text (or word, if the probe reads words), or with --pieces one a piece as well, on standard output, or into
-    files by --to: NAME.jsonl, NAME.parquet, NAME.html with pieces coloured by score. Another model, revision, chat
-    template or label set than in training is refused, unless --any-model accepts it; the output then says so.
+    The texts are read in the same way as those that the probe was trained on. Give --text (repeatable), --corpus, or -
+    to read standard input, where each line is a text and is scored as it comes. The output has one JSON line per text
+    (or per word, if the probe reads words), and with --pieces one per token as well. With --to it is written to a file:
+    NAME.jsonl, NAME.parquet, or NAME.html with tokens coloured by score. Another model, revision, chat template or set
+    of labels than in training is refused, unless --any-model accepts it; the output then says so.
     """
 
     probe: str = Field(
@@ -40,7 +41,7 @@ class ScoreJob(CorpusOptions):
     )
     source: str = Field(
         default="",
-        description="- reads a text a line from standard input",
+        description="- reads standard input, one text per line",
         json_schema_extra={"argument": True, "metavar": "[-]"},
     )
     model: str = option(help=MODEL_HELP)
@@ -49,13 +50,15 @@ class ScoreJob(CorpusOptions):
         [], help="texts in files instead: SPLIT=FILE (repeat), or one FILE, hub:NAME or probing:reference"
     )
     split: str | None = option(None, help="only this split of the corpus (default: all)")
-    pieces: bool = option(False, help="score every piece as well")
+    pieces: bool = option(False, help="score every token as well")
     label: str | None = option(None, help="class whose log odds are the score (default: the second of two)")
     any_model: bool = option(False, help="accept another model, revision, template or labels; the output says so")
     files: Many = option([], help="file to write: NAME.jsonl, NAME.parquet or NAME.html (repeatable)", flag="to")
-    batch: int = Field(default=256, ge=1, description="texts that are scored together", json_schema_extra={"flag": ""})
+    batch: int = Field(
+        default=256, ge=1, description="number of texts that are scored together", json_schema_extra={"flag": ""}
+    )
     device: str = option("cpu", help="torch device")
-    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    dtype: str = option("float32", help="data type to compute in: float32, float16 or bfloat16")
     revision: str | None = option(None, help="revision of a hub model")
 
     def run(self, *, progress: bool = True) -> Iterator[TextScores]:

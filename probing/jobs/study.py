@@ -1,4 +1,6 @@
-"""Study: runs extraction, training, edits and the report from one YAML file."""
+"""Defines `Study`, which extracts states, trains probes, edits the running model and writes the report, as one YAML
+file asks.
+"""
 
 from __future__ import annotations
 
@@ -41,31 +43,37 @@ def _listed(value: Any) -> Any:
 
 
 class StudyTrain(TrainOptions):
-    """One entry of a study's `train` list; `rows` names the extraction where several would do, or how the rows of a
-    piece store are pooled.
+    """Holds one entry of the list `train` in a study's YAML file. If several extractions of the study fit, `rows`
+    selects one; for a store of all tokens, it says how states are pooled.
     """
 
     tasks: Many = Field(alias="task")
 
 
 class StudyUse(UseOptionsOfJob):
-    """One entry of the list `use` in a study's YAML file: the properties that are edited, and options of the edits."""
+    """Holds one entry of the list `use` in a study's YAML file: the properties that are edited, and options of the
+    edits.
+    """
 
     tasks: Many = Field(alias="task")
 
 
 class KnownTruth(Job):
-    """Options that name the certified truth of a study's model, to be shown beside its verdicts."""
+    """Holds the options that name a file with the known truth about a study's model, which the report shows beside the
+    verdicts.
+    """
 
-    file: str = Field(description="JSON file of certified cells, with property, site, position and certified")
+    file: str = Field(description="JSON file of known truth: cells with property, site, position and certified")
     positions: dict[str, str] = Field(
         default={},
-        description="positions of this study that the file calls otherwise, each with the file's name for it",
+        description="for each position that the file calls by another name, that name",
     )
 
 
 class Study(Job):
-    """Extract, train and report from one YAML file; whatever is done already is not done again."""
+    """Holds a study as read from a YAML file: which states to extract, which probes to train, which edits to make.
+    `run` does what is not done yet, and writes the report.
+    """
 
     name: str = Field(
         pattern=r"^[a-z0-9](\.?[a-z0-9_-]){0,99}$",
@@ -83,7 +91,7 @@ class Study(Job):
     split_seed: int | None = None
     group: str | None = None
     extract: Annotated[list[ExtractOptions], BeforeValidator(_listed)] = Field(
-        description="what is read from the model, one entry for each `rows`"
+        description="which states are extracted from the model, one entry for each `rows`"
     )
     train: Annotated[list[StudyTrain], BeforeValidator(_listed)] = Field(
         description="which probes are trained on which tasks, beside which controls"
@@ -91,7 +99,7 @@ class Study(Job):
     use: Annotated[list[StudyUse], BeforeValidator(_listed)] = Field(
         default=[], description="which properties are exchanged in the running model"
     )
-    truth: KnownTruth | None = Field(default=None, description="certified truth, shown beside the verdicts")
+    truth: KnownTruth | None = Field(default=None, description="file of known truth, shown beside the verdicts")
     root: Path = Path()
 
     @classmethod
@@ -113,7 +121,7 @@ class Study(Job):
         return study
 
     def all_models(self) -> list[ModelOptions]:
-        """Return the models of the study, checked and ordered by `models_of`.
+        """Return the models of the study, checked and in order.
 
         Raises:
             ConfigError: see `probing.jobs.models.models_of`.
@@ -124,7 +132,7 @@ class Study(Job):
         """Extract states, train probes, measure use, write the report, and return the path of the page.
 
         Raises:
-            UnitFailed: some tasks failed, after all others were trained; the trained ones are reported.
+            UnitFailed: some tasks failed. All other tasks were trained and are in the report.
             ProbingError: the only task failed, or all tasks failed for the same reason; nothing is reported.
         """
         out = self.folder(to)
@@ -214,11 +222,11 @@ class Study(Job):
                 entry.use(model, corpus, out, progress=progress)
 
     def certified(self) -> dict[tuple[str, str], str]:
-        """Read the certified truth and return its labels, `used`, `unused` or `band`, by (task, place); empty if the
-        study names no truth.
+        """Read the study's file of known truth, and return whether the model uses each property: a mapping from (task,
+        place) to `used`, `unused` or `band` (between the two). It is empty if the study names no such file.
 
         Raises:
-            ConfigError: the file does not hold certified cells.
+            ConfigError: the file does not have the form of a file of known truth.
         """
         if self.truth is None:
             return {}
@@ -269,7 +277,9 @@ class Study(Job):
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
-        """Return the options of the study as canonical JSON, without its folder."""
+        """Return the options of the study as canonical JSON (sorted keys, no spaces), without the folder it was read
+        from.
+        """
         unset = {"root"} | {name for name in ("model", "models") if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=unset))
 

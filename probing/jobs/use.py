@@ -1,4 +1,6 @@
-"""UseJob: validated options of a use run: which states of a model are edited, and which behaviour is measured."""
+"""Defines `UseJob`, the checked options of a use run: which states of a running model are edited, and which behaviour
+is measured.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class UseOptionsOfJob(Job):
-    """Options of the edits and of their measurement."""
+    """Holds the options of the edits and of their measurement."""
 
     tasks: Many = option(
         help="property: feature:NAME, upos, column:NAME, … (repeatable; sentence tasks are each other's covariates)",
@@ -34,14 +36,17 @@ class UseOptionsOfJob(Job):
     sites: str = option("resid.*", help="sites, comma-separated, with wildcards: resid.*, attn_out.1, heads.*")
     positions: Many = option(
         [],
-        help="where the states of a sentence lie: end, SPAN.last, SPAN (all its pieces: their mean) (repeatable)",
+        help="where the states of a sentence are edited: end, SPAN.last, SPAN (the mean of its tokens) (repeatable)",
         flag="position",
     )
-    covariates: Many = option([], help="further property that rows are matched in (repeatable)", flag="covariate")
-    minimal_pairs: str | None = option(
-        None, help="column with the id of the row that differs only in the task: the two exchange states"
+    covariates: Many = option(
+        [], help="further property in which compared rows must agree (repeatable)", flag="covariate"
     )
-    split: str | None = option(None, help="only this split (default: all; folds are made anew)")
+    minimal_pairs: str | None = option(
+        None,
+        help="column with the id of the sentence that differs in the task only; states are exchanged in these pairs",
+    )
+    split: str | None = option(None, help="only this split (default: all, since folds do not depend on splits)")
     max_rows: int = Field(
         default=2000, ge=30, description="largest number of rows, classes balanced", json_schema_extra={"flag": ""}
     )
@@ -49,7 +54,7 @@ class UseOptionsOfJob(Job):
         default=0.1,
         gt=0,
         lt=2,
-        description="smallest effect of interest, in SDs of the output",
+        description="smallest effect that counts, in standard deviations of the output",
         json_schema_extra={"flag": ""},
     )
     comparisons: Many = option(
@@ -57,20 +62,22 @@ class UseOptionsOfJob(Job):
         help="further intervention, reported beside the verdict: leace, random_subspace, … (repeatable)",
         flag="comparison",
     )
-    permutations: int = option(0, help="shuffles of the labels, at the place of the largest effect")
-    control_properties: int = option(0, help="random properties of word types that go through the same measurement")
-    seed: int = option(0, help="root of every random draw")
+    permutations: int = option(0, help="number of shuffles of the labels for a permutation test of the largest effect")
+    control_properties: int = option(
+        0, help="number of random properties of word forms that are measured in the same way, as a control"
+    )
+    seed: int = option(0, help="seed of every random draw")
     replace: bool = option(False, help="drop results that other settings gave for the same task, behaviour and model")
     device: str = option("cpu", help="torch device")
-    dtype: str = option("float32", help="compute dtype: float32, float16 or bfloat16")
+    dtype: str = option("float32", help="data type to compute in: float32, float16 or bfloat16")
     save_directions: bool = option(False, help="write the fitted directions, with their verdicts, to OUT_DIR/evidence")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
     untrained: int | None = option(None, help="seed: random weights in the model's architecture, as a control")
 
     def use(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
-        """Load the model, run `probing.intervene` with these options, and return the run; with `save_directions`, also
-        write the directions.
+        """Load the model, run `probing.intervene` with these options, and return the run. With `save_directions`, the
+        directions are written too.
 
         Raises:
             ConfigError: no task is named.
@@ -96,10 +103,11 @@ class UseOptionsOfJob(Job):
 
 
 class UseJob(CorpusOptions, UseOptionsOfJob):
-    """Exchange a property in the states of a running model, measure what it does, and give a verdict for each place.
+    """Exchange a property (such as tense) in the hidden states of a running model, measure how its output changes, and
+    give a verdict on use for each place.
 
-    Writes use.jsonl and verdicts.parquet; give `probing train --to` the same folder and the
-    report shows decodability and use side by side.
+    This writes use.jsonl and verdicts.parquet. If `probing train --to` writes into the same folder, the report shows
+    decodability and use side by side.
     """
 
     model: Many = option(help=f"{MODEL_HELP}; NAME@REVISION, NAME:step=1000,run=a,untrained=0 (repeatable)")

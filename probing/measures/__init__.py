@@ -1,1 +1,1 @@
-"""Measures: each file is one score."""
+"""Holds the measures, one a file, which score the predictions of a probe."""

@@ -1,4 +1,4 @@
-"""Accuracy: the fraction of rows whose class is predicted."""
+"""Computes the share of rows whose class is predicted correctly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class Accuracy(Measure):
-    """The share of rows that are predicted correctly; a row with several labels is correct if all of them are.
+    """Computes the share of rows (words or sentences) that are predicted correctly; a row with several labels is
+    correct if all of them are.
 
     It misleads where one class dominates: read it beside the majority rate and macro-F1.
     """
@@ -20,7 +21,7 @@ class Accuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return 1 for a correct row, else 0, and a column of 1, `(N, 2)`."""
+        """Return two columns, `(N, 2)`: whether each row is correct (1 or 0), and the constant 1."""
         correct = np.asarray(prediction.values) == np.asarray(y)
         correct = correct if correct.ndim == 1 else correct.all(axis=1)
         return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)

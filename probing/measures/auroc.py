@@ -1,4 +1,4 @@
-"""Area under the ROC curve: how often a row of the class is ranked above a row of another class."""
+"""Computes the area under the ROC curve: how often a row of a class is ranked above a row of another class."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class AUROC(OneVsRest):
-    """The area under the ROC curve: the probability that a row of the class has a higher score than a row of another
-    class; equal scores count half. For K > 2 it is the mean over classes.
+    """Computes the area under the ROC curve: the probability that a row of a class has a higher score than a row of
+    another class; equal scores count half. With more than two classes it is the mean over classes.
 
     With two classes, the score is that of the second in sorted order; with more, each class is compared with all
-    others, and all classes count the same. 0.5 is chance, whatever the label frequencies. It misleads where one class
-    is rare: at 0.99, most of the rows flagged may still be false, so read it beside recall at a fixed rate of false
-    positives. It depends on the order of the scores only, not on whether the probabilities are right.
+    others, and all classes count the same. Chance is 0.5, whatever the label frequencies. The measure misleads where
+    one class is rare: at 0.99, most of the rows that a threshold flags may still be false, so read it beside recall at
+    a fixed rate of false positives. It depends only on the order of the scores, not on whether the probabilities are
+    right.
 
     References:
         Hanley and McNeil 1982, The meaning and use of the area under a receiver operating characteristic curve.
     """
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return, for each row of the class, the share of the other rows with a lower score; equal scores
-        count half.
+        """Return, for each row of the class (`has`), the share of the other rows with a lower score; equal scores count
+        half.
         """
         others = np.sort(score[~has])
         return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))

@@ -1,4 +1,4 @@
-"""Balanced accuracy: the mean over classes of the recall."""
+"""Computes the mean recall over classes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from probing.measures._rows import indicators, mean_of_known
 
 
 class BalancedAccuracy(Measure):
-    """The mean over classes of the share of a class's rows that are predicted correctly: accuracy if all classes were
-    equally frequent.
+    """Computes the mean recall over classes, which is the accuracy if all classes were equally frequent.
 
     A probe that always predicts one class scores 1/K. It misleads where classes are rare: one row of a class of three
     rows weighs as much as thousands of rows of another class. A class that does not occur in a resample is left out of
@@ -27,15 +26,15 @@ class BalancedAccuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return K columns that say whether the row is a correct prediction of each class, then K that say whether the
-        row has each class, `(N, 2K)`.
+        """Return 0 or 1 in `(N, 2K)`: K columns for whether the row is correctly predicted as each class, then K for
+        whether it has each class.
         """
         y, values = np.asarray(y), np.asarray(prediction.values)
         has = indicators(y, int(y.max()) + 1)
         return np.concatenate([has * (y == values)[:, None], has], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean recall over the classes present."""
+        """Return the mean recall over the classes that occur."""
         hits, rows = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         return mean_of_known(np.where(rows > 0, hits / np.where(rows > 0, rows, 1.0), np.nan))
 

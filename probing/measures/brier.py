@@ -1,4 +1,4 @@
-"""Brier score: the squared distance of the probabilities from the true class."""
+"""Computes the squared distance of the predicted probabilities from the true class."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from probing.measures._rows import indicators, log_probabilities
 
 
 class Brier(Measure):
-    """The mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
+    """Computes the mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the
+    binary score.
 
-    It is a proper score like log loss, but bounded: one mistake made with certainty costs 2. It misleads for rare
-    classes, where even bad probabilities are near 0 and the score is small.
+    It is a proper score like log loss, but bounded: a mistake made with certainty costs 2. It misleads for rare
+    classes, for which even bad probabilities are near 0, so that the score is small.
 
     References:
         Brier 1950, Verification of forecasts expressed in terms of probability.
@@ -27,7 +28,8 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the squared distance of each row, and a column of 1, `(N, 2)`.
+        """Return two columns, `(N, 2)`: the squared distance of each row's probabilities from its true class, and the
+        constant 1.
 
         Raises:
             BadParameter: the probe gives no probabilities.

@@ -1,4 +1,4 @@
-"""Calibration: the mean absolute difference of confidence and accuracy (expected calibration error)."""
+"""Computes the mean absolute difference of confidence and accuracy (expected calibration error)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from probing.measures._rows import log_probabilities
 
 
 class Calibration(Measure):
-    """The expected calibration error: Σ over bins of (rows / N) · |mean confidence − accuracy|, where confidence is the
-    probability of the predicted class.
+    """Computes the expected calibration error: Σ over bins of (rows of the bin / N) · |mean confidence − accuracy|,
+    where confidence is the probability of the predicted class.
 
-    The bins hold equally many rows (equal confidences stay together) and are fixed from the full split, so that
-    resamples share them. It misleads with few rows: chance alone makes it about √(2 · bins · a(1 − a) / (π N)) for a
-    perfectly calibrated probe of accuracy a, and resamples double that noise; the interval is therefore shifted so that
-    its mean lies at the score, and cut at 0. It says nothing about classes that are not predicted, and a probe that
-    always predicts the prior is well calibrated.
+    The bins hold equally many rows (equal confidences stay together) and are the same in all resamples. The measure
+    misleads with few rows: for a perfectly calibrated probe of accuracy a, chance alone makes it about √(2 · bins · a(1
+    − a) / (π N)), and resampling doubles that noise; the interval is therefore shifted so that its mean is at the
+    score, and cut off at 0. It does not assess the probabilities of classes that are not predicted, and a probe that
+    always predicts the label frequencies is well calibrated.
 
     Args:
         bins: number of bins.
@@ -42,8 +42,8 @@ class Calibration(Measure):
         self.bins = bins
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, in the column of the row's bin, its confidence minus 1 if it is correct (minus 0 if not), and 1 in
-        the last column, `(N, bins + 1)`.
+        """Return an array `(N, bins + 1)`. The column of a row's bin contains the row's confidence, minus 1 if its
+        prediction is correct; the last column contains the constant 1.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -64,8 +64,8 @@ class Calibration(Measure):
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), minus the mean amount by which resampling
-        raises them; at least 0.
+        """Return the scores `(R,)` on R resamples, given by `weights` `(R, S)`. The mean amount by which resampling
+        raises scores is subtracted; no score is below 0.
         """
         raw = super().resampled(y, prediction, groups, weights)
         raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Spearman correlation of predicted and true distances from each word to the others of its sentence."""
+"""Computes the rank correlation of predicted and true distances from each word to the others of its sentence."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ SHORTEST, LONGEST = 5, 50  # words of the sentences scored
 
 
 class DistanceSpearman(Measure):
-    """The rank correlation of the predicted and the true distances of each word to the other words of its sentence,
-    averaged in three steps.
+    """Computes the rank correlation of predicted and true distances from each word to the other words of its sentence,
+    and averages it in three steps.
 
     It is averaged over the words of a sentence, then over the sentences of each length (5 to 50 words), then over
-    lengths, as published. So long sentences weigh no more than others, and ranks are the same in every resample: sums
-    over sentences are enough. A word whose distances are all equal, true or predicted, counts 0. The correlation over
-    all rows at once is `spearman`.
+    lengths, as published, so that long sentences weigh no more than others. A word whose true or predicted distances
+    are all equal counts 0. The correlation over all pairs at once is `spearman`.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1 (DSpr.).
@@ -34,8 +33,8 @@ class DistanceSpearman(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, on the first row of each sentence, its mean correlation and 1 in the columns of its length, `(N,
-        2·46)`.
+        """Return an array `(N, 2·46)`, which is 0 except in the first row of each sentence: there the two columns of
+        the sentence's length hold its mean correlation and 1.
 
         Raises:
             BadParameter: the rows are not pairs.

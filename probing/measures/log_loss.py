@@ -1,4 +1,4 @@
-"""Log loss in bits per label."""
+"""Computes the log loss in bits per label."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LEAST_LOG = -MOST_BITS * float(np.log(2.0))
 
 
 class LogLoss(Measure):
-    """The mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so one mistake made with certainty
-    costs 50 bits.
+    """Computes the mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so a mistake made with
+    certainty costs 50 bits.
 
-    It is a cross-entropy; the label entropy minus it bounds the information that a probe of this family can use. It
-    punishes over-confidence: a probe fitted on few rows of wide states may gain accuracy and lose bits.
-    `usable_information` corrects for this. Where rows are alternatives, it counts bits per choice: the probabilities of
-    being right are normalised within each choice, and the loss is that of the right alternative. For several labels a
-    row it is the sum over labels, in bits per row.
+    It is a cross-entropy; the label entropy minus it is a lower bound of the information that probes of this kind can
+    use. It punishes over-confidence: a probe fitted on few rows of wide states may gain accuracy and lose bits.
+    `usable_information` corrects for this. In tasks where exactly one of several pairs is right (such as `head`),
+    probabilities of being right are normalised over these pairs, and the loss is that of the right one. If a row can
+    have several labels, the loss is the sum over labels, in bits per row.
     """
 
     kinds = ("classes", "labels")
@@ -32,8 +32,8 @@ class LogLoss(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the bits of each row, and a column of 1, `(N, 2)`; where rows are alternatives, both stand on one row
-        of each choice.
+        """Return two columns, `(N, 2)`: the bits of each row, and the constant 1. In tasks where exactly one of several
+        pairs is right, both are 0 except in one row of these.
 
         Raises:
             BadParameter: the probe gives no probabilities.

@@ -1,4 +1,4 @@
-"""Macro-F1: the unweighted mean over classes of their F1, so a rare class counts as much as a frequent one."""
+"""Computes the unweighted mean of the F1 of all classes, in which a rare class counts as much as a frequent one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class MacroF1(Measure):
-    """The mean of the F1 of the classes, 2·hits / (true + predicted). Classes that occur neither in the labels nor in
-    the predictions are left out.
+    """Computes the mean of the F1 of the classes. The F1 of a class is 2·hits / (true + predicted): correct rows, rows
+    with this class, rows predicted as it. Classes that occur neither in the labels nor in the predictions are left out.
     """
 
     kinds = ("classes", "labels")
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return three blocks of K columns, `(N, 3K)`: for each class, whether the row is a correct prediction of it,
-        has it, and is predicted to have it.
+        """Return 0 or 1 in three blocks of K columns, `(N, 3K)`: whether the row is correctly predicted as each class,
+        has it, and is predicted as it.
         """
         y, values = np.asarray(y), np.asarray(prediction.values)
         if y.ndim == 2:
@@ -34,7 +34,7 @@ class MacroF1(Measure):
         return statistics.reshape(len(y), 3 * n_classes)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean F1 over the classes present."""
+        """Return the mean F1 over the classes that occur."""
         hits, true, predicted = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, -1), -2, 0)
         both = true + predicted
         f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)

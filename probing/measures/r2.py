@@ -1,4 +1,4 @@
-"""R²: the share of the variance of a real-valued target that is predicted."""
+"""Computes R², the share of the variance of a real-valued target that is predicted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class R2(Measure):
-    """The share of variance that is predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ȳ the mean of the rows scored. It is
-    below 0 where predicting ȳ would do better.
+    """Computes the share of variance that is predicted: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², with ŷ the prediction and ȳ the mean
+    target of the rows scored. It is below 0 where predicting ȳ would be better.
     """
 
     kinds = ("real",)
     unit = "R²"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return 1, the target, its square, and the squared error, `(N, 4)`; the target is centred first, which does
-        not change the score.
+        """Return four columns, `(N, 4)`: 1, the target, its square, and the squared error. The target is centred first,
+        which does not change the score.
         """
         y, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
         centred = y - y.mean()

@@ -1,4 +1,4 @@
-"""Recall at a fixed rate of false positives."""
+"""Computes the recall at a fixed rate of false positives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from probing.measures._rows import OneVsRest, Ranked, ratio
 
 
 class RecallAtFPR(OneVsRest):
-    """The share of a class's rows that are flagged when at most a share `fpr` of the other rows is.
+    """Computes the recall of a class at a threshold that flags at most a share `fpr` of the rows of other classes.
 
-    The threshold is the lowest score at which at most `fpr` of the rows of other classes *of the same split* are
-    flagged: it is set from their scores, anew in every resample, not on dev; so the measure says what is possible, not
-    what a threshold fixed beforehand would give. With two classes the second in sorted order is flagged; with more,
-    each class is compared with the rest, and the mean is reported. It misleads with few rows of other classes: below
-    1/fpr of them none may be flagged at all, and the threshold depends on a single row.
+    The threshold is set on the scored rows themselves, anew in every resample, not on dev; so the measure shows what is
+    possible, not what a threshold fixed beforehand would give. With two classes, the second in sorted order is flagged;
+    with more, each class is compared with the rest, and the mean is reported. It misleads with few rows of other
+    classes: if there are fewer than 1/fpr, none of them may be flagged, and the threshold depends on a single row.
 
     Args:
         fpr: allowed share of false positives, above 0 and below 1.
@@ -33,8 +32,8 @@ class RecallAtFPR(OneVsRest):
         self.fpr = fpr
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return, for each row of the class, 1 if its score is above the threshold (the highest score of another
-        class's row that may not be flagged), else 0.
+        """Return, for each row of the class (`has`), 1 if its score is above the threshold, else 0. The threshold is
+        the highest score among the rows of other classes that must not be flagged.
         """
         others = np.sort(score[~has])[::-1]
         threshold = others[int(np.floor(self.fpr * len(others) + 1e-9))]

@@ -1,4 +1,4 @@
-"""RMSE: the root of the mean squared error, in the unit of the target."""
+"""Computes the root of the mean squared error, in the unit of the target."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class RMSE(Measure):
-    """The root of the mean squared error, √(Σ(y − ŷ)² / N), in the target's unit (years for a year).
+    """Computes the root of the mean squared error, √(Σ(y − ŷ)² / N), in the target's unit (years for a year).
 
-    R² is relative to the spread of the target; this is absolute. It misleads where a few rows have large errors, since
-    they dominate it, and it cannot be compared between tasks.
+    Unlike R², it is not relative to the spread of the target, so it cannot be compared between tasks. It misleads where
+    a few rows have large errors, since these dominate it.
     """
 
     kinds = ("real",)
@@ -22,7 +22,7 @@ class RMSE(Measure):
     higher_is_better = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the squared error of each row, and a column of 1, `(N, 2)`."""
+        """Return two columns, `(N, 2)`: the squared error of each row, and the constant 1."""
         error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
         return np.stack([error**2, np.ones(len(error))], axis=1)
 

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation of targets and predictions."""
+"""Computes Spearman's rank correlation of targets and predictions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _BLOCK = 1 << 19
 
 
 class Spearman(Measure):
-    """Spearman's rank correlation (Pearson's correlation of midranks): it scores whether the order is predicted,
-    whatever the scale.
+    """Computes Spearman's rank correlation (Pearson's correlation of midranks), which scores whether the order is
+    predicted, whatever the scale.
 
-    Ranks change with the sample, so each resample is scored exactly, with weighted midranks, and not from sums of fixed
-    statistics: a cluster drawn twice counts as two copies of its rows.
+    Ranks change with the sample, so they are computed anew for each resample, in which a cluster drawn twice counts as
+    two copies of its rows.
     """
 
     kinds = ("real",)
     unit = "rho"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return a column of 1, both midranks minus their means, their squares and their product, `(N, 6)`; ranks are
-        those of the full sample.
+        """Return six columns, `(N, 6)`: 1, the midranks of target and prediction minus their means, the squares of
+        both, and their product; ranks are those of the full sample.
         """
         weights = np.ones((len(np.asarray(y)), 1))
         a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))
@@ -39,8 +39,8 @@ class Spearman(Measure):
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R resamples (`weights` is `(R, S)`), computed exactly; only two sorts are needed,
-        whatever R is.
+        """Return the scores `(R,)` on R resamples, given by `weights` `(R, S)`, with exact ranks in each. Only two
+        sorts are needed, whatever R is.
         """
         orders = _Order(y), _Order(prediction.values)
         step = max(1, _BLOCK // max(1, len(groups)))

@@ -1,4 +1,4 @@
-"""UAS (unlabelled attachment score): the share of words whose head is predicted correctly."""
+"""Computes the share of words whose head is predicted correctly (unlabelled attachment score)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from probing.measures._rows import labels_of, runs
 
 
 class UAS(Measure):
-    """The share of choices whose most probable alternative is the right one (for the task `head`, the unlabelled
-    attachment score).
+    """Computes the share of words for which the most probable alternative is the right one; for the task `head`, this
+    is the unlabelled attachment score.
 
     If c alternatives share the highest probability, each counts 1/c, so a probe that cannot distinguish them scores as
     a guess does on average. Punctuation counts like every other word; roots are not scored.
@@ -26,8 +26,9 @@ class UAS(Measure):
     needs: ClassVar[str] = "choice"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`, which are 0 except on the first row of each choice: the credit for its
-        prediction (1 if it is right, 1/c if c alternatives tie with the right one, else 0), and 1.
+        """Return two columns, `(N, 2)`, which are 0 except in the first row of each word's alternatives: there they are
+        the credit for the prediction (1 if it is right, 1/c if c alternatives share the highest probability and the
+        right one is among them, else 0), and 1.
 
         Raises:
             BadParameter: the probe gives no probabilities, or the rows are not alternatives.
@@ -47,7 +48,7 @@ class UAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the number of right choices over the number of choices."""
+        """Return the share of words for which the right alternative was predicted (with ties counted in part)."""
         return totals[..., 0] / totals[..., 1]
 
 

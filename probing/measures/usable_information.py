@@ -1,4 +1,4 @@
-"""Usable information: the bits about the label that a family of probes extracts from the state."""
+"""Computes how many bits about the label a kind of probe extracts from the state."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MOST_BITS = 50.0
 
 
 class UsableInformation(Measure):
-    """The bits gained over the label frequencies on held-out rows: I_V(X → Y) = H_V(Y) − H_V(Y|X), the mean of log₂
-    p(y|x) − log₂ p(y).
+    """Computes how many bits a probe gains over the label frequencies on held-out rows: I_V(X → Y) = H_V(Y) − H_V(Y|X),
+    the mean of log₂ p(y|x) − log₂ p(y).
 
     H_V(Y) is the cross-entropy of the scored rows under the label frequencies of train, the best prediction without a
     state. H_V(Y|X) is the probe's log loss after its log odds were scaled by a factor fitted on dev
     (`measures/_rows.py`); without a dev split they are not scaled, and an over-confident probe can score below 0. Each
-    is at most 50 bits a row. Unlike mutual information it can grow by processing and is bounded by what this family of
-    probes can compute. It misleads if families of probes are compared, and where the label frequencies of train and
-    test differ, since that difference is then part of H_V(Y).
+    is at most 50 bits per row. Unlike mutual information, usable information can grow from layer to layer, and is
+    limited by what this kind of probe can compute. It misleads if kinds of probes are compared, and where the label
+    frequencies of train and test differ, since that difference is then part of H_V(Y).
 
     References:
         Xu et al. 2020, A theory of usable information under computational constraints, def. 2 and eq. 3.
@@ -39,7 +39,7 @@ class UsableInformation(Measure):
         self._prior_bits: NDArray[np.float64] | None = None
 
     def informed(self, labels: Labels) -> UsableInformation:
-        """Return a copy that has stored −log₂ of the label frequencies of train, `(K,)`."""
+        """Return a copy that stores −log₂ of the label frequencies of train, `(K,)`."""
         counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
         copy = type(self)()
         with np.errstate(divide="ignore"):
@@ -47,7 +47,7 @@ class UsableInformation(Measure):
         return copy
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return the bits that each row gains over the label frequencies, and a column of 1, `(N, 2)`.
+        """Return two columns, `(N, 2)`: the bits that each row gains over the label frequencies, and the constant 1.
 
         Raises:
             BadParameter: `informed` was not called, or the probe gives no probabilities.

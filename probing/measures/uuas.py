@@ -1,4 +1,4 @@
-"""UUAS: the share of gold edges that are in the minimum spanning tree of the predicted distances."""
+"""Computes the share of gold edges that are in the minimum spanning tree of the predicted distances."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from probing.measures._rows import runs, words_of
 
 
 class UUAS(Measure):
-    """The share of the gold edges (pairs at distance 1) that are in the minimum spanning tree of the predicted
-    distances.
+    """Computes the share of the gold edges (pairs of words at true distance 1) that are in the minimum spanning tree of
+    the predicted distances.
 
-    It is the undirected unlabelled attachment score. Words that are punctuation (UPOS PUNCT), with all their pairs, are
-    left out of gold edges and spanning tree, as in the paper, if the corpus has UPOS tags. Edges are counted over all
-    sentences. With the labels of a control, the gold edges are the pairs that drew 1; they form no tree, so a spanning
-    tree cannot contain them all.
+    It is the undirected unlabelled attachment score. If the corpus has UPOS tags, punctuation (PUNCT) is left out of
+    gold edges and spanning tree, as in the paper. Edges are counted over all sentences. With the labels of a control,
+    the gold edges are the pairs whose random label is 1; they form no tree, so a spanning tree cannot contain them all.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 4.1.
@@ -31,8 +30,8 @@ class UUAS(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: whether a row is a gold edge that is in the spanning tree, and whether it is a
-        gold edge.
+        """Return two columns, `(N, 2)`: whether the pair is a gold edge that is in the spanning tree, and whether it is
+        a gold edge.
 
         Raises:
             BadParameter: the rows are not pairs.
@@ -59,8 +58,8 @@ class UUAS(Measure):
 
 
 def spanning_tree(a: NDArray[np.int64], b: NDArray[np.int64], length: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return, for each edge (a, b), whether it is in the minimum spanning tree (a forest, if the graph is not
-    connected), by Prim's algorithm.
+    """Find the minimum spanning tree by Prim's algorithm (a forest, if the graph is not connected), and return for each
+    edge (a, b) whether it is in the tree.
 
     If edges to several words are equally long, the earliest word is added first.
     """

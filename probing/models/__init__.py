@@ -1,1 +1,1 @@
-"""Models: loading, discovery of their parts, and reading of their states."""
+"""Loads models, finds their parts, and reads their states."""

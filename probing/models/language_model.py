@@ -1,4 +1,4 @@
-"""LanguageModel: reads the states of a model and its tokenizer at sites, returns logits, and checks itself."""
+"""Defines `LanguageModel`, which runs a model on tokenised text and returns hidden states and logits."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ from probing.text.alignment import Encoded
 
 
 class LanguageModel:
-    """Wraps a text Transformer, encoder or decoder, or any module over pieces (tokens), and reads states at sites.
+    """Wraps a Transformer (encoder or decoder), or any PyTorch module that takes tokens, and reads its states at sites.
+
+    A site is a named place in the model, such as `resid.6` (see `Site`). In options and shapes, a piece is a token.
 
     Attributes:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
-        padding_side: `right` or `left`; states of real pieces are the same for both.
-        source: arguments that it was loaded with; None: it was built in memory.
-        suffix: object that runs the model from a given block on.
+        padding_side: `right` or `left`; the states of tokens that are no padding are the same for both.
+        source: the arguments that `load` was called with; None for a model that was built in memory.
+        suffix: runs only the blocks after a given one, from states that are put in there.
     """
 
     source: ModelSource | None = None
@@ -103,28 +105,26 @@ class LanguageModel:
 
         Args:
             name: folder, hub name or `probing:reference`.
-            device: a torch device; None: the CPU.
-            dtype: compute dtype: `float32`, `float16` or `bfloat16`.
-            attention: attention implementation, such as `eager` or `sdpa`; None: the model's default.
+            device: a torch device; None means the CPU.
+            dtype: data type to compute in: `float32`, `float16` or `bfloat16`.
+            attention: attention implementation, such as `eager` or `sdpa`; None means the model's default.
             kind: head to load: `auto` (the head that the model was saved with), `base` (none), `causal` or `masked`.
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit; a folder has none.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
-            step, run: for a checkpoint, the number of steps trained and the name of the training run; they are recorded
-                in its identity, and results are drawn over steps.
+            step, run: for a checkpoint, the number of steps it was trained for and the name of the training run. Stores
+                record them, and figures show results over steps.
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the text
                 while the encoder reads the same text.
-            by_blocks: whether to find the blocks, which give the standard sites. False, for models of another kind: all
-                sites are added by module path (`add_site`).
-            allow_pickle_weights: whether `.bin` weights (pickles) may be loaded if there are no others; recorded in the
-                identity.
+            by_blocks: whether to find the Transformer blocks, which give the standard sites; False: use `add_site`.
+            allow_pickle_weights: whether `.bin` weights (pickles) may be loaded if there are no others.
             check: whether to run `self_check`.
 
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
             RemoteCodeRefused: the model needs Python code in its folder, which is never run.
             BadParameter: the dtype, device, kind, side or revision is unknown, or the step is no number.
-            UnknownName: `probing:` before something that does not ship.
+            UnknownName: the name after `probing:` is not that of a model that ships with this package.
         """
         given, name, device, checkpoint = name, shipped(name, "model"), str(device or "cpu"), Checkpoint.of(step, run)
         loaded = load(
@@ -162,7 +162,7 @@ class LanguageModel:
         by_blocks: bool = True,
         check: bool = True,
     ) -> Self:
-        """Use a Hugging Face model and fast tokenizer that are already built; options as for `load`.
+        """Return a `LanguageModel` of a Hugging Face model and a fast tokenizer in memory; options are those of `load`.
 
         Raises:
             UnsupportedModel: the self-check failed.
@@ -190,25 +190,24 @@ class LanguageModel:
         max_length: int | None = None,
         check: bool = True,
     ) -> Self:
-        """Wrap any PyTorch module that takes the pieces (tokens) of a fast tokenizer, with sites given as paths of
-        modules inside it.
+        """Return a `LanguageModel` of any PyTorch module that takes token ids, with sites given as module paths.
 
         Args:
             module: the PyTorch module.
             tokenizer: the fast tokenizer whose ids the module takes.
-            sites: module path by site name, such as `{"resid.1": "encoder.layers.0"}`. The output (or the first of a
-                tuple) must be `(B, T, D)`.
-            call: a function `call(module, ids, mask)` that runs it on ids and mask `(B, T)`, 1 for real pieces. None:
-                `module(ids)` is called, or with `input_ids` and a mask if its `forward` has such parameters. Without a
-                mask, inputs are run one by one.
+            sites: module path for each site name, such as `{"resid.1": "encoder.layers.0"}`. The module's output, or
+                the first of a tuple, must be `(batch, tokens, width)`.
+            call: a function `call(module, ids, mask)` that runs it on ids and mask `(batch, tokens)`; the mask is 0 at
+                padding. None: `module(ids)` is called, with `input_ids` and a mask if its `forward` has such
+                parameters; a module that takes no mask runs on one input at a time.
             name: name of the model in messages and in the store.
             padding_side: `right` (default) or `left`.
-            max_length: largest number of pieces of an input.
+            max_length: largest number of tokens of an input.
             check: whether to run `self_check`.
 
         Raises:
             UnknownSite: there is no such module; the message names the nearest.
-            UnsupportedModel: a site does not have one state per piece, or the self-check failed.
+            UnsupportedModel: a module does not return one state per token, or the self-check failed.
         """
         known = vocabulary_of(module, tokenizer)
         trunk = ModuleTrunk(module, sites, call=call, vocabulary=known, max_positions=max_length)
@@ -223,12 +222,12 @@ class LanguageModel:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Site names, in the order of a forward pass."""
+        """Names of all sites, in the order in which a forward pass reaches them."""
         return self._trunk.sites
 
     @property
     def modules(self) -> dict[str, str]:
-        """Path of the hooked module, for each site."""
+        """Path of the module that is read, for each site."""
         return dict(self._trunk.modules)
 
     @property
@@ -238,18 +237,18 @@ class LanguageModel:
 
     @property
     def device(self) -> str:
-        """Torch device of the weights."""
+        """Torch device on which the weights are."""
         return str(self._trunk.device)
 
     @property
     def max_length(self) -> int | None:
-        """Largest number of pieces (tokens) of an input, special pieces included; None if no limit is known."""
+        """Largest number of tokens of an input, special tokens included; None if no limit is known."""
         limits = [self._trunk.max_positions or 0, int(min(self.tokenizer.model_max_length, 10**9))]
         return min((limit for limit in limits if 0 < limit < 10**9), default=None)
 
     @property
     def cls_id(self) -> int | None:
-        """Vocabulary id of the CLS piece (token), if the tokenizer has one."""
+        """Vocabulary id of the CLS token; None if the tokenizer has none."""
         value: int | None = self.tokenizer.cls_token_id
         return value
 
@@ -266,7 +265,8 @@ class LanguageModel:
         return self._widths[site]
 
     def head_size(self, site: str) -> dict[str, int]:
-        """Return `n_heads` and `head_dim` of a site `heads.l`; an empty mapping for other sites.
+        """Return `{"n_heads": …, "head_dim": …}` for a site of attention heads, such as `heads.6`; `{}` for other
+        sites.
 
         Raises:
             UnknownSite: the model has no such site.
@@ -274,15 +274,15 @@ class LanguageModel:
         return self._trunk.head_size(site, self.width(site))
 
     def add_site(self, site: str, path: str) -> None:
-        """Add a site: the output of any module of the model.
+        """Add a site at which the output of any module of the model is read.
 
         Args:
             site: name of the new site, in the form `stream` or `stream.layer`, such as `gate.3`.
             path: the module's path in the model, as `model.named_modules()` gives it.
 
         Raises:
-            UnknownSite: the name has another form or is taken, or there is no such module.
-            UnsupportedModel: the output is not one state `(B, T, D)` a pass, or depends on the batch.
+            UnknownSite: the name does not have that form or is in use, or there is no such module.
+            UnsupportedModel: the output is not one state per token, or depends on other texts of the batch.
         """
         self._trunk.add_site(site, path)
         try:
@@ -292,13 +292,13 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Return the module path of each of these sites that `add_site` or `wrap` added, for the store's identity."""
+        """Return the module paths of those sites that `add_site` or `wrap` added, as recorded in stores."""
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise texts with special pieces (tokens) and without truncation, and return them; raise `UnsupportedModel`
-        for a piece that has no embedding vector.
+        """Tokenise texts with special tokens and without truncation, and return one `Encoded` per text; raise
+        `UnsupportedModel` if a token has no embedding vector.
         """
         return self._known(encoded(self.tokenizer, texts))
 
@@ -306,31 +306,31 @@ class LanguageModel:
         return check_ids(batch, known_ids(self._trunk), self.tokenizer, self.name)
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run the model on a batch and return the states `(B, T, D)` by site; T is the length of the longest input, and
-        `first_piece` gives the column where each begins.
+        """Run the model on a batch and return the states `(batch, tokens, width)` by site. Shorter inputs are padded;
+        `first_piece` returns where each begins.
 
         Raises:
             UnknownSite: the model does not have one of the sites.
-            BadParameter: an input has no pieces (tokens).
+            BadParameter: an input has no tokens.
         """
         with torch.inference_mode():
             return self._trunk.read(*self._padded(batch), sites)
 
     def many_states(self, sites: Sequence[str]) -> AbstractContextManager[ParallelBatches]:
-        """Within the block, `states` of just these sites is faster, and may be called from the threads of the yielded
-        object; the weights must not change.
+        """Return a context manager in whose block `states` is faster for exactly these sites, and may be called from
+        the threads of the object it yields. The weights must not change in the block.
         """
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the column at which each input begins in the padded batch, `(B,)`: 0 unless `padding_side` is
+        """Return the index of the first token of each input in the padded batch, `(B,)`: 0 unless `padding_side` is
         `left`.
         """
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
     def logits(self, batch: Sequence[Encoded]) -> Tensor:
-        """Run the model on a batch and return its outputs `(B, T, V)`.
+        """Run the model on a batch and return its logits `(batch, tokens, vocabulary)`.
 
         Raises:
             UnsupportedModel: the model was loaded without a head over the vocabulary.
@@ -339,28 +339,28 @@ class LanguageModel:
             return self.suffix.logits(self._trunk.run_with_head(*self._padded(batch)))[:, self._trunk.lead :]
 
     def padded(self, batch: Sequence[Encoded]) -> PaddedBatch:
-        """Return a batch as padded inputs of the model."""
+        """Pad a batch of tokenised texts to one length, and return ids and mask as the model takes them."""
         return self.suffix.padded(*self._padded(batch))
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
-        """Continue texts, or chats of (role, content) pairs, and return the generated texts; `options` are passed to
-        Hugging Face's `generate`, which takes the most probable piece (token) by default.
+        """Continue texts, or chats given as lists of (role, content) pairs, and return the generated texts. `options`
+        are passed to Hugging Face's `generate`, which by default takes the most probable token.
 
         Raises:
             UnsupportedModel: the model does not continue texts.
-            BadParameter: a prompt is empty or leaves no room, or a chat is given and there is no chat template.
+            BadParameter: a prompt is empty or fills the context, or a chat is given and there is no chat template.
         """
         known = (self._trunk, self.tokenizer, self.max_length, self.name, self.encode)
         return continued(self._model, *known, prompts, max_new_tokens, options)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Run blocks l to L-1 only, with `states` `(B, T, D)` as `resid.l`, and return the logits `(B, T, V)` (see
-        `SuffixReplay`).
+        """Run only the blocks after a site `resid.l`, with `states` `(batch, tokens, width)` put in there, and return
+        the logits `(batch, tokens, vocabulary)`.
         """
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
-        """Run small inputs and check that the hooks read the states that the site names promise.
+        """Run small inputs and check that at each site the states are read that its name stands for.
 
         Raises:
             UnsupportedModel: a check failed; the message names the model's family and the check.
@@ -368,7 +368,7 @@ class LanguageModel:
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return the blocks `model` and `tokenizer` of a store's identity; they contain no local paths."""
+        """Return what stores record about model and tokenizer (two keys of these names), without local paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {

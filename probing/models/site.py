@@ -1,4 +1,6 @@
-"""Site: a named place in a model at which states are read. Names and meanings: docs/store-format.md, "Sites"."""
+"""Defines `Site`, the name of a place in a model at which states are read. docs/store-format.md, "Sites", lists all
+names.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 class Site:
     """Names a place in the computation at which states are read, such as `resid.6`.
 
-    `embed` is the piece (token) embedding alone; `resid.l` enters block l; `resid.L` leaves the last block, before any
-    final norm; `final_norm` is the output of that norm.
+    `embed` is the token embedding alone. `resid.6` is the residual stream that enters block 6 (blocks are counted from
+    0); in a model of 12 blocks, `resid.12` leaves the last block, before any final norm. `final_norm` is the output of
+    that norm.
     """
 
     stream: str
@@ -27,7 +30,7 @@ class Site:
 
     @classmethod
     def parse(cls, name: str) -> Site:
-        """Parse a site's name, `stream` or `stream.layer`.
+        """Return the site with a given name, which has the form `stream` or `stream.layer`.
 
         Raises:
             UnknownSite: the name does not have the form of a site.

@@ -1,3 +1,3 @@
-"""Plantbench: models for which do-interventions show what they use, and scores of verdicts on them
-(docs/plantbench.md).
+"""Builds models for which it is known what they use, and counts how often verdicts on them are wrong (Plantbench; see
+docs/plantbench.md).
 """

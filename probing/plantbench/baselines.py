@@ -1,5 +1,5 @@
-"""Rules of the literature, which answer for the same cells as the protocol: they infer use from a probe's accuracy,
-erasure, gradients or a fitted direction.
+"""Defines the rules of the literature, which infer from a probe's accuracy, erasure, gradients or a fitted direction
+whether a property is used. They answer for the same cells as the protocol of this package.
 
 None of them stratifies. A rule that compares two classes takes the first two if there are more, and divides real values
 at their median. The thresholds of (a) and (c) are fitted on development cells (see `fitted`).
@@ -63,7 +63,9 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Return one rule per statistic, with the threshold of highest balanced accuracy on the cells of a suite."""
+    """Return one rule for each statistic, with the threshold that has the highest balanced accuracy on the cells of a
+    suite.
+    """
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
     for case, truth in suite:
@@ -102,8 +104,8 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Return (accuracy − chance) / (1 − chance) for the balanced accuracy of a linear probe, for real values R²;
-    and NaN, since it estimates no effect.
+    """(a) Return how accurate a linear probe is, (accuracy − chance) / (1 − chance) for balanced accuracy or R² for
+    real values; and NaN, since this estimates no effect.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
@@ -114,8 +116,9 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) Return |⟨g, D⟩| in SDs of the behaviour, and ⟨g, D⟩ as a share of the class contrast in behaviour: g is the
-    mean gradient of the behaviour along that contrast, D the difference of class means of the states.
+    """(c) Return a first-order estimate of the effect of exchanging class means, its size in SDs of the behaviour and
+    its share of the difference in behaviour between the classes. It is ⟨g, D⟩, with g the mean gradient of the
+    behaviour along that difference and D the difference of class means of the states.
     """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
@@ -131,10 +134,10 @@ def attribution(case: Case, cell: Cell) -> tuple[float, float]:
 @dataclass(frozen=True)
 class Amnesic:
     """(b) Answers "used" if erasing the property changes the behaviour more than 95 % of random erasures of equal rank
-    do.
+    do (amnesic probing).
 
-    The change is the mean KL(clean ‖ erased) where the behaviour is logits, else the mean squared change. Random
-    subspaces are spanned by draws from N(0, Σ), with Σ the covariance of the states.
+    The change is the mean KL divergence KL(unedited ‖ erased) where the behaviour is logits, otherwise the mean squared
+    change. Random erasures remove directions drawn from N(0, Σ), with Σ the covariance of the states.
     """
 
     eraser: Intervention
@@ -172,8 +175,8 @@ class Amnesic:
 
 @dataclass(frozen=True)
 class FittedDirection:
-    """(d) Answers "used" if exchanging the fitted direction moves held-out rows towards the donor's class (one-sided 5
-    %).
+    """(d) Answers "used" if exchanging states along a fitted direction moves the output for held-out rows towards the
+    other class (one-sided test at 5 %).
 
     One direction is fitted by gradient descent so that exchanging the coordinate along it between rows of two classes
     changes the behaviour by the class contrast; half of the groups are used for fitting, the others for measuring.
@@ -305,8 +308,9 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Return the answer for a cell, made from its verdict: `score` is the largest |ES| or whole effect size of the two
-    edits, `effect` the mediated fraction of the interchange, `p` the smallest adjusted p value.
+    """Return the answer for a cell that its verdict means. `score` is the largest effect size of the two edits (along
+    the natural contrast or as a whole), `effect` the mediated fraction of the interchange, `p` the smallest adjusted p
+    value.
     """
     cell = verdict.evidence
     if cell is None:

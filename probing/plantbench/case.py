@@ -1,5 +1,5 @@
-"""Case: a model whose use of properties is known, as a rule is given it. Truth: the certified labels of its cells,
-which no rule is given. Answer: the answer of a rule for one cell.
+"""Defines `Case`, a model with labelled rows that rules are asked about; `Truth`, what the model is known to use, which
+rules are not given; and `Answer`, a rule's answer for one property at one place (a cell).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Said = Literal["used", "unused", "not_decodable", "abstain"]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """Names a property at a place (a site and a position): the unit that rules answer for and are scored on."""
+    """Names a property at a place (a site and a position). Rules answer for each cell and are scored on it."""
 
     place: Place
     property: str
@@ -70,20 +70,25 @@ def joints_of(cells: Iterable[Cell]) -> tuple[Joint, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Holds a model with labelled rows; rules answer which properties the model uses, and where.
+    """Holds a model with labelled rows (words or texts). Rules answer which of the labelled properties the model uses,
+    and where.
 
     Attributes:
-        tier: 0 for latent vectors, 1 for compiled transformers, 2 for trained ones.
+        tier: 0 for random vectors with a known output, 1 for transformers with constructed weights, 2 for trained
+            transformers.
         number, name: number and name of the case in docs/plantbench.md.
-        twin: which twin it is, `used` or `unused`; "" in the `blind` cases that rules are given.
+        twin: which of two models that differ in one thing it is, the one that uses the property (`used`) or the other
+            (`unused`); "" in the `blind` cases that rules are given.
         seed: seed of the generator.
         instrument: instrument with states and behaviour of N rows.
         labels: by property, `(N,)` codes 0 … K-1 (int64) or real values (float64).
         n_classes: number of classes K by property; 0 for real values.
-        groups: `(N,)` codes of independent units.
-        types: `(N,)` codes of identities; None: rows have no identities.
+        groups: `(N,)` code of each row's group (such as a document); groups are independent.
+        types: `(N,)` code of what each row is an occurrence of, such as a word form; None if rows are no occurrences of
+            anything.
         cells: the cells that are scored.
-        twins: `(N,)` for each row, the row that differs from it in the property only; None except in the twins track.
+        twins: `(N,)` for each row, the row that differs from it in the property only; None except in the cases with
+            minimal pairs.
     """
 
     tier: int
@@ -105,7 +110,7 @@ class Case:
         return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
 
     def blind(self) -> Case:
-        """Return the case without number, name and twin, as rules are given it."""
+        """Return a copy of the case without its number, name and twin, which is what rules are given."""
         return replace(self, number=0, name="", twin="")
 
     def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
@@ -115,17 +120,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Holds the result of do-interventions on minimal pairs at one cell; effects are in SDs of the clean output.
+    """Holds what exchanging states between minimal pairs (do-interventions) shows about one cell; effects are in SDs of
+    the unedited output.
 
     Attributes:
         label: `used` (S ≥ 0.10), `unused` (E ≤ 0.02 and S ≤ 0.05), or `band` for cells between, which are not scored.
         sub_label: how the model uses a used cell, such as `norm-mediated` or `site only`; "" for other cells.
         s, e: S, size of the mean effect (see `yardstick`); E, root mean square effect.
-        mf: effect as a share of the natural difference; None if that is below 0.10.
+        mf: effect as a share of the natural difference in output; None if that difference is below 0.10 SD.
         s_frozen: S with the scales of norms frozen; None if it was not measured.
         s_subspace: S of the class-mean swap with population means; None if it was not measured.
         n_pairs: number of pairs measured.
-        s_total: mean effect within strata divided by the SD of the whole clean output, the definition of S before
+        s_total: mean effect within strata divided by the SD of the whole unedited output, the definition of S before
             version 2.
         along, off: the two parts of S: along the natural contrast (signed), in SDs along it, and off it, in SDs of the
             whole output.

@@ -212,7 +212,7 @@ def read_case(
 
     Args:
         folder: folder that `write_case` wrote.
-        split: split of the corpus to use; None: all rows.
+        split: split of the corpus to use; None means all rows.
         rows: largest number of rows.
         minimal_pairs: name of a property; the rows are then its minimal pairs from pairs.jsonl, and only cells of this
             property are kept. "": the rows of corpus.jsonl and all cells.

@@ -214,7 +214,7 @@ class PromptInstrument(Instrument):
     Args:
         planted: the model, in evaluation mode.
         prompts: the rows.
-        places: pairs (site, position) to read; None: all.
+        places: pairs (site, position) to read; None means all.
     """
 
     def __init__(self, planted: PlantedModel, prompts: Prompts, *, places: Sequence[Place] | None = None) -> None:

@@ -221,13 +221,13 @@ def run(
 
     Args:
         tiers: tiers to run: 0, 1, 2.
-        heldout: version whose held-out configuration is run; "": the development seeds.
-        seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None: 3 for development, 10
-            for the held-out configuration.
+        heldout: version whose held-out configuration is run; "" means the development seeds.
+        seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None means 3 for
+            development, 10 for the held-out configuration.
         rules: names of rules, see `rules_of`.
         more: further rules of your own, by name.
         power: names of knobs of tier 0 (see `scoring.SWEEPS`), at several values of which rates are measured, too.
-        progress: whether to show on standard error what is running; None: if it is a terminal.
+        progress: whether to show on standard error what is running; None shows it in a terminal only.
 
     Raises:
         BadParameter: there is no such tier, rule, number of seeds or knob.

@@ -1,4 +1,5 @@
-"""Scores of rules: a rule answers for every cell of a case, and its answers are compared with the certified truth.
+"""Scores rules: a rule answers for every property and place (cell) of a case, and its answers are compared with the
+truth.
 
 A rule is any function `rule(case) -> {cell: Answer}`; it is given cases without their name and twin (`Case.blind`).
 Cells in the band between used and unused are not scored. An abstention counts as a miss, never as a false claim. For a

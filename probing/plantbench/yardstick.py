@@ -58,8 +58,10 @@ class SignedMeans:
     def of(cls, start: NDArray[Any], goal: NDArray[Any], strata: Ints, *, n_classes: int) -> SignedMeans:
         """Return the signed means for n edited rows.
 
-        Args: start, goal: `(n,)` value of the property before and after the edit: class codes, or real values. strata:
-        `(n,)` codes of the combined values of the other properties. n_classes: number of classes; 0 for real values.
+        Args:
+            start, goal: `(n,)` value of the property before and after the edit: class codes, or real values.
+            strata: `(n,)` codes of the combined values of the other properties.
+            n_classes: number of classes; 0 for real values.
         """
         if n_classes:
             return cls._of_classes(start, goal, strata, n_classes)

@@ -1,1 +1,1 @@
-"""Probes: each file is one family of probes or one baseline."""
+"""Holds the probes and baselines, one a file."""

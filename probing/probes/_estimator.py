@@ -1,4 +1,6 @@
-"""The base of probes: checked input, `fit` and `fit_many` from one `_fit`, and the state that is saved."""
+"""Defines the base class of probes, which checks input, makes `fit` and `fit_many` from one method `_fit`, and saves
+what was fitted.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,12 @@ Dev = tuple[Any, Any] | None
 
 
 class FittedState(Probe):
-    """Base of probes of states: implements `fit`, `fit_many`, `state` and `with_state` by means of methods and names
-    that a subclass defines.
+    """Base class of probes of states: implements `fit`, `fit_many`, `state` and `with_state`, by means of methods and
+    names that a subclass defines.
 
-    A subclass sets its fitted attributes in `_fit`, for one label set, or in `_fit_all`, for several that can share
-    work. It lists their names in `_arrays` (arrays of numbers or strings) and `_scalars` (single numbers).
+    A subclass sets its fitted attributes in `_fit`, for one set of labels, or in `_fit_all`, for several that can share
+    work. It lists the names of these attributes in `_arrays` (arrays of numbers or strings) and `_scalars` (single
+    numbers).
     """
 
     _arrays: ClassVar[tuple[str, ...]] = ()
@@ -59,10 +62,10 @@ class FittedState(Probe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
-        """Fit one probe for each label set of `targets` and each seed on the same X, and return them as `result[m][s]`.
-        See `Probe.fit_many`.
+        """Fit one probe for each set of labels in `targets` and each seed, on the same X, and return them as
+        `result[m][s]`. See `Probe.fit_many`.
 
-        A probe that does not depend on the seed is fitted once per label set; its copies share their arrays.
+        A probe that does not depend on the seed is fitted once per set of labels; its copies share their arrays.
         """
         if type(self).fit is not FittedState.fit:
             rows: Any = X
@@ -135,7 +138,7 @@ class FittedState(Probe):
 
 
 class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
-    """Base of probes that predict classes; subclasses define `predict_log_proba`."""
+    """Base class of probes that predict classes; subclasses define `predict_log_proba`."""
 
     kinds = ("classes",)
     predicts_most_probable = True
@@ -190,7 +193,7 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
 
 
 class RegressorProbe(RegressorMixin, FittedState):  # type: ignore[misc]
-    """Base of probes that predict one real number."""
+    """Base class of probes that predict one real number."""
 
     kinds = ("real",)
 
@@ -215,7 +218,8 @@ _MOST_FEATURES = 10**7
 def load_probe(path: str | Path) -> Probe:
     """Load the probe that `Probe.save(path)` wrote, and return it; it predicts exactly what the saved probe did.
 
-    A probe that `train` saved predicts the labels by name, and its `about` records its task, site, model and corpus.
+    A probe that `train` saved predicts the names of labels; its attribute `about` records its task, site, model and
+    corpus.
 
     Args:
         path: the path given to `save`, or either of the two files.

@@ -1,4 +1,4 @@
-"""A linear probe of a sentence that learns which of its pieces (tokens) to read."""
+"""Fits a linear probe of a word or sentence that learns which of its tokens to read."""
 
 from __future__ import annotations
 
@@ -40,29 +40,28 @@ class _Rows:
 
 
 class AttentionPoolingProbe(ClassifierProbe):
-    """Softmax regression on `Σ aₜ xₜ`, a weighted mean of the pieces x of a row, where a = softmax(x·q / √D) and q is
-    learned.
+    """Fits softmax regression on `Σ aₜ xₜ`, a weighted mean of the states xₜ of a row's tokens, with weights a =
+    softmax(x·q / √D) where q is learned. A row is a word or sentence; D is the width of a state.
 
-    Besides the linear read-out it learns one query vector q, so it can find a label that is in one piece among many,
-    which a plain mean would hide. A good score shows that the label is *somewhere* in the row; `attention` says in
-    which pieces it was read. With q = 0 it is the linear probe on the mean. Given an array `(N, D)`, every row is one
-    piece and q has no effect.
+    With the query vector q it can find a label that is in the state of one token among many, which a plain mean would
+    hide. A good score shows that the label is *somewhere* in the row; `attention` returns at which tokens it was read.
+    With q = 0 it is the linear probe on the mean. Given an array `(N, D)`, every row has one state and q has no effect.
 
-    It is trained by Adam on mean log loss until the dev loss has not fallen for `patience` epochs, and gets the weights
-    of the best epoch. Without `dev`, a tenth of the rows is held out by seed. The loss is not convex: use several
-    seeds.
+    It is trained by Adam on mean log loss until the dev loss has not fallen for `patience` epochs, and takes the
+    weights of the best epoch. Without `dev`, a random tenth of the rows is held out. The loss is not convex: use
+    several seeds.
 
     Args:
         learning_rate: learning rate of Adam.
         weight_decay: decoupled weight decay (AdamW), on all weights.
-        batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
+        batch_size: rows per step; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of initial weights and order; None is 0.
 
     Attributes:
-        query_: `(D,)` q on standardised pieces.
-        coef_, intercept_: `(D, K)` and `(K,)`, of the linear read-out.
+        query_: `(D,)` the query vector q, for standardised states.
+        coef_, intercept_: weights `(D, K)` and intercepts `(K,)` of the softmax regression.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
 
@@ -97,7 +96,9 @@ class AttentionPoolingProbe(ClassifierProbe):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `Pieces` of N rows, or an array `(N, D)`, and `(N,)` labels."""
+        """Fit on the states of all tokens of N rows (`Pieces`), or one state per row `(N, D)`, and labels `(N,)`;
+        return self.
+        """
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise BadParameter(f"{name} must be at least 1", needed="at least 1", found=str(getattr(self, name)))
@@ -116,7 +117,7 @@ class AttentionPoolingProbe(ClassifierProbe):
         return self
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each of the R pieces within its row, `(R,)`."""
+        """Return the weight of each token within its row: an array `(R,)` for R tokens in all."""
         return self._pooled(X)[1]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The words of the text regardless of their order: a baseline for labels of sentences and prompts."""
+"""Predicts labels of sentences from their words, regardless of order and without a model: a baseline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probing.probes._texts import TextClassifier, TextRegressor, WordCounts
 
 
 class BagOfWordsProbe(WordCounts, TextClassifier):
-    """Softmax regression on the counts of words.
+    """Fits softmax regression on the counts of words.
 
     A label that it predicts well can be read off single words, without a model. A probe's gain over it is due to word
     order, to context, and to what the model knows about words from its training.
@@ -14,7 +14,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
     Args:
         l2: penalty as in `linear`, above 0.
         most_words: number of words that are counted, the commonest of the training texts.
-        ngrams: also count sequences of up to this many words.
+        ngrams: longest sequence of words that is counted; 1 means single words only.
     """
 
     _arrays = ("classes", "coef", "intercept", "mean", "scale", "words")
@@ -27,7 +27,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
 
 
 class BagOfWordsRegressorProbe(WordCounts, TextRegressor):
-    """Ridge regression on the same features as `BagOfWordsProbe`."""
+    """Fits ridge regression on the same features as `BagOfWordsProbe`."""
 
     _arrays = ("coef", "mean", "scale", "words")
     _scalars = ("of_texts", "intercept")

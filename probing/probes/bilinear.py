@@ -1,4 +1,4 @@
-"""A bilinear form of two states: the probe of pairs of words."""
+"""Fits a bilinear form of two states: the probe of pairs of words."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ _FIRST_SCORES = 0.1  # their standard deviation before training
 
 
 class BilinearProbe(ClassifierProbe):
-    """Scores pairs of words by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c on standardised states; with a rank limit, U =
-    A Bᵀ.
+    """Scores a pair of words (a, b) by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c, where x_a and x_b are their
+    standardised states. With a rank limit, U = A Bᵀ.
 
-    It has one bilinear form per class (a single one for two classes) and a softmax over classes. Where rows are
-    alternatives (`head`), the softmax is over the alternatives of each word, so that the probabilities of being right
-    sum to 1 within a choice. It is trained by AdamW on batches of whole sentences, halves the learning rate after every
-    epoch without a lower dev loss, and gets the weights of the best epoch. Without `dev`, a tenth of the sentences is
-    held out by seed.
+    It has one such form per class (a single one for two classes) and a softmax over classes. In tasks where exactly one
+    of several pairs is right (`head`), the softmax is over the pairs of each word, so that their probabilities of being
+    right sum to 1. It is trained by AdamW on batches of whole sentences, halves the learning rate after every epoch
+    without a lower dev loss, and takes the weights of the best epoch. Without `dev`, a random tenth of the sentences is
+    held out.
 
-    It takes `Pairs` directly, so each word is projected once, however many pairs it is in. Plain rows `(N, 2D)` are
-    split in halves (a column of zeros is added to an odd width). Without a rank limit, U has D² numbers per class and
+    X is `Pairs`, in which each word is projected once, however many pairs it is in; or an array `(N, 2D)`, two states
+    side by side (a column of zeros is added to an odd width). Without a rank limit, U has D² numbers per class and
     memorises more.
 
     Args:
-        rank: rank of U; None: not limited.
+        rank: largest rank of U; None means no limit.
         learning_rate: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        batch_words: words a step; fewer where that would give fewer than 50 steps an epoch.
+        batch_words: words per step; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of first weights and order; None is 0.
 
     Attributes:
-        left_, right_: `(D, K, r)` A and B by class; without a rank limit U `(D, K, D)` and an empty array.
-        linear_, intercept_: `(2, D, K)` u and v; `(K,)` c.
+        left_, right_: A and B for each of K classes, `(D, K, r)` with r the rank; without a rank limit, U `(D, K, D)`
+            and an empty array.
+        linear_, intercept_: u and v, `(2, D, K)`; c, `(K,)`.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_, dev_losses_: number of the best epoch, from 1; the dev loss of every epoch.
 
@@ -96,11 +97,12 @@ class BilinearProbe(ClassifierProbe):
     def fit(
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
-        """Fit on N pairs and `(N,)` labels; `dev` rows with labels unseen in training are left out.
+        """Fit on N pairs and labels `(N,)`, and return self; pairs of `dev` with labels that do not occur in training
+        are left out.
 
         Raises:
-            DegenerateDesign: there are fewer than two classes, no dev row can be scored, or a choice does not have
-                exactly one right row.
+            DegenerateDesign: there are fewer than two classes, no pair of dev can be scored, or of several alternatives
+                not exactly one is right.
         """
         recipe = DescentSettings.of(self)
         pairs, codes = self._training_pairs(X, y)
@@ -117,8 +119,8 @@ class BilinearProbe(ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike | Pairs) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`; where X has choices, they are normalised within each
-        choice.
+        """Return the natural log probabilities, `(N, K)`; where exactly one of several pairs is right, their
+        probabilities of being right sum to 1.
         """
         pairs = self._given_pairs(X)
         scores = self._scores(pairs)

@@ -1,4 +1,4 @@
-"""The k nearest training rows: a probe without a training step, which finds any label that nearby states share."""
+"""Predicts from the k nearest training states, without a training step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _KEPT_SEARCHES = 4
 
 
 class Neighbours:
-    """Finds the nearest of a fixed set of rows, with scikit-learn's exact search.
+    """Finds the nearest states of a fixed set, with scikit-learn's exact search.
 
     Args:
-        rows: the fixed rows, `(N, D)` float32.
-        metric: `euclidean`, or `cosine` (a row of zeros is equally far from everything).
+        rows: the fixed states, `(N, D)` float32.
+        metric: `euclidean`, or `cosine` (a state of zeros is equally far from everything).
     """
 
     def __init__(self, rows: NDArray[np.float32], metric: str) -> None:
@@ -30,7 +30,7 @@ class Neighbours:
         self._kept: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """Return the numbers of the rows nearest to each of Q queries, nearest first, `(Q, min(k, N))`.
+        """Return the indices of the states nearest to each of Q queries, nearest first: an array `(Q, min(k, N))`.
 
         The last few results are cached, so probes that share this object search the same states once.
         """
@@ -86,15 +86,16 @@ class _Nearest(FittedState):
 
 
 class KNearestProbe(_Nearest, ClassifierProbe):
-    """The labels of the `k` nearest training rows vote on the label of a row; distances are between standardised
-    states, and the search is exact.
+    """Predicts the label that most of the `k` nearest training states have; distances are between standardised states,
+    and the search is exact.
 
-    Probabilities are `(count + 1) / (k + K)`, which keeps log loss finite but coarse; read accuracy and F1 instead. All
-    label sets of `fit_many` share one search. The fit is the training rows themselves, so a saved probe contains them.
-    A training row is its own nearest neighbour: scores on training rows mean nothing.
+    The probability of a class is `(n + 1) / (k + K)`, with n of the neighbours in it and K classes. This keeps log loss
+    finite but coarse; read accuracy and F1 instead. `fit_many` searches once for all its sets of labels. A saved probe
+    contains the training states. A training state is its own nearest neighbour, so scores on training data mean
+    nothing.
 
     Args:
-        k: number of neighbours; all rows if there are fewer.
+        k: number of neighbours; all training states if there are fewer.
         metric: distance, `euclidean` or `cosine`.
     """
 
@@ -108,7 +109,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
 
 
 class KNearestRegressorProbe(_Nearest, RegressorProbe):
-    """Predicts the mean target of the `k` nearest training rows; see `KNearestProbe`."""
+    """Predicts the mean target of the `k` nearest training states; see `KNearestProbe`."""
 
     _arrays = ("mean", "scale", "rows", "values")
 

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression with an L2 penalty: the default probe."""
+"""Fits multinomial logistic regression with an L2 penalty: the default probe."""
 
 from __future__ import annotations
 
@@ -48,25 +48,26 @@ class _Standard:
 
 
 class LinearProbe(ClassifierProbe):
-    """Softmax regression on standardised states. It minimises mean log loss + ½ (l2/N)·‖W‖²; the intercept is not
-    penalised.
+    """Fits softmax regression on standardised states. It minimises mean log loss + ½ (l2/N)·‖W‖², with W the weights
+    and N the number of rows; the intercept is not penalised.
 
     This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. With two
     classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2. The
-    optimum is unique, so seeds have no effect: `fit_many` fits each label set once. Small problems are solved in
+    optimum is unique, so seeds have no effect: `fit_many` fits each set of labels once. Small problems are solved in
     float64, large ones in float32 with losses summed in float64.
 
     Args:
         l2: penalty, in units of one row's log loss; 1/C of scikit-learn.
-        tolerance: stop when the improvement still possible, as a Newton step predicts it, is at most this fraction of
-            the objective. The default ends at or below scikit-learn's own default on language-model states; 1e-6 gives
-            six digits.
+        tolerance: the fit stops when the improvement that is still possible, as a Newton step predicts it, is at most
+            this fraction of the objective. On states of language models, the default reaches the same or a lower
+            objective than scikit-learn's default; 1e-6 gives six digits.
         max_iterations: largest number of L-BFGS iterations.
-        rank: largest rank R of the weights W = A·B, `(K, R)` times `(R, D)`; None: not limited. The penalty is then ½
-            (l2/N)·(‖A‖² + ‖B‖²) whatever K is; at an optimum it is the sum of W's singular values. This objective is
-            not convex: the fit starts from the optimum without a limit, cut to its largest singular values, and ends
-            near a local optimum, the same in every run (for rank 1, which puts the classes on a line, often not the
-            best one). A rank of K - 1 or more does not limit W, but the penalty differs from that of `rank=None`.
+        rank: largest rank R of the weights W = A·B, `(K, R)` times `(R, D)`; None means no limit. With a rank, the
+            penalty is ½ (l2/N)·(‖A‖² + ‖B‖²), which at an optimum is (l2/N) times the sum of W's singular values. This
+            objective is not convex: the fit starts from the optimum without a limit, reduced to its R largest singular
+            values, and ends near a local optimum, which is the same in every run (for R = 1, which puts the classes on
+            a line, often not the best one). A rank of K - 1 or more does not limit W, but the penalty differs from that
+            of `rank=None`.
 
     Attributes:
         coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
@@ -105,7 +106,9 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit every prefix of the rows, each starting from the fit of the prefix before; see `Probe.fit_prefixes`."""
+        """Fit on the first `ends[b]` rows for every b, each time starting from the fit before; see
+        `Probe.fit_prefixes`.
+        """
         fits, starts = [], None
         for end in ends:
             part = X.head(end) if isinstance(X, RowBlocks) else X[:end]

@@ -1,4 +1,4 @@
-"""The order of two words alone: the baseline of tasks of pairs."""
+"""Predicts labels of word pairs from the order and distance of the two words alone: a baseline."""
 
 from __future__ import annotations
 

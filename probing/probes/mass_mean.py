@@ -1,4 +1,4 @@
-"""Difference of class means, plain or whitened: a direction that is computed, not trained."""
+"""Classifies states along the difference of class means, plain or whitened, which is computed and not trained."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INTERCEPTS = ("fitted", "midpoint")
 
 
 class MassMeanProbe(ClassifierProbe):
-    """Scores a state by its product with a direction of each class, `M (μₖ - μ̄)`, where μₖ are the class means and μ̄
-    is their mean.
+    """Scores each class k by the product of the state with a direction, `M (μₖ - μ̄)`, where μₖ is the mean of the
+    class, μ̄ the mean of these means, and M a matrix.
 
     By default M is the identity: with two classes the directions differ by θ = μ₁ - μ₀. States are centred and not
     scaled, so that a rotation changes nothing; coordinates that are constant in training are ignored.
@@ -31,20 +31,20 @@ class MassMeanProbe(ClassifierProbe):
     and then scaled back: so scaling a coordinate changes nothing, and large coordinates do not dominate the shrinkage.
     All is computed in float64.
 
-    A direction has no probabilities of its own: logits are `τ · score + b`, with one temperature τ and an intercept b a
-    class fitted on the training rows by penalised log loss (`_calibration`). So the boundary between two classes is at
-    right angles to the direction, but its place is fitted and is not half-way between the means: a state may be
+    A direction alone gives no probabilities: logits are `τ · score + b`, with one temperature τ and an intercept b for
+    each class, fitted on the training rows by penalised log loss. So the boundary between two classes is at right
+    angles to the direction, but where it lies is fitted: it need not be half-way between the means, and a state may be
     assigned another class than that of the nearest mean. With `intercept=midpoint` the intercepts are `-τ (μₖ - m)'M(μₖ
-    - m) / 2` with m the mean of all rows, and only τ is fitted: the class is that of the mean which is nearest in the
-    metric M, as of scikit-learn's `NearestCentroid` where M is the identity.
+    - m) / 2` with m the mean of all rows, and only τ is fitted: the predicted class is then that of the nearest mean in
+    the metric M, as in scikit-learn's `NearestCentroid` where M is the identity.
 
     It assumes that classes differ by their means. Without `whitened` it misleads where a few coordinates are much
     larger than the others, as in most language models, since they then dominate the distance.
 
     Args:
         whitened: whether M is the inverse within-class covariance.
-        shrinkage: γ, from 0 to 1, for `whitened`; None: it is estimated (Ledoit & Wolf 2004, §3). 0 needs more rows
-            than columns.
+        shrinkage: γ, from 0 to 1, for `whitened`; None means that it is estimated (Ledoit & Wolf 2004, §3). 0 needs
+            more rows than columns.
         intercept: `fitted`, or `midpoint`: boundaries half-way between the means, in the metric.
 
     Attributes:

@@ -1,6 +1,4 @@
-"""A multi-layer perceptron with early stopping, to show what a less simple reader finds. Its width sets the
-capacity.
-"""
+"""Trains a multi-layer perceptron with early stopping, which can find what a linear probe cannot."""
 
 from __future__ import annotations
 
@@ -134,20 +132,21 @@ class _MLP(FittedState):
 
 
 class MLPProbe(_MLP, ClassifierProbe):
-    """A ReLU network with a softmax, trained by AdamW until the dev loss has not fallen for `patience` epochs.
+    """Trains a ReLU network with a softmax by AdamW, until the dev loss has not fallen for `patience` epochs.
 
-    It gets the weights of the best epoch. Without `dev`, a tenth of the rows is held out. `fit_many` trains networks in
-    stacks; each is, up to rounding, the network that `fit` returns with its seed. The seed determines first weights,
-    order and dropout, so a task and its controls start alike and differ in their labels only.
+    It takes the weights of the best epoch. Without `dev`, a tenth of the rows is held out. `fit_many` trains many
+    networks at once; each is, up to rounding, the network that `fit` returns with its seed. The seed determines initial
+    weights, order and dropout, so with one seed a task and its controls differ only in their labels.
 
     Args:
         hidden: width of the hidden layers.
         layers: number of hidden layers, 1 or 2.
         dropout: fraction of hidden units dropped in training.
         learning_rate: learning rate of AdamW.
-        learning_rate_factor: the rate is multiplied by it after every epoch without a lower dev loss.
+        learning_rate_factor: factor by which the learning rate is multiplied after every epoch without a lower dev
+            loss.
         weight_decay: decoupled weight decay of AdamW.
-        batch_size: rows a step; smaller when that would give fewer than 50 steps an epoch.
+        batch_size: rows per step; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
         precision: precision of the first layer's matrix products in training: `float32`, or `bfloat16` (sums, weights,
@@ -182,8 +181,8 @@ class MLPProbe(_MLP, ClassifierProbe):
                 probe._adopt(network, mean, scale)
 
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
-        """Fit one network on each part `(N,)` of the rows, all trained as one stack, and return them; it is used for
-        cross-fitting.
+        """Fit one network on each part of the rows, all trained at once, and return them; it is used for cross-fitting.
+        A part is a mask `(N,)`.
 
         All networks have the classes of all rows, and the same standardisation; labels of rows outside a network's part
         do not affect it. A tenth of the rows is held out, and each network is stopped early by the held-out rows of its
@@ -206,7 +205,7 @@ class MLPProbe(_MLP, ClassifierProbe):
 
 
 class MLPRegressorProbe(_MLP, RegressorProbe):
-    """The network of `MLPProbe` with one linear output, trained on standardised targets with mean squared error."""
+    """Trains the network of `MLPProbe`, with one linear output, on standardised targets with mean squared error."""
 
     _arrays = ("mean", "scale")
     _scalars = ("target_mean", "target_scale")

@@ -1,4 +1,4 @@
-"""The prior: a baseline that predicts from the training labels alone, without the states."""
+"""Predicts from the frequencies of the training labels alone, without the states: a baseline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PriorProbe(ClassifierProbe):
         self.log_prior_ = np.log(np.bincount(y) / len(y))
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the log training frequencies (natural), the same row N times, `(N, K)`."""
+        """Return the natural logs of the training frequencies, the same K numbers for each of N rows: `(N, K)`."""
         count = len(self._rows(X))
         return np.tile(self.log_prior_, (count, 1))
 
@@ -43,7 +43,7 @@ class MeanProbe(RegressorProbe):
         self.mean_ = float(y.mean())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the mean of the training targets, N times, `(N,)`."""
+        """Return the mean of the training targets for each of N rows, `(N,)`."""
         count = len(self._rows(X))
         return np.full(count, self.mean_)
 

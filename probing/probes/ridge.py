@@ -1,4 +1,4 @@
-"""Ridge regression in closed form: the default probe of a real-valued target."""
+"""Fits ridge regression in closed form: the default probe for real-valued labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CERTAIN = 1e-10  # a penalty of this share of the trace leaves Cholesky's metho
 
 
 class RidgeProbe(RegressorProbe):
-    """Ridge regression on standardised states: it minimises mean squared error + (l2/N)·‖w‖²; the intercept is not
-    penalised.
+    """Fits ridge regression on standardised states. It minimises mean squared error + (l2/N)·‖w‖², with w the weights
+    and N the number of rows; the intercept is not penalised.
 
     It equals scikit-learn's `Ridge(alpha=l2)` on the same standardised states. Rows are read once, block by block.
-    Their correlation matrix is factored once, in float64, for all targets of `fit_many`; directions with numerically
-    zero variance are left out where l2 is 0 or nearly so; thus l2=0 gives the minimum-norm solution.
+    Their correlation matrix is factored once, in float64, for all sets of targets of `fit_many`. If l2 is 0 or nearly
+    so, directions with numerically zero variance are left out, so that l2=0 gives the minimum-norm solution.
 
     Args:
         l2: penalty, 0 or more.

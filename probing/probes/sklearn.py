@@ -1,4 +1,4 @@
-"""Any scikit-learn estimator as a probe, on standardised states."""
+"""Fits any scikit-learn estimator on standardised states, as a probe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from probing.probes._rows import moments, standardise
 
 
 class SklearnProbe(ClassifierProbe):
-    """Wraps a scikit-learn classifier: `SklearnProbe(LinearSVC())`. The estimator is cloned and never fitted itself.
+    """Makes a probe of a scikit-learn classifier: `SklearnProbe(LinearSVC())`. A clone of the estimator is fitted,
+    never the estimator itself.
 
     A wrapped estimator can be of any class, so its fit cannot be saved: `save` and `state` raise BadParameter. Save the
     estimator with scikit-learn's tools if you trust the place where it will be read.
 
     Args:
         estimator: an unfitted scikit-learn classifier; None is `LogisticRegression(max_iter=1000)`.
-        random_state: seed that is passed to the estimator if it has a `random_state` that is None.
+        random_state: seed for the estimator, if it has a parameter `random_state` and that is None.
 
     Attributes:
         estimator_: the fitted clone.
@@ -69,7 +70,7 @@ class SklearnProbe(ClassifierProbe):
 
 
 class SklearnRegressorProbe(RegressorProbe):
-    """Wraps a scikit-learn regressor (None: `LinearRegression()`); see `SklearnProbe`."""
+    """Makes a probe of a scikit-learn regressor (None means `LinearRegression()`); see `SklearnProbe`."""
 
     stochastic = True
     estimator_: Any

@@ -1,4 +1,4 @@
-"""A linear probe of every piece (token), whose logits are averaged with the largest weight on the highest ones."""
+"""Fits a linear probe of every token, and averages its logits with the largest weights on the highest ones."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from probing.probes.attention_pooling import AttentionPoolingProbe
 
 
 class SoftmaxPoolingProbe(AttentionPoolingProbe):
-    """Softmax regression on every piece, `zₜ = xₜW + b`; the logit of a class k is the mean of `zₜₖ` over the pieces of
-    the row, weighted by softmax(zₜₖ / τ).
+    """Computes logits `zₜ = xₜW + b` from the state xₜ of every token; the logit of a class k for a row (a word or
+    sentence) is the mean of `zₜₖ` over its tokens, weighted by softmax(zₜₖ / τ).
 
-    The pieces with the highest logits for a class count most: for a large temperature τ it is the linear probe on the
-    mean, and as τ goes to 0 only the highest piece of each class counts. Unlike `attention_pooling` it learns no query:
-    the weights follow from the logits. Given an array `(N, D)`, every row is one piece.
+    The tokens with the highest logits for a class count most: for a large temperature τ this is the linear probe on the
+    mean, and as τ goes to 0 only the highest token of each class counts. Unlike `attention_pooling` it learns no query
+    vector: the weights follow from the logits. Given an array `(N, D)`, every row has one state.
 
     With `heads` it is MultiMax instead: each class has H linear scores, and its logit is the sum of each score's
-    maximum over the pieces, `bₖ + Σₕ maxₜ xₜvₕₖ`. A single piece can decide, however long the text.
+    maximum over the tokens, `bₖ + Σₕ maxₜ xₜvₕₖ`. A single token can decide, however long the text.
 
     It is trained as `attention_pooling` is. The loss is not convex: use several seeds.
 
     Args:
         temperature: τ, above 0; without effect with `heads`.
-        heads: number H of linear scores per class; 0: the softmax-weighted mean.
+        heads: number H of linear scores per class; 0 means the softmax-weighted mean.
         learning_rate, weight_decay, batch_size, max_epochs, patience, random_state: see `attention_pooling`.
 
     Attributes:
-        coef_, intercept_: `(D, K)` and `(K,)` on standardised pieces; with heads `(D, H·K)`, head by head, and `(K,)`.
+        coef_, intercept_: `(D, K)` and `(K,)`, for standardised states; with heads `(D, H·K)`, head by head, and
+            `(K,)`.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
 
@@ -63,7 +64,9 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         self.heads = heads
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `Pieces` of N rows, or an array `(N, D)`, and `(N,)` labels."""
+        """Fit on the states of all tokens of N rows (`Pieces`), or one state per row `(N, D)`, and labels `(N,)`;
+        return self.
+        """
         if not self.temperature > 0 or self.heads < 0:
             raise BadParameter(
                 "a softmax pooling out of range",
@@ -73,7 +76,9 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         return super().fit(X, y, dev=dev)
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each of the R pieces within its row, `(R,)`, averaged over classes (and heads)."""
+        """Return the weight of each token within its row, averaged over classes (and heads): an array `(R,)` for R
+        tokens in all.
+        """
         return np.asarray(self._pooled(X)[1])
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:

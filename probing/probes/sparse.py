@@ -1,4 +1,4 @@
-"""Probes that read at most k coordinates of a state, to find which coordinates encode the label, and how few
+"""Fits a probe that reads at most k coordinates of a state, to find which coordinates encode the label, and how few
 suffice.
 """
 
@@ -89,12 +89,13 @@ def _standardised(
 
 
 class SparseProbe(_Sparse, ClassifierProbe):
-    """Softmax regression on at most k coordinates of the standardised state, chosen on the training rows.
+    """Fits softmax regression on at most k coordinates of the standardised state, which are chosen on the training
+    rows.
 
     `forward` adds one coordinate at a time, the one predicted to lower the log loss most, and refits after each. `l1`
-    takes the first k coordinates that enter a group-lasso path (see `_sparse_selection`). Both end in a fit on the
-    chosen coordinates only, with the L2 penalty of `linear` and no L1 penalty, so selection does not shrink the
-    weights.
+    lowers a group-lasso penalty step by step and takes the first k coordinates whose weights are not 0. Both end with a
+    fit on the chosen coordinates only, with the L2 penalty of `linear` and no L1 penalty, so selection does not shrink
+    the weights.
 
     It misleads where coordinates are correlated: of two that carry the same information only one may be chosen, and
     either method can first choose a coordinate that only sums several others. The result is *a* set that is sufficient,
@@ -108,8 +109,8 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     Attributes:
         coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
-        path_: `(s, 4)`, row i for the first i+1 coordinates: log loss in bits and accuracy on train, then on dev (NaN
-            without dev), of a fit stopped early; see `PATH_COLUMNS`.
+        path_: `(s, 4)`, scores of fits on the first 1, 2, … s coordinates (stopped early): log loss in bits and
+            accuracy on train, then on dev (NaN without dev); see `PATH_COLUMNS`.
         coef_: `(s, K)` weights on the chosen coordinates, standardised.
         intercept_: `(K,)` intercepts.
         converged_: whether the last fit converged.
@@ -169,7 +170,7 @@ def _scorer(
 
 
 class SparseRegressorProbe(_Sparse, RegressorProbe):
-    """Ridge regression on at most k coordinates; see `SparseProbe`. Its `forward` is orthogonal least squares.
+    """Fits ridge regression on at most k coordinates; see `SparseProbe`. Its `forward` is orthogonal least squares.
 
     Attributes:
         path_: `(s, 2)`: R² on train and on dev.

@@ -1,4 +1,4 @@
-"""The structural probe: a linear map under which squared distances are distances in a tree."""
+"""Fits a linear map after which squared distances between states predict distances in a tree: the structural probe."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ _FORMS = ("auto", "distance", "depth")
 class StructuralProbe(RegressorProbe):
     """Predicts the distance of two words as ‖B(x_a − x_b)‖², or the depth of a word as ‖B x‖², on standardised states.
 
-    It minimises the absolute error: for pairs, Σ over sentences of (1/n²) Σ over pairs |d − d̂| with n the number of
-    words of the sentence, as published; for depths, the mean over words (rows of words do not say where a sentence
-    ends, so long sentences weigh more than in the paper). It is trained by AdamW on batches of whole sentences, halves
-    the learning rate after every epoch without a lower dev loss, and gets the weights of the best epoch. Without `dev`,
-    a tenth of the sentences is held out by seed. Predictions are never negative; for targets that can be negative use
-    another probe.
+    x_a and x_b are the states of words a and b, and B is the learned map. It minimises the absolute error: for pairs, Σ
+    over sentences of (1/n²) Σ over pairs |d − d̂|, with n the number of words of the sentence, as published; for
+    depths, the mean over all words (where a sentence ends is not known then, so long sentences weigh more than in the
+    paper). It is trained by AdamW on batches of whole sentences, halves the learning rate after every epoch without a
+    lower dev loss, and takes the weights of the best epoch. Without `dev`, a random tenth of the sentences is held out.
+    Predictions are never negative; for targets that can be negative use another probe.
 
-    It takes `Pairs` directly, so every word is mapped once. Plain rows are taken for depths, unless `form=distance`
-    splits `(N, 2D)` in halves (a column of zeros is added to an odd width).
+    X is `Pairs`, in which every word is mapped once, or an array. From an array `(N, D)` depths are predicted; with
+    `form=distance`, an array `(N, 2D)` is taken as two states side by side (a column of zeros is added to an odd
+    width).
 
     Args:
-        rank: number of rows of B; None: the number of features.
-        form: what is predicted, `distance` or `depth`; `auto`: distance for pairs, depth for plain rows.
+        rank: number of dimensions that B maps to; None means the width of a state.
+        form: what is predicted, `distance` or `depth`; `auto` means distance for `Pairs`, depth for an array.
         learning_rate: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        batch_words: words a step; fewer where that would give fewer than 50 steps an epoch.
+        batch_words: words per step; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
         random_state: seed of first weights and order; None is 0.
@@ -86,7 +87,7 @@ class StructuralProbe(RegressorProbe):
     def fit(
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
-        """Fit on N pairs or `(N, D)` states and `(N,)` targets."""
+        """Fit on N pairs, or states `(N, D)`, and targets `(N,)`; return self."""
         recipe = DescentSettings.of(self)
         if self.form not in _FORMS:
             raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))

@@ -1,4 +1,4 @@
-"""The length of the text: a baseline for labels of sentences and prompts."""
+"""Predicts labels of sentences from the length of the text alone: a baseline."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class _Lengths(TextProbe):
 
 
 class TextLengthProbe(_Lengths, TextClassifier):
-    """Softmax regression on the length of the text in characters and words, and their logs.
+    """Fits softmax regression on the length of the text in characters and words, and their logs.
 
-    A probe on sentences has to beat it before its score shows anything but the length of the text. Pieces of the
-    tokenizer are not counted: the baseline knows the text alone.
+    A probe of sentences has to beat it before its score shows anything but the length of the text. Tokens are not
+    counted, since the baseline knows the text alone, without a tokenizer.
 
     Args:
         l2: penalty as in `linear`, above 0.
@@ -39,7 +39,7 @@ class TextLengthProbe(_Lengths, TextClassifier):
 
 
 class TextLengthRegressorProbe(_Lengths, TextRegressor):
-    """Ridge regression on the same features as `TextLengthProbe`."""
+    """Fits ridge regression on the same features as `TextLengthProbe`."""
 
     _arrays = ("coef", "mean", "scale")
     _scalars = ("of_texts", "intercept")

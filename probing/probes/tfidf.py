@@ -1,4 +1,6 @@
-"""The words of the text, with more weight on rare ones (TF-IDF): a baseline for labels of sentences and prompts."""
+"""Predicts labels of sentences from their words, with more weight on rare words (TF-IDF), without a model: a
+baseline.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,15 @@ class _Weighted(WordCounts):
 
 
 class TfidfProbe(_Weighted, TextClassifier):
-    """Softmax regression on the words of the text weighted by term frequency and inverse document frequency.
+    """Fits softmax regression on the words of the text, weighted by term frequency and inverse document frequency.
 
-    It is like `bag_of_words`, but normalised for the length of the text. Features are small, so the default penalty is,
-    too.
+    It is like `bag_of_words`, but normalised for the length of the text. Features are small, and therefore the default
+    penalty is small too.
 
     Args:
         l2: penalty as in `linear`, above 0.
         most_words: number of words that are counted, the commonest of the training texts.
-        ngrams: also count sequences of up to this many words.
+        ngrams: longest sequence of words that is counted; 1 means single words only.
 
     References:
         Spärck Jones 1972, J. Documentation 28; the smoothed form of scikit-learn's `TfidfTransformer`.
@@ -51,7 +53,7 @@ class TfidfProbe(_Weighted, TextClassifier):
 
 
 class TfidfRegressorProbe(_Weighted, TextRegressor):
-    """Ridge regression on the same features as `TfidfProbe`."""
+    """Fits ridge regression on the same features as `TfidfProbe`."""
 
     _arrays = ("coef", "mean", "scale", "words", "idf")
     _scalars = ("of_texts", "intercept")

@@ -1,4 +1,4 @@
-"""The word type alone: the baseline that a claim about context has to exceed."""
+"""Predicts from the word form alone: a baseline. What a probe scores above it can come from context."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from probing.probes._each_label import KeyedMean, KeyedVote
 
 
 class WordTypeProbe(KeyedVote):
-    """Predicts the commonest label of the training rows with the same word type; for types that do not occur in
-    training, the commonest label of all.
+    """Predicts the label that is commonest in training for the same word form (word type); for forms that do not occur
+    in training, the commonest label of all.
 
     Args:
         smoothing: weight of the prior, in pseudo-observations; above 0.
@@ -19,8 +19,8 @@ class WordTypeProbe(KeyedVote):
 
 
 class WordTypeMeanProbe(KeyedMean):
-    """Predicts the mean target of the training rows with the same word type; for types that do not occur in training,
-    the overall mean.
+    """Predicts the mean target in training of the same word form (word type); for forms that do not occur in training,
+    the mean of all targets.
     """
 
     input: ClassVar[str] = "type"

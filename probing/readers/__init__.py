@@ -1,1 +1,1 @@
-"""Corpus readers: each file contains the reader of one format."""
+"""Holds the readers of corpora, one a file for each format."""

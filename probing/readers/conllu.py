@@ -1,4 +1,6 @@
-"""CoNLL-U treebanks, read strictly: ten columns, consecutive words, heads that form a tree."""
+"""Reads CoNLL-U treebanks strictly: lines must have ten columns, words must be numbered in order, heads must form a
+tree.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ _NOT_COLUMNS = ("text", "sent_id", "newdoc", "newdoc id", "newpar", "newpar id",
 class ConlluReader(CorpusReader):
     """Reads CoNLL-U treebanks, one sentence per example.
 
-    Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of
-    the file) become word columns, None where the file has `_`; other comments `# key = value` become sentence columns;
-    `# newdoc` begins a document. Empty nodes (`8.1`) are skipped.
+    Words are the syntactic words. `upos`, `xpos`, `lemma`, `deprel`, `head` and `feature:<Name>` (every feature of the
+    file) become columns with a value for each word, None where the file has `_`. Other comments `# key = value` than
+    those of the format become columns with a value for each sentence; `# newdoc` begins a document. Empty nodes (`8.1`)
+    are skipped.
 
     The text is that of the comment `# text` if the tokens occur in it in order; otherwise it is rebuilt from tokens and
     `SpaceAfter=No`. A word of a multiword token has its own span if the words' forms make up the token (`do` + `n't`);
@@ -50,7 +53,7 @@ class ConlluReader(CorpusReader):
 
 @dataclass
 class _Sentence:
-    """One sentence while it is read; lists have one entry per word, `tokens` one per surface token."""
+    """Holds one sentence while it is read; lists have one entry per word, `tokens` one per surface token."""
 
     where: str
     id: str

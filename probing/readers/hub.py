@@ -1,4 +1,4 @@
-"""Hugging Face data sets: `hub:NAME` or `hub:NAME:CONFIG`, with a text column and label columns."""
+"""Reads Hugging Face data sets with a text column and label columns: `hub:NAME` or `hub:NAME:CONFIG`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def corpora_of_dataset(data: Any, name: str, options: Mapping[str, str]) -> list
     """Return the corpus of a `datasets.Dataset`, or the corpora of a `DatasetDict` in split order.
 
     Raises:
-        CorpusError: `data` is neither, streams its rows, or has two tables of one split.
+        CorpusError: `data` is neither of these, streams its rows, or has one split twice.
         BadParameter: an option is unknown.
     """
     chosen = row_options(options, "hub")

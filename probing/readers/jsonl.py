@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, with the field `text` (or `words`) and label fields."""
+"""Reads JSON lines: each line is an object with the field `text` (or `words`) and fields of labels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from probing.text.corpus import Corpus
 
 
 class JsonlReader(CorpusReader):
-    """Reads JSON lines: `{"text": "Dogs bark.", "upos": ["NOUN", "VERB", "PUNCT"], "tense": "present"}`; or an array.
+    """Reads JSON lines such as `{"text": "Dogs bark.", "upos": ["NOUN", "VERB", "PUNCT"], "tense": "present"}`, or one
+    JSON array of such objects.
 
-    The options `text`, `words`, `id`, `document` and `split_column` name the fields to use as these; `span.NAME` names
-    the field that holds a substring of the text, or (as START:END) two fields that hold its offsets.
+    The options `text`, `words`, `id`, `document` and `split_column` name the fields that hold the text, its words, its
+    id, its document and its split. `span.NAME` names the field that holds a substring of the text, or (as START:END)
+    two fields that hold its offsets.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
@@ -38,7 +40,7 @@ class JsonlReader(CorpusReader):
 
 
 def read_lines(source: str, options: Mapping[str, str] | None = None) -> Rows:
-    """Return the rows of a file: the objects on its lines, or in its array.
+    """Return the rows of a file: the objects on its lines, or in its JSON array.
 
     Raises:
         CorpusError: see `JsonlReader.read`; for a file of lines, raised while the rows are iterated over.

@@ -1,4 +1,4 @@
-"""Tables (CSV, TSV, Parquet, Arrow, Feather): one row a sentence, a column `text` and label columns."""
+"""Reads tables (CSV, TSV, Parquet, Arrow, Feather) with one row per sentence, a column `text` and columns of labels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ROWS_AT_ONCE = 8192
 class TableReader(CorpusReader):
     """Reads tables with a header: CSV, TSV, Parquet, Arrow and Feather.
 
-    In CSV and TSV an empty cell is a missing value; a column becomes numeric if all its other cells are numbers and it
-    is not the text; all other cells stay as written (`NA` and `null` are strings). A first column without a name that
-    numbers the rows, as `DataFrame.to_csv` writes it, is left out.
+    In CSV and TSV, an empty value is missing. A column (other than the text) becomes numeric if all its values that are
+    not missing are numbers; all other values stay as written (`NA` and `null` are strings). If the first column has no
+    name and numbers the rows, as `DataFrame.to_csv` writes it, it is left out.
 
-    The options `text`, `words`, `id`, `document` and `split_column` name the columns to use as these; `span.NAME` names
-    the column that holds a substring of the text, or (as START:END) two columns that hold its offsets. `separator` is
-    the separator of a CSV file; `quoting=none` reads quotation marks as text, and `quoting=multiline` allows quoted
-    cells of several lines even where these look like rows.
+    The options `text`, `words`, `id`, `document` and `split_column` name the columns that hold the text, its words, its
+    id, its document and its split. `span.NAME` names the column that holds a substring of the text, or (as START:END)
+    two columns that hold its offsets. `separator` is the separator of a CSV file; `quoting=none` reads quotation marks
+    as text, and `quoting=multiline` allows quoted values of several lines even where these look like rows.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -38,8 +38,8 @@ class TableReader(CorpusReader):
         """Read all rows of the file and return the corpus.
 
         Raises:
-            CorpusError: the table is malformed, has ragged lines, lines merged by a quotation mark, or two columns with
-                one name; the message names file and line.
+            CorpusError: the table is malformed, has lines of different lengths, lines that a quotation mark joins, or
+                two columns with one name; the message names file and line.
         """
         chosen = row_options(options, "table", ("separator", "quoting"))
         rows = read_table(source, options)
@@ -47,7 +47,7 @@ class TableReader(CorpusReader):
 
 
 def read_table(source: str, options: Mapping[str, str]) -> Rows:
-    """Return the rows of a file with typed cells; Python objects are made only when a row is reached.
+    """Return the rows of a file, with values of the right types; Python objects are made only when a row is reached.
 
     Raises:
         CorpusError: see `TableReader.read`.

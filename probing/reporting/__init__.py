@@ -1,4 +1,4 @@
-"""Tables, charts, findings and the self-contained page."""
+"""Makes the report: tables, charts and findings in sentences, on one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""The results of measurements, as JSON lines and Parquet: no verdicts."""
+"""Holds the results of measurements, and reads and writes them as JSON lines and Parquet. Verdicts are in
+`verdicts/`.
+"""

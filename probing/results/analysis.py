@@ -1,4 +1,6 @@
-"""Point, AnalysisResult: the results of an analysis of a site, as JSON lines and one long table."""
+"""Defines `AnalysisResult`, the result of an analysis at one site, and `Point`, one of its numbers; reads and writes
+them as JSON lines and as one long table.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,13 @@ class Point:
 
     Attributes:
         quantity: name of the quantity: `code_length`, `accuracy`, …
-        value, low, high: the number with its 95 % interval (None: no interval).
+        value, low, high: the number with the bounds of its 95 % interval (None if it has none).
         unit: `bits`, `fraction`, …
-        control: name of the control it was measured on; "" for the task itself.
-        draw: number of the control's draw; -1 for the task or for a mean over draws.
-        x: value on the x axis of a curve, in the unit `x_name` (`rows`, `rank`, …); None: it is not on a curve.
-        label: further text that identifies it, such as the name of a coordinate.
+        control: name of the control whose labels or states it was measured on; "" for the task itself.
+        draw: number of the control's random draw, from 0 on; -1 for the task or for a mean over draws.
+        x: value on the x axis of a curve, in the unit `x_name` (`rows`, `rank`, …); None if the number is not on a
+            curve.
+        label: further text that identifies the number, such as the name of a coordinate.
     """
 
     quantity: str
@@ -48,9 +51,9 @@ class AnalysisResult:
     """Holds the result of one analysis of one probe at one site on one task.
 
     Attributes:
-        analysis, task, site, probe: what was run, each as a full recipe.
+        analysis, task, site, probe: what was run, with all options.
         points: the numbers, in the order in which they are reported.
-        settings: settings of the run that changed the numbers and are in no recipe.
+        settings: settings of the run that affect the numbers and are not among these options.
         provenance: see `ProbeResult`.
     """
 
@@ -69,7 +72,7 @@ class AnalysisResult:
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return long-format rows, one per point."""
+        """Return the rows of a long table, one per point."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
         tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]

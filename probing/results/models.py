@@ -1,4 +1,6 @@
-"""ModelFacts: the model that a result is of, as readers are shown it, and its place among other models."""
+"""Defines ModelFacts, which describes the model that a result belongs to, names it for readers, and sorts it among
+other models.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,12 @@ class ModelFacts:
     """Holds the facts about a model that results record; unknown facts are None.
 
     Attributes:
-        model: full name, by which results are told apart: `checkpoint-40 [step 40, weights fb05cb64, float32]`.
-        label: the full name as readers are shown it; the name of a folder is preceded by that of its parent
+        model: full name, which differs for different models: `checkpoint-40 [step 40, weights fb05cb64, float32]`.
+        label: the full name as shown to readers; the name of a folder is preceded by that of its parent
             (`small/checkpoint-40 […]`).
-        architecture, layers, width, parameters: type of model, numbers of blocks, features and parameters.
-        step, run: for a checkpoint, number of steps trained, and name of the training run ("": the only one).
+        architecture, layers, width, parameters: type of the model, number of blocks, width of a state, number of
+            parameters.
+        step, run: for a checkpoint, number of steps trained, and name of the training run ("" if there is only one).
         is_untrained: whether the weights are random.
         weights: a hash of the weights.
     """
@@ -41,7 +44,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: str, facts: Mapping[str, Any] | None) -> ModelFacts:
-        """Return the facts of the model with this full name, from the mapping `facts` that its results record."""
+        """Return the facts about the model with this full name, from the mapping `facts` that its results record."""
         known = dict(facts or {})
         name, bracket, rest = model.partition(" [")
         label = f"{known.get('name') or name}{bracket}{rest}" if model else UNNAMED
@@ -51,7 +54,7 @@ class ModelFacts:
 
     @classmethod
     def of_result(cls, result: ProbeResult) -> ModelFacts:
-        """Return the facts of the model whose states a probe read."""
+        """Return the facts about the model whose states a probe read."""
         return cls.of(str(result.provenance.get("model") or ""), result.facts.get("model"))
 
     @property
@@ -71,12 +74,14 @@ class ModelFacts:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Name and build of the model; a model and its untrained twin (random weights) have both in common."""
+        """Name and `build` of the model; both are the same for a model and its untrained copy with random weights."""
         return self.label.partition(" [")[0], self.build
 
     @property
     def title(self) -> str:
-        """The label without the hash of the weights and the data type: `small/checkpoint-40 [step 40]`."""
+        """The attribute `label` without the hash of the weights and the data type, such as `small/checkpoint-40 [step
+        40]`.
+        """
         name, _, rest = self.label.partition(" [")
         parts = [part for part in rest.rstrip("]").split(", ") if part and not _IS_DETAIL.match(part)]
         return f"{name} [{', '.join(parts)}]" if parts else name

@@ -1,5 +1,5 @@
-"""PatchingResult: effects of patching by site and position, and the file patching.json, which the report shows as heat
-maps.
+"""Defines PatchingResult, the effects of patching at each site and position, and reads and writes the file
+patching.json, which the report shows as heat maps.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _FIELDS = {"sites": list, "positions": list, "effect": list, "normalised": list,
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchingResult:
-    """Holds the effects of patching by site and position: S sites, P positions; NaN where there is no such place.
+    """Holds the effects of patching at each of S sites and P positions; NaN where a site has no such position.
 
     Attributes:
         sites, positions: names of the rows and columns of the arrays.
-        effect: `(S, P)` mean change of the behaviour along the difference between the prompts of a pair; for pairs with
-            answers, mean change of (logit of the answer − logit of the corrupted answer).
-        normalised: `(S, P)` the effect as a share of that difference: 0 is no change, 1 is the other prompt's
-            behaviour.
+        effect: `(S, P)` mean change of the output towards that of the other prompt of the pair; for pairs with answers,
+            mean change of (logit of the answer − logit of the corrupted answer).
+        normalised: `(S, P)` the effect as a share of the difference between the outputs for both prompts: 0 is no
+            change, 1 means the output of the other prompt.
         n_pairs: number of pairs of prompts.
         method: `activation` or `attribution`.
-        answers: for each answer of the behaviour, the pieces that were measured; () if it has no answers.
+        answers: for each answer, the tokens whose logits were measured; an empty tuple if there are no answers.
         model: full name of the model; "" if it is not known.
     """
 
@@ -58,13 +58,15 @@ class PatchingResult:
         )
 
     def is_same(self, other: PatchingResult) -> bool:
-        """Return whether another result is of the same places and model, and has the same numbers up to rounding."""
+        """Return whether another result has the same sites, positions and model, and the same numbers up to
+        rounding.
+        """
         ours, theirs = ((one.sites, one.positions, one.n_pairs, one.method, one.answers) for one in (self, other))
         same_model = self.model == other.model or "" in (self.model, other.model)
         return ours == theirs and same_model and np.allclose(self.effect, other.effect, equal_nan=True)
 
     def table(self) -> list[dict[str, str | float]]:
-        """Return the result as rows, one per place."""
+        """Return the result as a list of dicts, one per site and position."""
         return [
             {
                 "site": site,
@@ -78,10 +80,10 @@ class PatchingResult:
         ]
 
     def error_of(self, approximate: PatchingResult) -> PatchingError:
-        """Return the error of an approximation of this result at the same places.
+        """Return the error of an approximation of this result at the same sites and positions.
 
         Raises:
-            BadParameter: the places differ.
+            BadParameter: the sites or positions differ.
         """
         if (self.sites, self.positions) != (approximate.sites, approximate.positions):
             raise BadParameter(
@@ -99,7 +101,7 @@ class PatchingResult:
         )
 
     def plot(self, title: str = "") -> Any:
-        """Return an Altair chart: a heat map of shares of the natural difference by site and position.
+        """Return an Altair chart, a heat map of `normalised` over sites and positions.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """
@@ -108,12 +110,14 @@ class PatchingResult:
 
 @dataclass(frozen=True, eq=False)
 class PatchingError:
-    """Holds the error of attribution patching against activation patching, in shares of the natural difference.
+    """Holds the difference between attribution patching and activation patching, in the units of
+    `PatchingResult.normalised`.
 
     Attributes:
         difference: `(S, P)` attribution minus activation.
-        root_mean_square, largest: of the differences over places.
-        correlation: of the two methods over places; None if one of them does not vary.
+        root_mean_square, largest: root mean square and largest absolute value of the differences over all sites and
+            positions.
+        correlation: correlation of the two methods over all sites and positions; None if one of them does not vary.
     """
 
     difference: Floats

@@ -1,4 +1,6 @@
-"""Score, Comparison, ProbeResult: the results of a study, as JSON lines and one long table."""
+"""Defines `ProbeResult` and its parts (`Score`, `Comparison`, …), the results of training, and reads and writes them as
+JSON lines and as one long table.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Score:
-    """Holds a number with its 95 % interval, number of rows and unit."""
+    """Holds a number with its 95 % interval (from `low` to `high`), the number `n` of rows it was computed from, and
+    its unit.
+    """
 
     value: float
     low: float
@@ -33,20 +37,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Holds the score of the same probe on a control task, and the task's gain over it.
+    """Holds the score of the same probe on a control task, and how much better its score on the task is.
 
     Attributes:
         control: control name, e.g. `word_type`.
         score: score on the control, mean over draws and seeds.
-        ceiling: expected accuracy on the control of a probe that has memorised every key of train and guesses the
-            commonest label for other keys; lucky guesses can exceed it. None for other measures.
+        ceiling: accuracy to be expected on the control from a probe that has memorised the label of every key in train
+            (such as every word form) and guesses the commonest label for other keys; lucky guesses can exceed it. None
+            for other measures.
         selectivity: task score minus control score (for measures in which lower is better: control minus task). For a
             chance check it is the same difference, but not called selectivity (`is_selectivity` is False).
-        draws: score on each draw, mean over seeds.
-        above: for a state control, words for the states that the task's score is compared with: `random states`, `the
-            untrained twin`, `resid.0`; the difference is then not called selectivity. Empty for controls of labels.
-        seen, unseen: score on the control on rows whose key occurs in train, and on the other rows; None: there are no
-            such rows.
+        draws: score on each random draw of the control, mean over seeds.
+        above: for a control that replaces states, a name of these states: `random states`, `the untrained twin` (a copy
+            of the model with random weights), `resid.0`; the difference is then not called selectivity. Empty for
+            controls that change labels.
+        seen, unseen: score on the control for rows whose key (such as the word form) occurs in train, and for the other
+            rows; None if there are no such rows.
         detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
     """
 
@@ -64,18 +70,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gain:
-    """Holds the gain of a probe over a baseline probe on the same rows (a paired difference), with a one-sided test
-    against the margin.
+    """Holds the gain of a probe over a baseline, the difference of their scores on the same rows, with a one-sided test
+    of whether it exceeds a margin.
 
     Attributes:
         baseline: name of the baseline probe.
-        gain: score minus the baseline's (the reverse where lower is better).
+        gain: score of the probe minus that of the baseline (the reverse if lower scores are better).
         margin: gain that has to be exceeded.
         p: one-sided p value of gain ≤ margin.
         p_adjusted: p adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
-            Tasks of which a unit failed are adjusted separately.
+            Tasks of which a fit failed are adjusted separately.
         correction: method of adjustment, `holm` or `bh` (Benjamini-Hochberg).
-        family: number of tests it was adjusted over; None: not recorded.
+        family: number of tests over which p was adjusted; None if not recorded.
         error, df: standard error of the gain, and its degrees of freedom.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.
@@ -94,7 +100,9 @@ class Gain:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the gain exceeds its margin: its lower bound at the adjusted level lies above it."""
+        """Whether the gain is shown to exceed its margin: the lower bound of the gain, at the adjusted level, is above
+        the margin.
+        """
         return self.gain.value > self.margin and self.p_adjusted <= ALPHA
 
 
@@ -115,7 +123,7 @@ class MeasureResult:
 
     @property
     def least_gain(self) -> Gain | None:
-        """Gain over the best baseline, which is the smallest of the gains."""
+        """Gain over the best baseline, which is the smallest gain; None without a baseline."""
         return min(self.gains, key=lambda gain: gain.gain.value, default=None)
 
     @property
@@ -130,17 +138,19 @@ class ProbeResult:
     """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
     Attributes:
-        task, kind, site, probe: what was run; `probe` is the full recipe, e.g. `mlp:hidden=64`.
-        measures: on `dev` and `test`. Where some of their rows have an input that occurs in train as well, also on the
-            remaining rows, as the splits `dev_new` and `test_new`; verdicts use these.
-        seed_count, draw_count, fit_count: seeds and draws asked for, and fits made (a deterministic probe gives
-            every seed the same fit, made once).
+        task, kind, site, probe: what was run; `probe` is the probe's name with its options, such as `mlp:hidden=64`.
+        measures: scores on the splits `dev` and `test`. If some inputs of these splits also occur in train, there are
+            scores without them too, as the splits `dev_new` and `test_new`; verdicts use these.
+        seed_count, draw_count, fit_count: numbers of seeds, of random versions of each control, and of fits made (a
+            deterministic probe is fitted once for all seeds).
         classes: class names; empty for regression.
-        confusion: K rows (true) by K columns (predicted) of counts on test, first seed; empty for regression.
+        confusion: confusion matrix on test with the first seed: counts by true class (rows) and predicted class
+            (columns); empty for regression.
         converged: whether every fit met its tolerance.
-        facts: data facts: rows per split, majority, entropy_bits, type_overlap, excluded, …
-        provenance: store id, content id, corpus fingerprint, recipe, environment.
-        complete: whether every unit of its task was done when it was written.
+        facts: facts about the data: rows per split, share of the majority class, entropy of the labels in bits, …
+        provenance: what the result was computed from: ids of the store and its content, hash of the corpus, settings,
+            environment.
+        complete: whether all fits of its task were done when it was written.
     """
 
     task: str
@@ -190,8 +200,8 @@ class ProbeResult:
         return self.measure(name, self.judged_split(split))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return long-format rows, one per measure, split and control; without controls, one per measure and split with
-        empty control columns.
+        """Return the result as rows of a long table: one per measure, split and control. A measure without controls has
+        one row per split, with empty control columns.
         """
         return [row for result in self.measures for row in self._measure_rows(result)]
 

@@ -1,4 +1,6 @@
-"""CrossResult: a probe trained on some rows and scored on others, as JSON lines and one long table."""
+"""Defines CrossResult and CrossResults, the scores of probes that were trained on some corpora or groups and tested on
+others; reads and writes them as JSON lines and as one long table.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CrossResult:
-    """Holds a measure of one probe at one site, trained on one set of rows and scored on the test rows of another.
+    """Holds the score of one probe at one site, trained on one source (corpus or groups) and tested on another.
 
     Attributes:
         task, site, probe, measure: names of what was scored; site "(none)" for baselines, which read no states.
-        trained_on, tested_on: names of the two sets.
+        trained_on, tested_on: names of the two sources.
         score: score on the test rows, mean over seeds.
-        difference: this score minus that of the probe trained on the tested source itself, on the same rows, with the
-            sign turned if lower scores are better, so that negative is worse; None: it is that probe, or there is none.
-        known: score on the rows whose label occurs in training; None: there are fewer than two such rows, or it is
-            undefined.
+        difference: this score minus that of the probe trained on the tested source itself, on the same rows; negative
+            means worse, also for measures of which lower scores are better. None if this is that probe, or there is no
+            such probe.
+        known: score on the rows whose label occurs in training; None if there are fewer than two such rows, or the
+            score is undefined there.
         unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of these
             rows.
         train_rows: number of rows trained on.
@@ -56,7 +59,7 @@ class CrossResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """Return one row of the long table."""
+        """Return the result as one row of the long table, a dict."""
         gap = self.difference
         return {
             "task": self.task,
@@ -83,7 +86,7 @@ class CrossResult:
 
 
 class CrossResults(Sequence[CrossResult]):
-    """Holds results in the order in which they were asked for.
+    """Holds the results of `transfer` or `leave_one_out`, in the order in which they were asked for.
 
     Attributes:
         name: name of the files, `transfer` or `leave_one_out`.
@@ -114,7 +117,9 @@ class CrossResults(Sequence[CrossResult]):
         return f"CrossResults({self.name}: {len(self):,} scores, trained on {named or 'nothing'})"
 
     def table(self) -> pd.DataFrame:
-        """Return one row per site × probe × measure × pair: the content of the Parquet file."""
+        """Return a DataFrame with one row per site, probe, measure and pair of sources, the content of the Parquet
+        file.
+        """
         import pandas as pd
 
         frame = pd.DataFrame([result.row() for result in self._results])
@@ -141,7 +146,7 @@ class CrossResults(Sequence[CrossResult]):
         return place
 
     def plot(self) -> Any:
-        """Return an Altair chart: a heat map of scores by source trained on and source tested on.
+        """Return an Altair chart, a heat map of scores: one row per source trained on, one column per source tested on.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """

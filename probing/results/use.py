@@ -1,4 +1,6 @@
-"""EditEffect, UseCell, UseResult: effects of edits at places on a behaviour, as numbers without verdicts."""
+"""Defines `UseResult` and its parts (`UseCell`, `EditEffect`), the measured effects of edits on a model's output, as
+numbers without verdicts.
+"""
 
 from __future__ import annotations
 
@@ -54,32 +56,35 @@ _READ = {old: new for new, old in _STORED.items()} | {"es_u_high": "off_high"}  
 class EditEffect(OldAttributes):
     """Holds the measured effect of one kind of edit at one place; docs/use.md defines the symbols.
 
-    Effects are in SDs of the clean output. ES, the part along the natural contrast, is in SDs along it. The part off
-    the contrast, or that differs between strata and pairs of values, is in SDs of the whole output. The whole effect is
-    the root of the sum of both squares. ES is corrected for the noise of the fitted contrast, which hides part of it.
+    Effects are in standard deviations (SDs) of the output of the unedited model. The natural contrast is the difference
+    in output between rows of two values of the property. The effect size (ES) is the part of an effect along this
+    contrast, in SDs along it, corrected for the noise of the fitted contrast, which hides part of it. The part off the
+    contrast, or that differs between strata (rows that agree in all covariates) and pairs of values, is in SDs of the
+    whole output. The whole effect is the root of the sum of both squares.
 
     Attributes:
-        tau, tau_error: τ and its standard error, in the behaviour's unit.
+        tau, tau_error: τ, the mean effect along the contrast, and its standard error, in the behaviour's unit.
         effect_size, effect_size_low, effect_size_high: ES and its 95 % interval, from the same error as p.
         effect_size_low90, effect_size_high90: 90 % interval of ES, for tests of equivalence.
-        p, p_adjusted: two-sided p value of τ; the same adjusted (max-T) over edits, statistics and places of the
+        p, p_adjusted: two-sided p value of τ; the same, adjusted (max-T) over edits, statistics and places of the
             property.
-        total, total_low, total_high: T, the natural contrast, and its 95 % interval.
-        mediated_fraction, mediated_fraction_low, mediated_fraction_high: τ / T and its 95 % interval; None: T is not
-            established.
+        total, total_low, total_high: T, the size of the natural contrast, and its 95 % interval.
+        mediated_fraction, mediated_fraction_low, mediated_fraction_high: τ / T and its 95 % interval; None if T is not
+            shown to differ from 0.
         whole_effect_size: size of the whole effect.
-        off_high: one-sided 95 % upper bound of the effect off the fitted contrast that may lie along the true one, in
-            SDs along it, for tests of equivalence; for outputs of one dimension the bound of |ES|.
-        whole_effect_p, whole_effect_p_adjusted: one-sided p value of U; the same adjusted as `p_adjusted` is.
+        off_high: one-sided 95 % upper bound, for tests of equivalence, of the effect that is off the fitted contrast
+            but may be along the true one, in SDs along it; for outputs of one dimension, the bound of |ES|.
+        whole_effect_p, whole_effect_p_adjusted: one-sided p value of U, the statistic of the whole effect; the same,
+            adjusted as `p_adjusted` is.
         smallest_detectable_effect: smallest |ES| that is detected with 80 % probability at 5 %.
-        equivalence_p: largest p value of the tests that |ES|, the whole effect, and the effect that the contrast may
-            hide are below ε.
-        null_ratio: SD of τ under shuffled labels over its standard error, at the place of the largest effect.
+        equivalence_p: largest p value of three tests: that |ES|, the whole effect, and the effect that the fitted
+            contrast may hide are each below ε, the smallest effect that counts.
+        null_ratio: SD of τ under shuffled labels divided by its standard error, at the place of the largest effect.
         rows: number of edited rows.
-        deals: ES for other random assignments of the groups outside the measured fold, to fitting the shift or to
-            fitting the contrast.
-        alike: for an interchange, ES when states of the *same* value are exchanged, already subtracted; None for other
-            edits and for twins.
+        deals: ES for other deals; a deal is a random division of the groups outside the measured fold into those that
+            the shift is fitted on and those that the contrast is fitted on.
+        alike: for an interchange, the ES if states of rows with the *same* value are exchanged, which is already
+            subtracted from the others; None for other edits and for minimal pairs.
     """
 
     _before: ClassVar[Mapping[str, str]] = {old: new for new, old in _STORED.items()}
@@ -114,26 +119,30 @@ class EditEffect(OldAttributes):
 
 @dataclass(frozen=True)
 class UseCell:
-    """Holds the measurements of one property at one place (a cell), before a verdict is made.
+    """Holds the measurements of one property at one place (a cell), without a verdict.
 
     Attributes:
         site, position: place of the edit.
         subspace, whole: effect of the class-mean swap; effect of the interchange of whole states.
-        dose: dose of the swap, chosen on states, never on outputs.
-        dose_curve: pairs (dose, τ of the swap in SDs), by rising dose.
-        completeness, selectivity, reliability: of the swap, measured by probes on the edited states.
-        displacement, off_distribution: how far the swap moves states, and the share of rows it moves out of the clean
-            distribution.
-        shared_ratio: τ of a swap with one shift for all strata, divided by τ; None: not computed.
-        frozen_share: 1 − (τ with later norms frozen) / τ; None: not computed, or there are no norms.
-        frozen_low90, frozen_high90: 90 % interval of the ES with frozen norms.
+        dose: factor of the swap's shift, chosen on states, never on outputs.
+        dose_curve: pairs (dose, τ of the swap in SDs), sorted by dose.
+        completeness, selectivity, reliability: how completely the swap changes the property, how well it keeps the
+            others, and both combined, as probes of the edited states show (see docs/use.md).
+        displacement, off_distribution: how far the swap moves states, and the share of rows that it moves out of the
+            distribution of the unedited states.
+        shared_ratio: τ of a swap with one shift for all strata, divided by τ; None if not computed.
+        frozen_share: 1 − (τ if the scales of later norms are those of the unedited run) / τ; None if not computed, or
+            if there are no norms.
+        frozen_low90, frozen_high90: 90 % interval of the ES with these scales.
         exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
-        joint: effect of the interchange at all positions of the site together; None: there is only one position.
+        joint: effect of the interchange at all positions of the site together; None if there is only one position.
         together_with: the other positions of that joint interchange.
-        joint_over_largest: |τ| of the joint interchange divided by the largest at a single position; None: there is
-            only one position, or the joint effect is below ε.
-        kl, flips: mean KL(clean ‖ swapped) in nats, and share of rows whose most probable answer changes.
-        p_permutation: p value of τ by permutation: labels are shuffled and the shift is refitted; None: not asked for.
+        joint_over_largest: |τ| of the joint interchange divided by the largest |τ| at a single position; None if there
+            is only one position, or the joint effect is below ε.
+        kl, flips: mean KL divergence of the edited from the unedited prediction, KL(unedited ‖ swapped), in nats, and
+            share of rows whose most probable answer changes.
+        p_permutation: p value of τ by permutation: labels are shuffled and the shift is fitted again; None if not asked
+            for.
         comparisons: numbers of other interventions, by name; verdicts never use them.
         notes: which of the numbers that verdicts do not use could not be measured, and why.
     """
@@ -171,17 +180,18 @@ class UseCell:
 
 @dataclass(frozen=True)
 class Decodability:
-    """Records whether a property is decodable at a place, a condition of every verdict of use (the gate).
+    """Records whether a property can be read from the states at a place. Verdicts on use require it (this test is
+    called the gate).
 
     Attributes:
-        passes: whether a linear or an MLP probe recovers it.
+        passes: whether a linear or an MLP probe predicts the property better than its frequencies do.
         accuracy: accuracy on held-out rows (R² for real values).
-        information: share of the label's entropy that the better of the probes recovers.
+        information: share of the label's entropy that the better of the two probes predicts.
         p: one-sided p value, adjusted for all tests of the gate.
         source: where this was tested.
         prior: accuracy of always predicting the commonest class (0 for R²); None in records of older versions.
-        accuracy_low, accuracy_high: interval of the accuracy at the level of its test in the gate; if it lies above
-            `prior`, the gate is passed.
+        accuracy_low, accuracy_high: interval of the accuracy, at the level of its test; if it lies above `prior`, the
+            gate is passed.
     """
 
     passes: bool
@@ -200,25 +210,27 @@ class UseResult:
 
     Attributes:
         task, behaviour, model: names of these.
-        cells: measurements at each place, in the order of depth.
-        decodability: results of the gate, by place.
-        n_rows, coverage: number of rows that have counterparts in every fold, and their share of all labelled rows.
-        least_groups: effective number of groups of the class that has fewest (equal to their number if groups have
-            equal sizes).
+        cells: measurements at each place, from the first layer to the last.
+        decodability: for each place, whether the property can be read there (the gate).
+        n_rows, coverage: number of rows (words or sentences) that have counterparts of another class with the same
+            covariates in every fold, and their share of all labelled rows.
+        least_groups: effective number of groups (sentences or documents) of the class that has fewest; it equals their
+            number if groups have equal sizes.
         n_classes: number of classes K; 0 for real values.
         stratified_by, n_strata, covariates, grouped_by: how rows were matched.
         epsilon: smallest effect of interest, in SDs.
-        false_positives: for control properties, the rate of discoveries, its 95 % interval and the number of
-            properties; None: none were run.
+        false_positives: for control properties (random labels of word forms), the rate of discoveries, its 95 %
+            interval and the number of properties; None if none were run.
         family_p: smallest adjusted p of the property, which enters Benjamini-Hochberg over properties.
         left_out: names of classes that are too rare to be measured.
         settings: everything that determined the numbers.
-        twin_pairs: number of pairs of twins that exchanged states; None: rows matched in the covariates exchanged
-            states.
+        twin_pairs: number of minimal pairs (twins) whose states were exchanged; None if states were exchanged between
+            rows that agree in the covariates.
         dimensions: number of dimensions in which the behaviour varies.
-        is_matched: whether, within strata, no covariate is associated with the property any more.
-        answers: for each answer of the behaviour, the pieces that were measured; () if it has no answers.
-        doubts: reasons to doubt the behaviour itself, as sentences.
+        is_matched: whether, among rows that count as equal in the covariates, no covariate is associated with the
+            property.
+        answers: for each answer, the tokens whose logits were measured; an empty tuple if there are no answers.
+        doubts: reasons to doubt that the behaviour was measured correctly, as sentences.
     """
 
     task: str
@@ -250,7 +262,7 @@ class UseResult:
 
     @property
     def unit(self) -> str:
-        """Hash of everything that determined the result; "" if it is not known."""
+        """Hash of all settings and data that determine the result; "" if it is not known."""
         return str(self.settings.get("unit", ""))
 
     def to_json(self) -> str:
@@ -261,7 +273,7 @@ class UseResult:
 
     @classmethod
     def from_json(cls, text: str) -> UseResult:
-        """Return the result that `to_json` wrote.
+        """Return the result that is written in a line of `to_json`.
 
         Raises:
             InputError: the text is not such a line.

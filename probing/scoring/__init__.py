@@ -1,5 +1,5 @@
-"""Scoring: a saved probe scores new text, watches generation, and its direction is added to a running model. A *piece*
-is a token.
+"""Applies saved probes to new text: scores texts, scores what a model generates, and adds a probe's direction to the
+states of a running model. Options call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ def score(
     any_model: bool = False,
     batch: int = BATCH,
 ) -> TextScores:
-    """Score new texts by a saved probe and return the scores. The texts are read as in training: at the same site, with
-    the same rows, pooling, chat template, length limit and stored dtype.
+    """Score new texts by a saved probe and return the scores. The states are read as in training: at the same site,
+    with the same pooling to words or texts, chat template, length limit and data type.
 
     On the training corpus the scores equal those in training, up to rounding that depends on the batch.
 
     Args:
         probe: a probe that `train(…, to=…)` saved, or the path of its file.
         model: the model whose states the probe was trained on.
-        texts: a text, texts, examples (with words, spans or messages of a chat) or a corpus.
-        pieces: whether every piece (token) of a text is scored as well, as if it were the whole text.
-        label: class whose natural log odds are the score; None: of two classes the second in sorted order, of several
-            each row's most probable.
-        any_model: whether another model, revision, chat template or dtype than in training is accepted, if the site has
-            the same width. The differences are then listed in `recipe.remarks`, and in `remarks` of every record.
+        texts: a text, a list of texts or examples (with words, spans or messages of a chat), or a corpus.
+        pieces: whether every token is scored as well, by its own state in place of the pooled one.
+        label: class whose natural log odds are the score. None means, of two classes, the second in sorted order; of
+            more classes, the one that is most probable for each text or word.
+        any_model: whether another model, revision, chat template or data type than in training is accepted, if the site
+            has the same width. The differences are then listed in `recipe.remarks`, and in `remarks` of every record.
         batch: number of texts that are read together.
 
     Raises:
-        ProvenanceMismatch: model, revision, tokenizer, chat template or dtype differ from training; or the probe was
-            saved by an earlier version, which did not record them.
+        ProvenanceMismatch: model, revision, tokenizer, chat template or data type differ from training; or the probe
+            was saved by an earlier version of this package, which did not record them.
         UnknownSite: the model has no such site.
         UnknownName: the probe has no such label, or a text lacks a position that the probe reads.
         BadParameter: the site has another width, the model has no chat template, the probe scores words and texts are
-            not divided into words, the probe reads pairs or no states, or the corpus has a label that the probe does
-            not have.
-        CorpusError: there are no texts, or one has no pieces.
+            not divided into words, the probe reads pairs of words or no states (a baseline), or the corpus has a label
+            that the probe does not have.
+        CorpusError: there are no texts, or one has no tokens.
     """
     recipe = recipe_of(probe, model, label=label, any_model=any_model)
     corpus = _corpus(texts)

@@ -1,5 +1,5 @@
-"""Scores of texts: a row for each text (or word), and one for each piece (token); written as JSON lines, Parquet and
-HTML.
+"""Defines `TextScores`, which holds the scores that a probe gives to texts, their words and their tokens, and writes
+them as JSON lines, Parquet or HTML. Records and options call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _POOLED = ("sentence:first", "sentence:last", "sentence:mean", "sentence:max")
 
 @dataclass(frozen=True)
 class RowScore:
-    """Holds the score of one row: a text, a word or a piece (token).
+    """Holds the score of one row: a text, a word or a token.
 
     Attributes:
         start, end: half-open span of the row in code points of the text.
-        word: index of the word in the text, -1 if the row is not of a word.
+        word: index of the word in the text, -1 if the row is not a word.
         score: natural log odds of the scored label, or the predicted number.
         label: the most probable label; "" for a number.
         probabilities: probability of each label as the probe predicts it; empty for a number.
-        is_flagged: whether the score is above the threshold of the probe; None: the probe has no threshold.
+        is_flagged: whether the score is above the threshold of the probe; None if the probe has no threshold.
     """
 
     start: int
@@ -63,8 +63,8 @@ class TextScore:
         id, text: id and text of the example.
         role: role of the chat message that contains the text, such as `user`; "" outside a chat.
         rows: a score for the text, or for each of its words if the probe reads words.
-        pieces: a score for each piece of the text, if pieces are scored.
-        is_cut: whether pieces of the text were cut off at the length limit.
+        pieces: a score for each token of the text, if tokens are scored.
+        is_cut: whether tokens of the text were cut off at the length limit.
     """
 
     id: str
@@ -75,7 +75,7 @@ class TextScore:
     is_cut: bool = False
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield one record for each row, and then one for each piece, as dictionaries."""
+        """Yield one dict for each row, and then one for each token."""
         for kind, found in (("row", self.rows), ("piece", self.pieces)):
             for one in found:
                 yield {
@@ -95,10 +95,10 @@ class TextScore:
 
 
 class TextScores(Sequence[TextScore]):
-    """Holds the scores of texts by one probe, in the order of the texts.
+    """Holds the scores that one probe gives to texts, in the order of the texts.
 
     Attributes:
-        recipe: the recipe of the rows, with the probe, the scored label and the threshold.
+        recipe: how states were read and pooled, the probe, the scored label and the threshold.
         model: name of the model.
     """
 
@@ -125,21 +125,23 @@ class TextScores(Sequence[TextScore]):
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Scores of the rows of all texts, `(N,)`."""
+        """Scores of all N rows (texts, or words), `(N,)`."""
         return np.array([row.score for text in self for row in text.rows], np.float64)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one record for each row and piece (token), with the scored label (`scored`) and any remarks."""
+        """Return one record (a dict) for each row, and for each token if tokens were scored; it contains the label
+        whose score it is (`scored`) and any remarks.
+        """
         remarks = {"remarks": "; ".join(self.recipe.remarks)} if self.recipe.remarks else {}
         scored = {"scored": self.recipe.label}
         return [record | scored | remarks for text in self for record in text.records()]
 
     def json_lines(self) -> str:
-        """Return one line of JSON for each record."""
+        """Return the records as text, one line of JSON each."""
         return "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in self.records())
 
     def table(self) -> pd.DataFrame:
-        """Return one row for each record; probabilities are columns `p(LABEL)`."""
+        """Return the records as a DataFrame; the probability of each label is in a column `p(LABEL)`."""
         frame = import_module("pandas").DataFrame
         flat: pd.DataFrame = frame(
             [
@@ -165,7 +167,9 @@ class TextScores(Sequence[TextScore]):
         return path
 
     def page(self) -> str:
-        """Return one self-contained HTML page in which pieces (or texts) are coloured by score."""
+        """Return one self-contained HTML page in which tokens (or texts, if tokens were not scored) are coloured by
+        score.
+        """
         made: str = import_module("probing.scoring.page").page(self)
         return made
 
@@ -225,10 +229,10 @@ class FreshStates:
 
 
 def check_texts(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces: bool) -> None:
-    """Check that every text has pieces, and words if the probe scores words.
+    """Check that every text has tokens, and words if the probe scores words.
 
     Raises:
-        CorpusError: a text has no pieces; the message names it.
+        CorpusError: a text has no tokens; the message names it.
         BadParameter: the probe scores words, and texts are not divided into words.
     """
     if recipe.reading.chat:

@@ -1,5 +1,5 @@
-"""Steering: adds the direction of a probe to the states of a running model, and measures the effect on its text and
-answers. A *piece* is a token.
+"""Adds the direction of a probe to the states of a running model (steering), and measures the effect on its text and
+answers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Steering:
     """Describes a direction that is added to the states of a model.
 
     Attributes:
-        name: name of the property and probe, or of the evidence.
+        name: name of the property and probe, or of the file of the direction.
         site: site at which the vector is added to the states.
         vector: `(D,)` vector that is added at strength 1.
         unit: meaning of strength 1, in words.
@@ -67,9 +67,9 @@ class SteeringEffect:
     Attributes:
         strength: factor of the direction.
         kl: (value, low, high) mean Kullback-Leibler divergence of the steered from the unsteered distribution of the
-            next piece, in nats per piece.
+            next token, in nats per token.
         perplexity, clean_perplexity: perplexity of the texts, steered and unsteered.
-        changed: share of pieces after which the most probable next piece differs.
+        changed: share of tokens after which another token than without steering is the most probable.
         answers: for each answer, (value, low, high) of the change of its log probability (nats) after the texts.
     """
 
@@ -86,9 +86,9 @@ class SteeringReport:
     """Holds the effects of several strengths of a direction.
 
     Attributes:
-        steering: the direction at strength 1, with the verdict on its use.
+        steering: the direction at strength 1, with the verdict on whether the model uses the property.
         effects: effect of each strength, in the order given.
-        texts, pieces: number of texts, and of predicted pieces.
+        texts, pieces: number of texts, and of predicted tokens.
     """
 
     steering: Steering
@@ -97,7 +97,7 @@ class SteeringReport:
     pieces: int
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one flat record for each strength."""
+        """Return the effects as flat dicts, one for each strength."""
         return [
             {
                 "strength": one.strength,
@@ -139,30 +139,30 @@ def steer(
     use: UseRun | str | Path | None = None,
     any_model: bool = False,
 ) -> Iterator[Steering]:
-    """Within the block, add the direction of a probe to the states of the model at the probe's site, for all pieces
-    (tokens) of every text; the hook is removed afterwards, also after an error.
+    """Return a context manager in whose block the direction of a probe is added to the states of the model, at the
+    probe's site and at all tokens of every text. Afterwards the hook is removed, also after an error.
 
-    A probe's direction is the shortest step, in standard deviations of the coordinates, that raises the log odds of its
-    label: strength 1 raises them by 1 (a predicted number by 1). For evidence of `probing use` the direction is the
-    difference between the means of two classes, and strength 1 is the whole difference. Strength 0 leaves every bit
-    unchanged.
+    The direction is scaled so that strength 1 raises the log odds of the probe's label (or the predicted number) by 1;
+    of all steps that do so, it is the shortest if each coordinate is measured in its standard deviations. For
+    directions that `probing use` saved, it is the difference between the means of two classes, and strength 1 adds the
+    whole difference. With strength 0 the states stay bit for bit the same.
 
     That a probe reads a property does not show that the model uses it: adding the direction may have no effect, or
     spoil the text. `steering_report` measures both.
 
     Args:
         model: the model that the probe was trained on.
-        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), evidence of class means from `read_directions`,
-            or a file of either.
-        strength: factor; negative leads away from the label.
-        label: label whose log odds the direction raises; None: the second of two in sorted order. For evidence, the
-            class to which it leads (None: the second).
-        use: results of `probing use` that may have a verdict on this property and site, or their folder; None: those in
-            the probe's folder of results, if there are any.
+        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), class means from `read_directions`, or a file
+            of either.
+        strength: factor of the direction; a negative one makes the label less probable.
+        label: label whose log odds the direction raises, or for class means the class that it leads to; None means the
+            second of two in sorted order.
+        use: results of `probing use` that may have a verdict on this property and site, or their folder; None means
+            those in the probe's folder of results, if there are any.
         any_model: as in `score`.
 
     Yields:
-        The direction, with the verdict on its use.
+        The `Steering` that is in force: the direction, with the verdict on whether the model uses the property.
 
     Raises:
         ProvenanceMismatch, UnknownSite, BadParameter: as in `score`; or the probe has no direction, or the strength is
@@ -298,13 +298,13 @@ def steering_report(
     Args:
         model: a causal model.
         probe, label, use, any_model: as in `steer`.
-        texts: texts on which the effect is measured; at least two with two or more pieces (tokens).
+        texts: texts on which the effect is measured; at least two of them must have two or more tokens.
         strengths: factors of the direction.
-        answers: single pieces, such as ` was`, whose log probability after each text is compared.
+        answers: single tokens, such as ` was`, whose log probability after each text is compared.
 
     Raises:
         BadParameter: as in `steer`; or there are too few texts, the model has no causal head, or an answer is not a
-            single piece.
+            single token.
     """
     plain = direction_of(model, probe, label=label, use=use, any_model=any_model)
     if model.suffix.head != "causal":

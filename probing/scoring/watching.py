@@ -1,5 +1,5 @@
-"""Scores each piece (token) that a model generates, from the state that the model computes when it reads the piece, and
-aggregates the scores of a text.
+"""Scores each token that a model generates, from the state that the model computes when it reads this token, and
+aggregates the scores of a text. Options and attributes call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Alarm:
     Attributes:
         probe: name of the probe.
         sequence: number of the text, counted from 0 over all generations within the block.
-        piece: number of the scored piece at which the threshold is passed, counted from 0.
-        score: aggregated score after that piece.
+        piece: number of the scored token at which the threshold is passed, counted from 0.
+        score: aggregated score after that token.
         threshold: the threshold.
     """
 
@@ -52,11 +52,11 @@ class Alarm:
 
 @dataclass(eq=False)
 class WatchedText:
-    """Holds the scores of the n pieces (tokens) of one generated text.
+    """Holds the scores of the n tokens of one generated text.
 
     Attributes:
-        ids: `(n,)` ids of the scored pieces.
-        scores: for each probe, `(n,)` scores in the order of the pieces.
+        ids: `(n,)` vocabulary ids of the scored tokens.
+        scores: for each probe, `(n,)` scores in the order of the tokens.
         is_complete: whether the generation ended without an error.
     """
 
@@ -68,19 +68,20 @@ class WatchedText:
 
     @property
     def text(self) -> str:
-        """Text of the scored pieces together."""
+        """Text of all scored tokens together."""
         return str(self._tokenizer.decode(self.ids))
 
     @property
     def pieces(self) -> list[str]:
-        """Text of each scored piece."""
+        """Text of each scored token."""
         return [str(self._tokenizer.decode([int(piece)])) for piece in self.ids]
 
     def aggregate(self, probe: str, how: str = "mean", *, decay: float = 0.9, width: int = 8) -> float:
-        """Return the aggregate of the scores of all pieces; `how`, `decay` and `width` are those of `running`.
+        """Return one number that aggregates the scores of all tokens; `how`, `decay` and `width` are explained at
+        `running`.
 
         Raises:
-            BadParameter: there is no piece, or the aggregation is unknown.
+            BadParameter: there is no token, or the aggregation is unknown.
             UnknownName: there is no probe of this name.
         """
         found = running(self._scores(probe), how, decay=decay, width=width)
@@ -89,8 +90,7 @@ class WatchedText:
         return float(found[-1])
 
     def multimax(self, probes: Sequence[str] | None = None) -> float:
-        """Return the sum over probes of each probe's highest score, for probes that each detect a different sign of a
-        property.
+        """Return the sum of each probe's highest score, for probes that each detect a different sign of a property.
 
         References:
             Kramár et al. 2026, Building Production-Ready Probes For Gemini, arXiv 2601.11516 (MultiMax; there of heads
@@ -99,11 +99,11 @@ class WatchedText:
         return sum(self.aggregate(name, "max") for name in (probes or self.scores))
 
     def as_trained(self, probe: str) -> float:
-        """Return the probe's score of the text so far, with pieces pooled as in training; for a finished text it equals
+        """Return the probe's score of the text so far, with states pooled as in training; for a finished text it equals
         the result of `score`.
 
         Raises:
-            BadParameter: the probe's rows are words or positions inside the text, or there is no piece.
+            BadParameter: the probe scores words or positions inside the text, or there is no token.
         """
         self._scores(probe)
         return self._own[probe]()
@@ -118,7 +118,7 @@ class GenerationScores(Sequence[WatchedText]):
     """Holds the scores of all texts that were generated within `watch`, in order.
 
     Attributes:
-        recipes: recipe of each probe, by the name of the probe.
+        recipes: for each probe, by its name, how states are read and pooled.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any) -> None:
@@ -137,7 +137,7 @@ class GenerationScores(Sequence[WatchedText]):
         return f"GenerationScores({len(self)} texts, {pieces} pieces, probes: {', '.join(self.recipes)})"
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one record for each piece and probe, as a dictionary."""
+        """Return a list of dicts, one for each token and probe."""
         return [
             {"text": n, "piece": t, "said": said, "probe": name, "score": float(scores[t])}
             for n, text in enumerate(self)
@@ -159,27 +159,28 @@ def watch(
     width: int = 8,
     any_model: bool = False,
 ) -> Iterator[GenerationScores]:
-    """Within the block, score every piece (token) that the model generates, by `model.generate` or by `generate` of the
-    Hugging Face model inside it; all hooks are removed afterwards, also after an error.
+    """Return a context manager in whose block every token that the model generates is scored, by `model.generate` or by
+    `generate` of the Hugging Face model inside it. Afterwards all hooks are removed, also after an error.
 
-    Up to rounding, the scores equal those of the finished text read in one pass: a piece is scored when the model has
-    read it. Special pieces, pieces after the end of a text, and by default the prompt are not scored.
+    A token is scored when the model has read it; up to rounding, the scores equal those of the finished text read in
+    one pass. Special tokens, tokens after the end of a text, and by default the prompt are not scored.
 
     Args:
         model: a decoder.
         probes: saved probes or their files; the keys of a mapping name them in the scores.
         callback: function that is called with an `Alarm` when a text first passes the threshold of a probe. An
-            exception in it ends the generation. With a callback, every piece is scored immediately, which takes more
+            exception in it ends the generation. With a callback, every token is scored immediately, which takes more
             time.
-        threshold: threshold for the callback, for all probes or by name; None: the threshold in the card of each probe.
-        alarm_on: aggregation that is compared with the threshold, see `running`, which also defines `decay` and
-            `width`; or `as_trained`: the score of the text so far, pooled as the rows for which the threshold was
-            chosen.
-        role: pieces to score: `assistant` (the generated pieces) or `all` (also the pieces of the prompt).
+        threshold: threshold for the callback, one number for all probes or a mapping by name; None means the threshold
+            that was saved with each probe.
+        alarm_on: what is compared with the threshold: an aggregation of the scores so far, listed at `running`, which
+            also explains `decay` and `width`; or `as_trained`, the score of the text so far, pooled as in training.
+        role: tokens to score: `assistant` (generated ones) or `all` (also those of the prompt).
         any_model: as in `score`.
 
     Yields:
-        The scores, which grow as texts are generated; they are complete after the generation.
+        The scores as `GenerationScores`. Tokens are added as they are generated; the scores are complete after the
+            generation.
 
     Raises:
         UnsupportedModel: the model does not continue texts.

@@ -1,1 +1,1 @@
-"""Hidden states: their extraction, their store, and their import from other tools."""
+"""Extracts hidden states, stores them, and imports those of other tools."""

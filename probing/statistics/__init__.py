@@ -1,1 +1,1 @@
-"""Cluster bootstrap, intervals, and corrections for multiple tests."""
+"""Computes cluster bootstraps, intervals, and corrections for multiple tests."""

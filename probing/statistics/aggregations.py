@@ -1,6 +1,4 @@
-"""Running aggregates of the scores of a text's pieces (tokens): last, mean, maximum, and exponential or
-rolling means.
-"""
+"""Aggregates the scores of a text's tokens as they are read: last, mean, maximum, and exponential or rolling means."""
 
 from __future__ import annotations
 
@@ -14,15 +12,15 @@ AGGREGATIONS = ("last", "mean", "max", "exponential", "rolling", "rolling_max")
 
 
 def running(scores: Floats, how: str, *, decay: float = 0.9, width: int = 8) -> Floats:
-    """Return the aggregate of the scores of the pieces read so far, after each piece, `(n,)`.
+    """Return, for each of n tokens, the aggregate of the scores of this token and all before it, `(n,)`.
 
     Args:
-        scores: `(n,)` scores in the order of the pieces.
+        scores: `(n,)` scores in the order of the tokens.
         how: `last`, the score itself; `mean`; `max`; `exponential`, eₜ = decay · eₜ₋₁ + (1 − decay) · sₜ from e₁ = s₁;
-            `rolling`, the mean of the last `width` pieces (of all, while there are fewer); `rolling_max`, the
-            largest rolling mean so far.
+            `rolling`, the mean of the last `width` tokens (of all, while there are fewer); `rolling_max`, the largest
+            rolling mean so far.
         decay: weight of the previous value in the exponential mean, at least 0 and below 1.
-        width: number of pieces of a rolling mean, at least 1.
+        width: number of tokens of a rolling mean, at least 1.
 
     Raises:
         BadParameter: there is no such aggregation, or decay or width is out of range.

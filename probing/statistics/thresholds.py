@@ -1,4 +1,6 @@
-"""Thresholds that are chosen on dev for a rate of false positives, with their recall and false positives on test."""
+"""Chooses a threshold of scores on dev for a wanted rate of false positives, and measures its recall and false
+positives on test.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ _ASKED = re.compile(r"fpr=(?P<fpr>[0-9.eE-]+)(,label=(?P<label>[^,]+))?(,by=(?P<
 
 @dataclass(frozen=True)
 class Rate:
-    """Holds a share of rows with its 95 % interval.
+    """Holds a share of rows (words or texts) with its 95 % interval.
 
     Attributes:
         value, low, high: the share and the ends of its interval.
         count, n: number of rows flagged, and of rows.
-        clusters: number of clusters that the rows are in; `n` where every row is a cluster of its own. The interval is
-            then the exact binomial one.
+        clusters: number of clusters (such as documents) that the rows are in; if every row is a cluster of its own,
+            this is `n`, and the interval is the exact binomial one.
     """
 
     value: float
@@ -54,7 +56,7 @@ class Threshold:
         recall, false_positives: shares of test rows flagged, among rows of the class and among the others; None if
             there are no such rows.
         by, groups: what the test rows are grouped by, and (recall, false positives) of each group.
-        dev_clusters: number of clusters that the dev rows of other classes are in; 0: not recorded.
+        dev_clusters: number of clusters that the dev rows of other classes are in; 0 if not recorded.
     """
 
     value: float
@@ -81,12 +83,12 @@ class Threshold:
         return np.asarray(np.asarray(scores, np.float64) > self.value)
 
     def facts(self) -> dict[str, Any]:
-        """Return the threshold and its performance on test, ready for JSON."""
+        """Return the threshold and its performance on test, as a mapping that JSON can hold."""
         return asdict(self) | {"groups": {name: list(map(_facts, both)) for name, both in self.groups.items()}}
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
-        """Return the threshold that `facts` returned as a mapping."""
+        """Return the threshold that a mapping returned by `facts` describes."""
         groups = {name: (_rate(a), _rate(b)) for name, (a, b) in facts["groups"].items()}
         rates = {name: _rate(facts[name]) for name in ("recall", "false_positives")}
         return cls(**{**facts, **rates, "groups": groups})
@@ -138,29 +140,32 @@ def choose_threshold(
     label: str = "",
     seed: int = 0,
 ) -> Threshold:
-    """Choose the lowest threshold at which a new row of another class is flagged with a probability of at most `fpr`,
-    and return it with its performance on test.
+    """Choose the lowest threshold at which a false positive has a probability of at most `fpr`, and return it with its
+    performance on test. A row (a word or text) is flagged if its score is above the threshold; a false positive is a
+    flagged row of another class ("other row" below).
 
     With n other rows on dev, the threshold is their k-th highest score, k = ⌊fpr · (n + 1)⌋: if the n rows and the new
     one are exchangeable, the new one is among the k highest with probability k / (n + 1). So n has to be at least 1/fpr
-    − 1. This probability is an average over draws of dev; the false positives of this very threshold are those on test.
+    − 1. This probability is an average over random samples of dev; the rate of the one threshold returned is measured
+    on test.
 
-    Rows of one document or group are not exchangeable; groups are. With G clusters that have other rows on dev, the
-    threshold is the lowest score at which (the sum over clusters of the share of their rows flagged, + 1) / (G + 1) is
-    at most `fpr`, which bounds the expected rate in a new group. So G has to be at least 1/fpr − 1.
+    Rows of one document or group (a cluster) are not exchangeable; clusters are. Let G be the number of clusters with
+    other rows on dev, and s the sum, over these clusters, of the share of their other rows that is flagged. The
+    threshold is the lowest score at which (s + 1) / (G + 1) is at most `fpr`, which bounds the expected rate in a new
+    cluster. So G has to be at least 1/fpr − 1.
 
-    Intervals are 95 %. If rows are independent they are exact binomial intervals; else those of Korn and Graubard,
-    which are exact binomial intervals for the effective number of rows, estimated from the variance over bootstrap
-    resamples of whole clusters. Where no row (or every row) is flagged that variance is 0, and every cluster counts as
-    one row.
+    Intervals are 95 % intervals. If rows are independent, they are exact binomial intervals. If not, they are those of
+    Korn and Graubard: exact binomial intervals for an effective number of rows, which is estimated from the variance
+    over bootstrap resamples of whole clusters. Where no row (or every row) is flagged, that variance is 0, and every
+    cluster counts as one row.
 
     Args:
         dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
-        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; empty: recall and false
-            positives are not measured.
+        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; if empty, recall and
+            false positives are not measured.
         fpr: share of other rows that may be flagged.
         dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
-            None: rows are independent.
+            None means that rows are independent.
         groups: `(M,)` names of groups for which recall and false positives are also given separately.
         by: what the groups are.
         label: name of the class.

@@ -1,1 +1,1 @@
-"""Tasks: each file is one kind of label."""
+"""Holds the tasks, one a file; each gives one kind of label to words, spans, pairs or sentences."""

@@ -1,4 +1,4 @@
-"""Any column of the corpus, of words or of sentences: `column:tense`, `column:year:real`."""
+"""Labels words or sentences with the values of a column of the corpus: `column:tense`, `column:year:real`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Column(Task):
     """`column:<name>`: the labels are the values of a column, at the level (word or sentence) at which the corpus has
     it.
 
-    A column of numbers is real-valued if one of them has a fraction or more than 20 differ; JSON lists of strings are
-    sets of labels; all other columns are classes. `column:<name>:real` and `column:<name>:classes` override this.
-    `column:<name>:labels` gives each row any number of labels, written `a|b` or as a JSON list of strings; a row with
-    an empty value has no labels, and a row with a missing value is left out.
+    Labels are real-valued if the column holds numbers, of which some are no whole numbers or more than 20 differ; sets
+    of labels if it holds JSON lists of strings; otherwise classes. `column:<name>:real` and `column:<name>:classes`
+    override this. With `column:<name>:labels`, a word or sentence has any number of labels, written `a|b` or as a JSON
+    list of strings; an empty value means no labels, and a missing value that the word or sentence is left out.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -33,7 +33,7 @@ class Column(Task):
         """Find the column, and set level and kind.
 
         Raises:
-            BadParameter: no column is named, or a column of words is to be `:real`.
+            BadParameter: no column is named, or `:real` is given for a column whose values are not numbers.
             UnknownName: there is no such column; the message names the nearest.
             DegenerateDesign: the column has no values.
         """

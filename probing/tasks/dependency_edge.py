@@ -1,4 +1,4 @@
-"""The task whether there is a dependency edge between two words."""
+"""Labels pairs of words by whether an edge of the dependency tree joins them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ EDGE, NONE = "edge", "no edge"
 
 
 class DependencyEdge(TreeTask):
-    """`dependency_edge`: whether a pair of words is joined by an edge of the tree. The rows are all edges and as many
-    pairs without one, the earlier word first.
+    """`dependency_edge`: the label says whether a pair of words is joined by an edge of the dependency tree. The pairs
+    are all edges and as many pairs without one, the earlier word first.
 
     For each edge, a pair without an edge is chosen from the same sentence, with the same distance between its words or
-    the nearest possible, so that distance says little about the label. Among such pairs the one with the smallest hash
-    of sentence id and words is taken; it is the same in every run, whatever else the corpus holds. `:difference` and
-    `:product` combine the two states.
+    the nearest possible, so that distance says little about the label. The choice is pseudo-random but the same in
+    every run, whatever else the corpus holds. `dependency_edge:difference` and `:product` give the probe the difference
+    or product of the two states.
     """
 
     def places(self, example: Example) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The task of the dependency relation of every word to its head."""
+"""Labels every word with its dependency relation to its head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from probing.tasks._columns import WordColumnTask
 
 
 class DependencyRelation(WordColumnTask):
-    """`dependency_relation`: the labels are the word column `deprel`, with its subtypes (`nsubj:pass`)."""
+    """`dependency_relation`: the label of a word is its value in the corpus's column `deprel`, subtypes (`nsubj:pass`)
+    included.
+    """
 
     column = "deprel"
 

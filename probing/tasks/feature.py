@@ -1,4 +1,4 @@
-"""The task of one morphological feature of every word that has it: `feature:Number`."""
+"""Labels every word that has a morphological feature with the feature's value: `feature:Number`."""
 
 from __future__ import annotations
 

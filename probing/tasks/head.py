@@ -1,4 +1,4 @@
-"""Head selection: which word of the sentence is the head of this one."""
+"""Asks for every word which word of the sentence is its head."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from probing.text.corpus import Example
 
 
 class Head(TreeTask):
-    """`head`: which word of its sentence is a word's head. Every word except the root is paired with each word of the
-    sentence (itself included); the label is `yes` for its head, else `no`.
+    """`head`: the label says which word of its sentence is a word's head. Every word except the root is paired with
+    each word of the sentence (itself included); the label is `yes` for its head, else `no`.
 
     In a pair (a, b), word a is the dependent and word b the candidate; the pairs of one word a are alternatives, scored
-    together by UAS. A word is never its own head, but these pairs are included so that the `edge` control can use the
-    same rows. `head:difference` and `head:product` combine the two states for probes that read one.
+    together by UAS (unlabelled attachment score). A word is never its own head, but these pairs are included so that
+    the `edge` control can use the same rows. `head:difference` and `head:product` combine the two states into one, for
+    probes that read one state.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 2.

@@ -1,4 +1,4 @@
-"""Labelled pairs of words, from a field of [a, b, label] triples: `pair:coreference`."""
+"""Labels pairs of words, which a field of the corpus lists as [a, b, label]: `pair:coreference`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from probing.text.corpus import Corpus, Example
 
 
 class Pair(Task):
-    """`pair:<FIELD>`: the rows are the pairs of words that the corpus lists in that field, with their labels; words are
-    counted from 0.
+    """`pair:<FIELD>`: the labels are those of the pairs of words that the corpus lists in that field; words are counted
+    from 0.
 
-    Labels are classes, or real-valued if they are numbers of which one has a fraction or which have more than 20
-    distinct values. The state is [a; b]; `pair:<FIELD>:difference` and `:product` combine the two states.
+    Labels are real-valued if they are numbers, of which some are no whole numbers or more than 20 differ; otherwise
+    they are classes. The probe reads the states of both words side by side, or with `pair:<FIELD>:difference` or
+    `:product` their difference or product.
     """
 
     level = "pair"

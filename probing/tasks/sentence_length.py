@@ -1,4 +1,4 @@
-"""The task of the number of words of every sentence."""
+"""Labels every sentence with its number of words."""
 
 from __future__ import annotations
 

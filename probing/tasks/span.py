@@ -1,4 +1,4 @@
-"""The task of the type of every span of words, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
+"""Labels every span of words with its type, from a column of BIO tags: `span:entity`, `span:entity:ends`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _OUTSIDE = "O"
 
 
 class Span(Task):
-    """`span:<COLUMN>`: the rows are spans of words, and the label is the type of a span. Its state is the mean over its
-    words or, with `:ends`, that of its first and last word.
+    """`span:<COLUMN>`: the label is the type of a span of words. The probe reads the mean of the states of its words
+    or, with `:ends`, the states of its first and last word side by side.
 
     Tags are `B-TYPE`, `I-TYPE` and `O` (or nothing). As in conlleval, an `I-` that does not continue a span of its type
-    begins one; `S-` and `E-` (BIOES) are understood. Words outside spans are not rows: the task is to tell types apart,
+    begins one; `S-` and `E-` (BIOES) are understood. Words outside spans are left out: the task is to tell types apart,
     not to find spans.
     """
 
@@ -36,7 +36,7 @@ class Span(Task):
 
         Raises:
             BadParameter: no column is named.
-            UnknownName: there is no such word column; the message names the nearest.
+            UnknownName: there is no such column of words; the message names the nearest.
             DegenerateDesign: the column has no values.
             CorpusError: a value is not a tag; the message names the sentence.
         """

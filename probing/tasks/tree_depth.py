@@ -1,4 +1,4 @@
-"""The task of the depth of every word in its dependency tree."""
+"""Labels every word with its depth in the dependency tree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TreeDepth(Task):
         """Check that every sentence is a tree.
 
         Raises:
-            UnknownName: the corpus has no word column `head`.
+            UnknownName: the corpus has no column `head` of words.
             DegenerateDesign: the column has no values.
             CorpusError: heads are out of range or form a circle; the message names the sentence.
         """

@@ -1,4 +1,4 @@
-"""The task of the distance of every two words in their dependency tree."""
+"""Labels every two words of a sentence with their distance in the dependency tree."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class TreeDistance(TreeTask):
     """`tree_distance`: the label is the number of arcs between two words of a sentence. Every two words are one pair,
     the earlier word first.
 
-    Words in different trees, as where a head is missing, have no label. `tree_distance:difference` and `:product`
-    combine the two states for probes that read one.
+    Two words in different trees (which occur if a head is missing) have no label. `tree_distance:difference` and
+    `:product` combine the two states into one, for probes that read one state.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, section 2.

@@ -1,4 +1,4 @@
-"""The task of the universal part of speech of every word."""
+"""Labels every word with its universal part of speech."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Upos(WordColumnTask):
-    """`upos`: the labels are the word column `upos`."""
+    """`upos`: the label of a word is its value in the corpus's column `upos`."""
 
     column = "upos"
 

@@ -1,4 +1,4 @@
-"""The task of the language-specific part of speech of every word."""
+"""Labels every word with its language-specific part of speech."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from probing.tasks._columns import WordColumnTask
 
 
 class Xpos(WordColumnTask):
-    """`xpos`: the labels are the word column `xpos`."""
+    """`xpos`: the label of a word is its value in the corpus's column `xpos`."""
 
     column = "xpos"
 

@@ -1,1 +1,1 @@
-"""Text and its labels: corpora, words as character spans, pieces (tokens), named positions, chat prompts."""
+"""Handles text and its labels: corpora, words as character spans, tokens, named positions, chat prompts."""

@@ -1,8 +1,8 @@
-"""Aligns words with pieces (tokens) by character offsets of the source text, and lists the pieces of each row of a
-store.
+"""Aligns words with tokens by character offsets of the source text, and lists the tokens of each row of a store (a
+word, sentence or token). Names in the code call tokens "pieces".
 
 All functions process several examples at once: their texts are concatenated, so that one binary search assigns every
-piece to its word.
+token to its word.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SPACES = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint
 
 @dataclass(frozen=True)
 class Encoded:
-    """Holds a text as T pieces (tokens), the input of a model.
+    """Holds a text as T tokens, the input of a model.
 
     Attributes:
-        ids: `(T,)` int64 vocabulary ids, special pieces included.
-        offsets: `(T, 2)` int64 half-open spans in code points of the text.
-        special: `(T,)` bool, true at pieces outside the text, such as those that the tokenizer or a chat template adds.
-        cut: `(M, 2)` int64 half-open spans in the text of the pieces that were cut off.
+        ids: `(T,)` int64 vocabulary ids, special tokens included.
+        offsets: `(T, 2)` int64 half-open span of each token in code points of the text.
+        special: `(T,)` bool, true at tokens outside the text, such as those that the tokenizer or a chat template adds.
+        cut: `(M, 2)` int64 half-open span in the text of each token that was cut off.
     """
 
     ids: Ints
@@ -43,15 +43,15 @@ class Encoded:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether pieces were cut off."""
+        """Whether tokens were cut off."""
         return len(self.cut) > 0
 
     def emptied(self) -> Encoded:
-        """Return the input with no pieces, not even special ones; all pieces of the text are listed in `cut`."""
+        """Return the input with no tokens, not even special ones; all tokens of the text are listed in `cut`."""
         return Encoded(self.ids[:0], self.offsets[:0], self.special[:0], self.offsets[~self.special])
 
     def truncated(self, limit: int) -> Encoded:
-        """Return the input with at most `limit` pieces: pieces of the text are dropped from the end, special pieces
+        """Return the input with at most `limit` tokens: tokens of the text are dropped from the end, special tokens
         stay.
         """
         content = np.flatnonzero(~self.special)
@@ -67,20 +67,21 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rows:
-    """Lists the pieces of each of the R rows of E examples, ordered by example, then piece.
+    """Lists the tokens of each of the R rows (words, sentences or tokens) of E examples, ordered by example, then
+    token.
 
     Attributes:
-        offset: `(E+1,)`: rows of example e are `offset[e]:offset[e+1]`.
-        example: `(R,)` position of the row's example among the E.
+        offset: `(E+1,)`; the rows of example e are `offset[e]:offset[e+1]`.
+        example: `(R,)` index of the row's example among the E examples.
         word: `(R,)` word index, -1 for none.
-        piece: `(R, 2)` half-open span of pieces in the input.
-        char: `(R, 2)` half-open span of characters; (0, 0) for special pieces.
-        first: `(R+1,)`: row r is pooled from `pieces[first[r]:first[r+1]]`.
-        pieces: indices, in the example's input, of the pieces that are pooled.
+        piece: `(R, 2)` half-open span of the row's tokens in the input.
+        char: `(R, 2)` half-open span of the row's characters; (0, 0) for special tokens.
+        first: `(R+1,)`; row r is pooled from `pieces[first[r]:first[r+1]]`.
+        pieces: indices, in the example's input, of the tokens that are pooled.
         missing: (example, word, reason) of words without a row.
         skipped: (example, reason) of examples without any row.
-        position: `(R,)` index of the position, if rows are positions; `missing` then has this index in place of the
-            word.
+        position: `(R,)` index of the named position, if rows are positions; `missing` then has this index in place of
+            the word.
     """
 
     offset: Ints
@@ -99,7 +100,7 @@ class Rows:
 
 
 def check_words(words: Sequence[Spans], lengths: Sequence[int], names: Sequence[str]) -> None:
-    """Check that word spans can be aligned with pieces.
+    """Check that word spans can be aligned with tokens.
 
     Args:
         words: word spans of every example.
@@ -127,17 +128,17 @@ def check_words(words: Sequence[Spans], lengths: Sequence[int], names: Sequence[
 
 
 def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], pool: str = "mean") -> Rows:
-    """Return one row per word that has pieces.
+    """Return one row per word that has tokens.
 
-    A piece belongs to the word that holds its first non-space character (a byte-level piece may include the space
-    before it). Words that share one span, such as those of a multiword token, each get all pieces of the span. A word
-    that lost a piece to truncation has no row, so that no incomplete word is pooled.
+    A token belongs to the word that contains its first non-space character (a byte-level token may include the space
+    before it). Words that share one span, such as those of a multiword token, each have all tokens of the span. A word
+    of which a token was cut off has no row, so that no incomplete word is pooled.
 
     Args:
         texts: source texts.
         words: half-open spans of every text, checked by `check_words`.
         encoded: the tokenised texts.
-        pool: `first` or `last` to pool only that piece; for other names all pieces are pooled.
+        pool: `first` or `last` to use only that token; for other names all tokens are pooled.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     base = np.concatenate([[0], np.cumsum(lengths)])
@@ -183,10 +184,10 @@ def word_rows(texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[En
 def piece_rows(
     texts: Sequence[str], words: Sequence[Spans], encoded: Sequence[Encoded], *, with_special: bool = False
 ) -> Rows:
-    """Return one row per piece that is not special; its `word` is the first word that the piece belongs to, -1 if there
+    """Return one row per token that is not special; its `word` is the first word that the token belongs to, -1 if there
     is none.
 
-    With `with_special`, special pieces also get rows, with word -1 and characters 0 to 0. Words that have no row in
+    With `with_special`, special tokens have rows too, with word -1 and characters 0 to 0. Words that have no row in
     `word_rows` are listed in `missing`, so that later pooling also leaves them out.
     """
     offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
@@ -221,11 +222,11 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """Return one row per example that has pieces; the row pools all pieces that are not special, or is the CLS piece if
+    """Return one row per example that has tokens; the row pools all tokens that are not special, or is the CLS token if
     `pool` is `cls`.
 
     Raises:
-        AlignmentError: `pool` is `cls` and an input has no CLS piece.
+        AlignmentError: `pool` is `cls` and an input has no CLS token.
     """
     content = []
     for e in encoded:

@@ -1,5 +1,5 @@
-"""Corpus: an ordered sequence of examples with texts, words, label columns, splits and groups; independent of
-models.
+"""Defines `Corpus`, an ordered sequence of examples (texts with words, labels, splits and groups). It knows of no
+model.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ __all__ = ["SPLITS", "Corpus", "Example", "Label", "joined"]
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """Holds an ordered sequence of examples; an example's ordinal is its index here.
+    """Holds labelled texts, one `Example` each, in a fixed order.
 
     `corpus[3]` is an example, `corpus[10:20]` a corpus of ten, and a loop over it gives the examples in order.
 
     Attributes:
         examples: the examples, in order.
         source: name of the source, for messages.
-        unit: word for a group of examples: `document`, or the name of the column by which the corpus is grouped.
+        unit: what groups of examples are called: `document`, or the name of the column by which the corpus is grouped.
         left_out: names of fields of the source that did not become columns, since they are nested or are lists whose
             lengths differ from the numbers of words.
-        has_texts: whether texts are real; the texts of a corpus made from arrays only identify examples, and no
-            baseline reads them.
+        has_texts: whether the examples have real texts. In a corpus made from arrays, the texts only identify examples,
+            and no baseline reads them.
     """
 
     examples: tuple[Example, ...]
@@ -99,7 +99,7 @@ class Corpus:
         Raises:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
-            BadParameter: the reader has no such option, or `group` is a column of words.
+            BadParameter: the reader has no such option, or `group` is a column with a value for each word.
             UnknownName: there is no column of the name `group`, or a name after `probing:` does not ship with the
                 package.
         """
@@ -181,23 +181,23 @@ class Corpus:
 
     @cached_property
     def units(self) -> Ints:
-        """Integer code of the unit of every example, `(E,)`. A unit joins the examples of a group and all examples with
-        the same text; splits, folds and resampling never divide a unit.
+        """Integer code, for each of the E examples, of the unit it belongs to: an array `(E,)`. Examples of one group,
+        and examples with the same text, are in one unit; splits, folds and resampling never divide a unit.
         """
         return units_of(self.examples)
 
     @cached_property
     def unit_names(self) -> list[str]:
-        """Name of the unit of every example (see `units`)."""
+        """Name, for every example, of the unit it belongs to (see `units`)."""
         return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:
-        """Return the corpus with the values of a sentence column as groups; an example without a value forms a group
-        alone.
+        """Return the corpus with other groups: examples with the same value in a sentence-level column form a group. An
+        example without a value forms a group of its own.
 
         Raises:
             UnknownName: there is no such column; the message names the nearest.
-            BadParameter: it is a column of words, or has no values.
+            BadParameter: the column has a value for each word (not one for each example), or has no values.
         """
         column = composed(column)
         if self.level_of(column) != "sentence":
@@ -243,8 +243,8 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the ordered texts and word spans, on which states depend; labels and splits do not change
-        it.
+        """SHA-256 (hex) of texts and word spans in order, which are all that states depend on; labels and splits do not
+        change it.
         """
         state = hashlib.sha256()
         for example in self.examples:
@@ -255,7 +255,7 @@ class Corpus:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that occur; `train`, `dev`, `test` come first."""
+        """Names of the splits that the examples are in; `train`, `dev` and `test` come first."""
         return tuple(sorted({example.split for example in self.examples}, key=split_order))
 
     def column_names(self) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""Example: a text with its words, labels, spans and pairs; computes the depths of words in a dependency tree."""
+"""Defines `Example`, a text with its words, labels, spans and pairs, and computes the depths of words in a dependency
+tree.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +64,14 @@ class Example:
         words: half-open character span of each word, in order.
         columns: sentence-level labels by column name.
         word_columns: word-level labels by column name, one entry per word, None where missing. Readers of treebanks
-            give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: 0 is the root, else the 1-based word) and
-            `feature:<Name>`.
-        document: id shared by examples that must be in the same split; None: the example forms a group alone.
+            give `upos`, `xpos`, `lemma`, `deprel` (str), `head` (int: the number of the head, words counted from 1; 0
+            for the root) and `feature:<Name>`.
+        document: id shared by examples that must be in the same split; None if the example is a group of its own.
         split: `train`, `dev`, `test` or another name.
-        spans: half-open character spans by name, for rows at positions; a span that this text does not have is left
-            out.
-        messages: (role, content) of each message of a chat that contains the text once, for chat templates; else empty.
+        spans: half-open character spans by name, which positions such as `entity.last` refer to; a span that this text
+            does not have is left out.
+        messages: (role, content) of each message of the chat that the text is a part of, for chat templates; empty if
+            there is no chat.
         pairs: (word a, word b, label) triples by field name, words counted from 0.
         recomposed: names of columns with a label that was not in composed Unicode form (NFC); labels, documents and
             names of columns and spans are converted to this form.
@@ -103,12 +106,12 @@ class Example:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """Surface form of each word, which control tasks use as word type."""
+        """Surface form of each word; control tasks give one label to all words of a form."""
         return tuple(self.text[start:end] for start, end in self.words)
 
     @cached_property
     def depths(self) -> tuple[int | None, ...]:
-        """Number of arcs from every word up to the root of its tree (0 for the root), from the word column `head`.
+        """Number of arcs from every word up to the root of its tree (0 for the root), computed from the column `head`.
 
         It is None for a word if a head on this path is missing.
 

@@ -1,4 +1,4 @@
-"""Fits probes and control tasks on a store's states, giving ProbeResults."""
+"""Trains probes on the states of a store, beside control tasks and baselines, and returns their scores."""
 
 from __future__ import annotations
 
@@ -58,57 +58,59 @@ def train(
     threshold: str | None = None,
     progress: bool = True,
 ) -> ProbeResults:
-    """Fit every probe at every site on the task and on every draw of every control, score all fits, and return the
-    results.
+    """Fit every probe at every site, on the task and on its control tasks, score all fits, and return the results.
 
-    Probes are trained on train, stopped early by dev, and scored on dev (to choose a site) and on test. The task and
-    its controls get the same probe, budget and seeds. Baselines are always fitted, with site "(none)": `prior`; for
-    words `word_type`; for sentences `text_length`, `bag_of_words` and `tfidf`. The gain of every probe over each of
-    them is reported.
+    Probes are trained on the split train, stopped early by dev, and scored on dev (to choose a site) and on test. The
+    task and its controls are given the same probe, budget and seeds. Baselines, which do not read states, are always
+    fitted too and have the site "(none)": `prior`; for words, `word_type`; for sentences, `text_length`, `bag_of_words`
+    and `tfidf`. The results contain the gain of every probe over each baseline.
 
     Args:
         store: the states, or the directory of a store.
         corpus: the corpus the store was made from, with its labels.
         task: a task or its name, e.g. `upos` or `feature:Number`.
-        probes: probes, scikit-learn estimators or recipes such as `mlp:hidden=64` (default: linear; ridge for a
-            real-valued target).
-        controls: controls or recipes such as `word_type:draws=5` (default: word_type for words; for sentences
-            shuffled_labels, a chance check, since only the caller knows what key sentences share).
+        probes: probes, scikit-learn estimators, or names with options such as `mlp:hidden=64` (default: linear; ridge
+            for a real-valued target).
+        controls: controls, or names with options such as `word_type:draws=5`. The default for words is `word_type`. For
+            sentences it is `shuffled_labels`, which only checks for chance; name `keyed:key=COLUMN` if sentences share
+            something that a probe could memorise.
         measures: measures or their names (default: accuracy, macro_f1 and log_loss; r2 and spearman for a real-valued
             target).
-        analyses: further analyses to run at every site, such as `code_length`; see `probing list analyses`. Their
-            numbers are in `ProbeResults.analyses`.
+        analyses: analyses to run at every site beside the scores, such as `code_length`; `probing list analyses` lists
+            them. Their numbers are in `ProbeResults.analyses`.
         seeds: number of fits of each stochastic probe, with different seeds.
         root_seed: root of every random draw.
         sites: shell-style patterns of sites of the store.
         resample_by: what is resampled for intervals: `sentence`, `document` (or the group that the corpus was read
             with), or `auto`: documents where the label is constant or nearly so within them, else sentences.
-        rows: how the rows of a piece store are pooled, e.g. `word:last` (default: the mean).
+        rows: for a store of all tokens (extracted with `rows="piece"`), how states are pooled to words or sentences,
+            such as `word:last` (default: the mean).
         correction: how the p values of gains are adjusted over the sites, probes, baselines and tasks of a store:
-            `holm`, or `bh` (Benjamini-Hochberg), which bounds the share of false claims instead of the chance of any.
-            It is applied to all results in the folder.
-        to: folder for results.jsonl, results.parquet, fitted probes, and the units by which a killed run resumes.
-            Earlier results in the folder stay, whatever their model.
+            `holm` bounds the probability of any false claim, `bh` (Benjamini-Hochberg) the expected share of false
+            claims. It is applied to all results in the folder.
+        to: folder for results.jsonl, results.parquet, fitted probes, and the finished fits, from which a killed run
+            resumes. Earlier results in the folder stay, also those of other models.
         replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
             settings (seeds, controls, measures, …).
         executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`,
             since a worker reports nothing while it fits), or an object. With other processes `to` is required; they
             read the stores themselves.
         workers: number of processes, for `processes` and `ray`.
-        threads: processor threads of each worker; None: as many as this process has. With the same number every
+        threads: processor threads of each worker; None means as many as this process has. With the same number every
             executor gives the same bytes; with different numbers the last bits of a score can differ.
         max_memory_mib: MiB that the states of a site may take. If they would take more, `linear` and `ridge` stream
             them from the store, with the same results up to rounding; other probes and analyses still load them all.
             None: no limit.
         device: torch device that `linear`, `mlp`, `ridge` and `mass_mean` compute on; other probes, and all scoring,
-            use the CPU. Results are equal up to rounding, so the device is not part of a fit's identity: a run that was
-            begun on one device can be finished on another.
-        array_size, array_index: number of processes that share the work (on any machines that see `to`), and the
-            number of this process, which does every `array_size`-th unit from number `array_index` on. The process that
-            finds all units done writes the results.
-        threshold: `fpr=0.01`, perhaps with `,label=CLASS` and `,by=COLUMN`: a threshold on the log odds of a class (by
-            default the second of two in sorted order) is chosen on dev for every probe, and saved in its card with
-            recall and false positives on test (also by the values of the column). See `choose_threshold`.
+            use the CPU. Results are equal up to rounding, so a run that was begun on one device can be finished on
+            another.
+        array_size, array_index: number of processes that share the work (on any machines that can write to `to`), and
+            index of this one, counted from 0; it does every `array_size`-th fit. The process that finds all fits done
+            writes the results.
+        threshold: text such as `fpr=0.01`, `fpr=0.01,label=CLASS` or `fpr=0.01,by=COLUMN`. For every probe, a threshold
+            on the log odds of the class (by default the second of two in sorted order) is then chosen on dev, and saved
+            with the probe, with its recall and false positives on test (for each value of the column too). See
+            `choose_threshold`.
         progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
 
     Raises:

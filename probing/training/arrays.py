@@ -1,4 +1,4 @@
-"""Plans and fits probes on arrays in memory (states, labels, groups and keys) in the same way as on a store."""
+"""Fits probes on arrays in memory (states, labels, groups and keys) in the same way as on a store."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def probe(
     """Fit probes on arrays beside controls and baselines, score them, and return the results with their verdicts; no
     store is needed.
 
-    It does what `train` does on a store that holds the same rows, with the same numbers: the result has the same table,
-    charts and card. With `keys` a row counts as a word of its group, and its key as the type of the word: the default
-    control draws a random label for each key, and the baseline `word_type` predicts from the key alone. Without keys a
-    row counts as a sentence, and the default control is a chance check.
+    The results are the numbers that `train` gives for a store with the same rows, with the same tables and charts. With
+    `keys`, each row is treated as a word in the sentence that is its group, and its key as the word's form: the default
+    control draws a random label for each key, and the baseline `word_type` predicts from the key alone. Without keys,
+    each row is treated as a sentence, and the default control is a chance check.
 
     Args:
         X: states `(N, D)` as array, tensor or DataFrame, converted to float32; or `{site: states}`, several layers of
@@ -73,18 +73,20 @@ def probe(
             every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
             equal; equal states in train and test are warned of.
         keys: `(N,)` values for each of which the control draws one random label, such as the form of each word.
-        texts: `(N,)` the text of each row, if rows are texts: baselines then read them, copies of a text are never
-            in different splits, and the control `keyed:key=key` draws by `keys`.
-        split: `(N,)` `train`, `dev` or `test` (or `validation`); None: made at random of whole groups, 80/10/10.
+        texts: `(N,)` the text of each row, if rows are texts. Baselines then read them, copies of a text are never in
+            different splits, and the control `keyed:key=key` draws one label for each value of `keys`.
+        split: `(N,)` the split of each row: `train`, `dev` (or `validation`) or `test`. None means that whole groups
+            are assigned at random, in proportions of 80/10/10.
         split_seed: seed of that random split.
-        kind: `classes` or `real`; `auto`: numbers that have a fraction or more than 20 values are real.
+        kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are no whole numbers
+            or there are more than 20 different ones.
         name: name of the property, for tables and messages.
         model: name of the source of the states, which is recorded with the results.
         probes, controls, measures, analyses, seeds, root_seed, correction, to, replace, max_memory_mib, progress: as
             for `train`.
 
     Raises:
-        BadParameter: the shapes of arrays do not match, float32 does not hold the states, or a name or parameter is
+        BadParameter: the shapes of arrays do not match, states are too large for float32, or a name or parameter is
             wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.

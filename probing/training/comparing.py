@@ -1,4 +1,4 @@
-"""Compares sites and probes of one task on the same rows, paired, by the bootstrap samples that every unit saved."""
+"""Compares the scores of sites and probes on the same rows, by bootstrap samples that were saved with every fit."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def compare(
     between: Between = "all",
     against: str | None = None,
 ) -> pd.DataFrame:
-    """Compare every pair of sites, probes and models of one task by the difference of their scores on the same rows,
-    and return the comparisons.
+    """Compare every pair of results of one task (of two sites, probes or models) by the difference of their scores on
+    the same rows, and return the comparisons as a table.
 
-    Differences are taken within each bootstrap resample of the sentences, so variation that two sites have in common
-    cancels: they may differ significantly although their intervals overlap. Choose a site on dev (`ProbeResults.best`),
-    not by this table on test.
+    The difference is computed within each bootstrap resample of the sentences, so that variation which both results
+    have in common cancels: they may differ significantly although their intervals overlap. Choose a site on dev
+    (`ProbeResults.best`), not by this table on test.
 
     Args:
         results: the folder that `train(…, to=…)` wrote.
         task: name of the task in that folder.
         measure: name of the measure; default: accuracy or R², if scored.
-        probe: compare only this probe (default: all that read states).
+        probe: compare only this probe (default: all but baselines).
         split: `test` or `dev`; if some of its inputs occur in train, only the other rows are compared.
         correction: how p values are adjusted over the pairs, `holm` or `bh`.
         model: compare only this model, given by its full name or a part of it (default: all).

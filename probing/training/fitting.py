@@ -84,7 +84,7 @@ def fit_unit(
         states: input of the probe by split.
         baselines: scores of the baselines.
         others: the probe's fits on the states of state controls.
-        folder: folder of the results; None: nothing is written.
+        folder: folder of the results; None writes nothing.
     """
     site, name, probe = unit
     fits = fits_of(plan, probe, states, plan.label_sets)

@@ -1,4 +1,4 @@
-"""Leaves one group out: trains on all groups but one and scores on that one, for every group in turn."""
+"""Trains probes on all groups of a corpus but one and scores them on that one, for every group in turn."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def leave_one_out(
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
-    """For every value of a group, train on the rows of all other values, score on the rows with this value, and return
-    the results.
+    """For every group (such as each genre), train probes on all other groups, score them on this group, and return the
+    results.
 
-    The splits of the corpus are used for early stopping only: the rows of the group are tested whatever their split; of
-    the others, those in dev (or, if there are none, a tenth of the other groups) stop the probe early, and the rest
-    train it. The baselines are scored too. Intervals for one group cover the sampling of its sentences and of seeds.
-    The row `(mean)` is the unweighted mean over groups, with an interval over groups (Student's t), for claims about
-    further groups like these. Groups of fewer than `least_rows` labelled rows, or of one sentence, are tested together
-    as `(small groups)`, which does not count in the mean; if all of them together are still too few, they are only used
-    for training, and `remarks` says so.
+    A group is tested on all its rows, whatever their split. Of the other groups, the rows in dev (or, if there are
+    none, a tenth of these groups) stop the probe early, and the rest train it. The baselines are scored too. The
+    interval for one group covers the sampling of its sentences and of seeds. The results also contain the unweighted
+    mean over groups, named `(mean)`, with an interval (Student's t) for claims about further groups like these. Groups
+    of fewer than `least_rows` labelled rows, or of one sentence, are tested together as `(small groups)`, which does
+    not count in the mean; if all of them together are still too few, they are only used for training, and `remarks`
+    says so.
 
     Args:
         store: the states, or the directory of a store.
@@ -71,11 +71,12 @@ def leave_one_out(
         group: `document`, or a sentence-level column of the corpus, such as `genre`.
         least_rows: smallest number of labelled rows of a group that is tested alone.
         probes, measures, seeds, root_seed, sites, rows: see `train`.
-        to: folder for leave_one_out.jsonl, leave_one_out.parquet, and the units by which a killed run resumes.
+        to: folder for leave_one_out.jsonl, leave_one_out.parquet, and the finished fits, from which a killed run
+            resumes.
 
     Raises:
         UnknownName: there is no such column.
-        BadParameter: it is a column of words.
+        BadParameter: the column has a value for each word, not one for each sentence.
         DegenerateDesign: there is one group only, every group is too small, sentences have no group, a document is in
             two groups, or no label of a group occurs in the other groups.
         ProvenanceMismatch, NonFiniteStates: see `train`.
@@ -115,7 +116,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Fold:
-    """Pairs a group with the corpus whose test split is that group."""
+    """Holds the name of a group and the corpus in which this group is the test split."""
 
     name: str
     corpus: Corpus

@@ -1,4 +1,4 @@
-"""ProbeResults: the results of a training run, their tables, and the files that store them."""
+"""Defines `ProbeResults`, which holds the results of a training run, and makes their tables and files."""
 
 from __future__ import annotations
 
@@ -116,11 +116,12 @@ R = TypeVar("R", ProbeResult, AnalysisResult)
 
 
 class ProbeResults(Sequence[ProbeResult]):
-    """Holds the results of one or more tasks, in the order asked for; baselines come first, with site "(none)".
+    """Holds the results of one or more tasks, in the order in which the tasks were given; the baselines of a task come
+    first, with the site "(none)".
 
     Attributes:
         analyses: results of the analyses of the same run; a slice has none.
-        missing: number of units of the run that other processes have not done yet.
+        missing: number of fits of the run that other processes have not done yet.
     """
 
     missing: int = 0
@@ -141,7 +142,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """Join the results of several runs, and return them."""
+        """Return one `ProbeResults` with the results of several runs."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -217,15 +218,19 @@ class ProbeResults(Sequence[ProbeResult]):
         return pd.DataFrame([table_row(result, split) for result in self._results])
 
     def long(self) -> pd.DataFrame:
-        """Return one row per site × task × probe × measure × split × control: the content of results.parquet."""
+        """Return a DataFrame with one row per site, task, probe, measure, split and control, the content of
+        results.parquet.
+        """
         return long_table(self._results)
 
     def analysis_table(self) -> pd.DataFrame:
-        """Return one row per number of every analysis: the content of analyses.parquet."""
+        """Return the results of all analyses as a DataFrame with one row per number; it is the content of
+        analyses.parquet.
+        """
         return analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
-        """Return the result with the best score on dev, among probes that read states; of equal ones the first.
+        """Return the result with the best score on dev, baselines left out; of equally good results, the first.
 
         Raises:
             UnknownName: no result was scored by that measure, or there is no such probe.
@@ -246,10 +251,11 @@ class ProbeResults(Sequence[ProbeResult]):
         *,
         task: str | None = None,
     ) -> Score:
-        """Return the selectivity on test of one task, at the site named or at the one that is best on dev.
+        """Return the selectivity of a probe on test: its score minus that of its control. `site` and `probe` default to
+        those with the best score on dev.
 
         Raises:
-            BadParameter: there are results of several tasks or models, and `task` does not say of which.
+            BadParameter: there are results of several tasks or models, and `task` does not select one.
             UnknownName: there is no such site, probe, measure or control, or the control is a chance check, which has
                 no selectivity.
         """

@@ -1,4 +1,6 @@
-"""Transfer: scores probes trained on one corpus on another, for every ordered pair, beside the in-domain probe."""
+"""Scores probes that were trained on one corpus on another, for every ordered pair of corpora, and compares them with
+probes trained on the tested corpus.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ class Trained:
 
     @classmethod
     def of(cls, name: str, plan: Plan, probe: Probe, states: States) -> Trained:
-        """Fit the probe on the task's labels in a plan, and return the fits."""
+        """Fit the probe on the labels of a plan's task, once per seed, and return the fits."""
         fits = fits_of(plan, probe, states, (plan.labels,))[0]
         measures = plan.measures_for(probe).values()
         return cls(name, fits, plan.labels, tempers_of(fits, plan.labels, states["dev"], measures))
@@ -61,13 +63,14 @@ class Trained:
 def crossed(
     plan: Plan, unit: tuple[str, str, Probe], states: States, tested_on: str, sources: Sequence[Trained]
 ) -> list[CrossResult]:
-    """Score every trained probe on the test rows of `plan` whose input is not in the train rows of any source, and
-    return the results.
+    """Score every trained probe on the test rows of `plan`, without those whose input is also in the train rows of a
+    source, and return the results.
 
-    Probes trained on other sources are compared with the probe that was trained on the rows of `plan`.
+    Probes trained on other sources are compared with the probe that was trained on the tested source.
 
     Args:
-        plan: plan whose test rows are scored. All labels must have the same classes.
+        plan: the planned training on the tested source, whose test rows are scored. All labels must have the same
+            classes.
         unit: site, name and probe.
         states: states of the plan's rows at the site.
         tested_on: name of the plan's source.
@@ -166,19 +169,20 @@ def transfer(
     rows: str | None = None,
     to: str | Path | None = None,
 ) -> CrossResults:
-    """Train every probe on each source's train rows and score it on the test rows of every source.
+    """Train every probe on the train split of each source, score it on the test split of every source, and return the
+    scores. A source is a corpus with a store of its states.
 
-    Each score is compared with that of the probe trained on the tested source itself (`difference`, paired on the same
-    rows and resampled by cluster). For measures that count bits, the scaling of log odds is fitted on dev of the
-    training source. Baselines that do not read word codes of one corpus (`prior`, and those that read texts) are scored
-    too, with site "(none)". The classes are those of all sources together; test rows whose label does not occur in the
-    training source count as wrong.
+    Each score is compared with that of the probe trained on the tested source itself (`difference`, on the same rows,
+    with an interval from resampling sentences or documents). For measures in bits, probabilities are calibrated on dev
+    of the training source. Baselines are scored too, with site "(none)", except those that predict from word forms or
+    distances (`word_type`, `linear_order`), which cannot be applied to another corpus. The classes are those of all
+    sources together; test rows whose label does not occur in the training source count as wrong.
 
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, all of one model.
         task: a task or its name, the same for every corpus.
         probes, measures, seeds, root_seed, sites, resample_by, rows: see `train`.
-        to: folder for transfer.jsonl, transfer.parquet, and the units by which a killed run resumes.
+        to: folder for transfer.jsonl, transfer.parquet, and the finished fits, from which a killed run resumes.
 
     Raises:
         ProvenanceMismatch: a store is of another model or kind of rows, or was made from another corpus than the one

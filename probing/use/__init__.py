@@ -1,1 +1,3 @@
-"""Tests whether a model's behaviour depends on a property through the states at a place: edits, effects, verdicts."""
+"""Tests whether a model uses a property: edits the states at a place while the model runs, and measures how its output
+changes.
+"""

@@ -198,8 +198,10 @@ def held_out_scores(e: Experiment, predictions: Sequence[Prediction], levels: Ga
     """Score a linear probe or an MLP by cross-validation, and return its information and accuracy with p values that
     treat rows of one group as dependent.
 
-    Args: e: the experiment, with the labels and groups of the rows. predictions: one for each of the three folds, made
-    by a probe fitted on the other two. levels: significance levels of the two tests.
+    Args:
+        e: the experiment, with the labels and groups of the rows.
+        predictions: one for each of the three folds, made by a probe fitted on the other two.
+        levels: significance levels of the two tests.
     """
     return _read_classes(e, predictions, levels) if e.n_classes else _read_values(e, predictions, levels)
 

@@ -1,8 +1,8 @@
-"""Effects of an edit at one place on the behaviour (the measured output): τ, T, U (docs/use.md) and their influence
-values, over three rotations of the folds.
+"""Measures the effects of an edit at one place on the behaviour (the measured output): τ, T, U (docs/use.md) and their
+influence values.
 
-In each of the three rotations, edits are fitted on the rows of fold F1, the natural contrast of the behaviour on F2,
-and the effect is measured on F3.
+There are three rotations of the folds: in each, edits are fitted on the rows of fold F1, the natural contrast of the
+behaviour on F2, and the effect is measured on F3; each fold takes each role once.
 
 The edit is fitted on fold F1, the contrast in behaviour on F2, and the rows of F3 are edited and measured. With weights
 p over the edited rows, changes Δ of their behaviour, and c the natural contrast between start and goal in the row's
@@ -40,28 +40,27 @@ SLOPE_ROWS = 64
 
 @dataclass(frozen=True)
 class UseOptions:
-    """Options of `intervene`.
+    """Holds the options of `intervene`.
 
     Attributes:
-        seed: seed of folds, goals, pairs, samples and draws.
-        epsilon: smallest effect of interest, in SDs of the clean output.
-        doses: doses of class-mean swaps that are tried.
-        curve: whether to measure all doses, not only the primary one.
+        seed: seed of everything that is random.
+        epsilon: smallest effect that counts, in standard deviations of the unedited model's output.
+        doses: factors of the class-mean shift that are tried.
+        curve: whether to measure the effect at all doses, not only at the one that the verdict is based on.
         details: whether to measure how edits change other properties (selectivity) and, where there is an effect, how
-            large it is with one shift for all strata and with frozen norms.
-        null: whether to estimate the SD of τ under shuffled labels, at the place of the largest effect.
-        deals: number of further random assignments of the groups outside the measured fold, to fitting the shift or to
-            fitting the contrast; a verdict that changes with them becomes inconclusive.
-        slope_rows: approximate number of rows of a fold for which derivatives are computed, for standard errors; 0:
+            large it is with one shift for all rows and with the scales of later norms held fixed.
+        null: whether to estimate, at the place of the largest effect, how much effects vary if labels are shuffled.
+        deals: number of further deals, random divisions of the groups outside the measured fold into those that the
+            shift is fitted on and those that the contrast is fitted on; a verdict that changes with them becomes
+            inconclusive.
+        slope_rows: approximate number of rows of a fold for which gradients are computed, for standard errors; 0 means
             all.
-        permutations: number of permutations of the labels, with the shift refitted, at the place of the largest effect;
-            0: none.
-        control_properties: number of random properties of word types that are measured in the same way; 0: none.
-        comparisons: recipes of other interventions to report beside, such as `leace`; if there are any, random
-            subspaces and a control task are added to them, and `random_subspace` recipes of your own are ignored (see
-            `compared`).
-        stratify, shared, folds: whether to use strata; one shift for all strata; different rows for fitting and
-            measuring. Change these for comparisons only.
+        permutations: number of permutations of the labels for a test at the place of the largest effect; 0 means none.
+        control_properties: number of random properties of word forms that are measured in the same way; 0 means none.
+        comparisons: other interventions to report, such as `leace`; if there are any, random subspaces and a control
+            task are added to them, and a `random_subspace` of your own is ignored.
+        stratify, shared, folds: whether rows are compared only within strata; whether all strata share one shift;
+            whether different rows serve for fitting and measuring. Change these for comparisons only.
     """
 
     seed: int = 0
@@ -95,7 +94,7 @@ SMALLEST_VARIANCE = 1e-12  # of the largest, of outputs in float32: a direction 
 
 @dataclass(frozen=True, eq=False)
 class AtPlace:
-    """Holds what was computed for one place; only the place used last is kept.
+    """Holds the states and shifts at one place; only those of the place used last are held in memory.
 
     Attributes:
         states: states by fold.
@@ -111,10 +110,10 @@ class AtPlace:
 @dataclass(frozen=True, eq=False)
 class EditMeasurement:
     """Runs the edits of one experiment with one instrument (a model whose states can be replaced) and measures their
-    effects; an instance is named `bench` in the code.
+    effects, in three rotations of the folds F1, F2, F3 (see the module). An instance is named `bench` in the code.
 
     Attributes:
-        y: `(n, V)` clean behaviour of the experiment's rows.
+        y: `(n, V)` behaviour of the experiment's rows in the unedited model.
         seed: seed of goals, pairs and samples.
         shared: whether one shift is used for all strata, for comparison.
         folded: whether fitting and measuring use different folds; False for comparison.
@@ -143,9 +142,11 @@ class EditMeasurement:
     ) -> EditMeasurement:
         """Run the unedited model, and return an `EditMeasurement` for the rows of the experiment.
 
-        Args: instrument: model on fixed rows of text, whose states can be replaced. experiment: the rows to edit, with
-        their strata and folds. seed: seed of goals, pairs and samples. shared, folded, slope_rows: see the attributes
-        of the class.
+        Args:
+            instrument: model on fixed rows of text, whose states can be replaced.
+            experiment: the rows to edit, with their strata and folds.
+            seed: seed of goals, pairs and samples.
+            shared, folded, slope_rows: see the attributes of the class.
         """
         return cls(instrument, experiment, instrument.clean()[experiment.rows], seed, shared, folded, slope_rows)
 
@@ -165,13 +166,15 @@ class EditMeasurement:
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
     def sides(self, fold: int) -> FromTo:
-        """Return the start (own value), goal (value after the edit) and stratum of every row of a fold."""
+        """Return, for every row of a fold, its value of the property before (start) and after (goal) the edit, and its
+        stratum.
+        """
         e, rows = self.experiment, self.experiment.fold(fold)
         return FromTo(e.strata[rows], e.z[rows], self.goals[fold % FOLDS])
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
-        """Exchanges of states (which row gets the state of which) among the rows of each fold."""
+        """For each fold, which row is given the state of which other row."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
@@ -195,12 +198,12 @@ class EditMeasurement:
 
     @cached_property
     def mean(self) -> Floats:
-        """Mean of the clean behaviour, `(V,)`."""
+        """Mean of the unedited behaviour, `(V,)`."""
         return np.asarray(self.y.mean(0))
 
     @cached_property
     def spread(self) -> float:
-        """SD of the whole clean behaviour, s_Y: the root of the summed variances of its columns."""
+        """Standard deviation of the whole unedited behaviour, s_Y: the root of the summed variances of its columns."""
         return float(np.sqrt(((self.y - self.mean) ** 2).sum() / len(self.y)))
 
     @cached_property
@@ -224,8 +227,8 @@ class EditMeasurement:
 
     @cached_property
     def precision(self) -> Floats:
-        """Inverse covariance `(V, V)` of the clean behaviour, in directions in which it varies: m' P m is the squared
-        size of a change m, in SDs along the direction in which it is largest.
+        """Inverse covariance P of the unedited behaviour, `(V, V)`, in directions in which it varies: m' P m is the
+        squared size of a change m, in SDs along the direction in which it is largest.
         """
         centred = self.y - self.mean
         return np.asarray(
@@ -234,18 +237,20 @@ class EditMeasurement:
 
     @cached_property
     def _by_spread(self) -> EditMeasurement:
-        """That of the behaviour times the root of its covariance: angles there are those of effects in SDs."""
+        """The experiment's behaviour times the root of its covariance: angles between such vectors are those between
+        effects in SDs.
+        """
         centred = self.y - self.mean
         values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         return replace(self, y=self.y @ root)
 
     def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
-        """Estimate the squared cosine of the angle between the fitted and the true natural contrast, and return it by
-        rotation, with its influence values.
+        """Estimate the squared cosine of the angle between the fitted and the true natural contrast, and return it for
+        each rotation, with its influence values.
 
         Since effects are in SDs, which differ between directions, it is the angle between vectors Σ^½ c, with Σ the
-        covariance of the clean behaviour.
+        covariance of the unedited behaviour.
 
         Returns:
             T / C of Σ^½ y by rotation, and its influence values `(n,)` summed over rotations.
@@ -277,12 +282,12 @@ class EditMeasurement:
 
     @cached_property
     def naturals(self) -> list[NaturalContrast]:
-        """Natural contrasts of the behaviour, by rotation, for edits of all rows of F3."""
+        """For each rotation, the natural contrast of the behaviour for edits of all rows of F3."""
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
     def exchanged_naturals(self) -> list[NaturalContrast]:
-        """Natural contrasts by rotation, for rows of F3 that exchange states."""
+        """For each rotation, the natural contrast of the behaviour for the rows of F3 that exchange states."""
         e, found = self.experiment, []
         for r in range(FOLDS):
             one = self.exchanges[(r + 2) % FOLDS]
@@ -319,8 +324,8 @@ class EditMeasurement:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """Return, by rotation, the states `(n, D)` of F3 after the class-mean swap; those of the last dose are
-        cached.
+        """Return, for each rotation, the states `(n, D)` of the rows of F3 after the class-mean swap; those of the last
+        dose are cached.
         """
         at = self.at(place)
         if dose not in at.swapped:
@@ -359,7 +364,7 @@ class EditMeasurement:
 
     @cached_property
     def samples(self) -> list[tuple[Ints, Floats]]:
-        """Indices of the edited rows that slopes are computed for, and their weights, by rotation."""
+        """For each rotation, the indices and weights of the edited rows for which gradients (slopes) are computed."""
         return [
             natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
             for r, natural in enumerate(self.naturals)
@@ -373,8 +378,8 @@ class EditMeasurement:
         *,
         frozen_norms: bool = False,
     ) -> list[tuple[FromTo, Floats]]:
-        """Return, by rotation, the sides of sampled rows of F3 and the slopes `(m, n', D)` of their weighted ⟨aim,
-        behaviour⟩.
+        """Return, for each rotation, start and goal of sampled rows of F3, and the gradients `(m, n', D)` of m weighted
+        sums of their behaviour (the weights are the `aims`) with respect to their states.
         """
         each = list(zip(self.naturals, self.samples, edited, aims, strict=True))
         coefficients = [np.stack([p[:, None] * aim[few] for aim in own]) for _, (few, p), _, own in each]

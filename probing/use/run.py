@@ -1,5 +1,5 @@
-"""`intervene`: a complete use run, from a model, a corpus and a behaviour to verdicts. Stored results are not measured
-again.
+"""Defines `intervene`, which measures whether a model uses a property: it edits states, measures the output and gives
+verdicts. Stored results are not measured again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ResultCache:
     """Stores results by a hash of everything that determines them, so that they are not measured again.
 
     Args:
-        folder: folder of the run; None: nothing is stored.
+        folder: folder of the run; None stores nothing.
         common: settings that all properties of the run have in common.
     """
 
@@ -102,35 +102,38 @@ def intervene(
     """Change properties in the states of a running model, measure how its behaviour changes, and return the results
     with a verdict for each property and place.
 
-    Rows are matched in their covariates. Properties of sentences are covariates of one another; properties of words
-    have only those named in `covariates`.
+    Sentences (or words) of different classes are compared only if they agree in all covariates. The covariates of a
+    property of sentences are all other `tasks` and those in `covariates`; those of a property of words are only those
+    in `covariates`.
 
     Args:
-        model: model with the head that the behaviour needs.
-        corpus: corpus with labels; all splits are used unless one is named, since folds are made anew.
-        tasks: tasks of words (`feature:Number`) or of sentences (`column:tense`), not of both.
+        model: the model, with the head that the behaviour needs.
+        corpus: corpus with labels. All its splits are used unless `split` names one, since groups are divided at random
+            into three folds, whatever their split.
+        tasks: names of tasks, all about words (`feature:Number`) or all about sentences (`column:tense`).
         behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
-        sites: shell-style patterns of sites: `resid.*`, `attn_out.1`, `heads.*`, …
+        sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
         positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
-        covariates: further tasks, in whose values rows are matched.
-        split: split of the corpus to use; None: all.
+        covariates: names of further tasks; see above.
+        split: split of the corpus to use; None means all.
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.
         options: see `UseOptions`.
-        minimal_pairs: a sentence column that holds the id of the sentence that differs in the task's property only;
-            whole states are then exchanged within these pairs, and the natural contrast is measured on them.
-        to: folder for use.jsonl and verdicts.parquet; None: nothing is written. Results stored there are not measured
-            again, unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay;
-            those of the same model are judged together with these.
+        minimal_pairs: name of the column that holds, for each sentence, the id of the sentence that differs from it in
+            the task's property only. Whole states are then exchanged within these pairs, and the natural contrast (the
+            difference in output between real sentences of two values) is measured on them.
+        to: folder for use.jsonl and verdicts.parquet; None writes nothing. Results stored there are not measured again,
+            unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay; those of
+            the same model are judged together with these.
         replace: whether to drop results of the same task, behaviour and model with other settings.
-        progress: whether to show a bar on standard error; None: if it is a terminal.
+        progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:
         UnknownName: there is no such task, position or site.
         BadParameter: there is no task, tasks are of words and of sentences, or positions are missing or superfluous.
         NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
-        EditFailed: a check of the instrument failed.
-        DegenerateDesign, TooFewGroups: rows cannot be matched.
+        EditFailed: a check of the edits failed, such as that an edit which changes nothing leaves the output as it is.
+        DegenerateDesign, TooFewGroups: there are too few rows of different classes that agree in the covariates.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 

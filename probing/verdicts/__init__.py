@@ -1,1 +1,3 @@
-"""Turns results into verdicts: the criterion of decodability, the rule of use, and the files of a use run."""
+"""Turns results into verdicts: judges whether a property is decodable and whether it is used, and writes the files of a
+use run.
+"""

@@ -1,11 +1,11 @@
-"""The criterion of decodability, the one rule that the table, the page and the Parquet file apply.
+"""Defines the criterion of decodability, the one rule that tables, report and Parquet files apply.
 
-A task is *decodable* at a site when the gain over the best baseline clears its margin (0.02 accuracy) on test at an
-adjusted p of at most 0.025 (`Gain.is_shown`), and *selectively decodable* when the interval of selectivity against
-every control also lies above 0. Otherwise it is *not beyond* that baseline: *not beyond bag_of_words* does not mean
-that the states lack the label, only that the words predict it as well. No judgement is made on fewer than 20 different
-test sentences, or if all test labels are the same; and test rows whose input also occurs in train are left out
-unless the other rows are too few, or have only one label.
+A task is *decodable* at a site if the probe's gain over the best baseline exceeds its margin (0.02 in accuracy) on
+test, at an adjusted p of at most 0.025 (`Gain.is_shown`). It is *selectively decodable* if the interval of selectivity
+against every control also lies above 0. Otherwise it is *not beyond* that baseline: *not beyond bag_of_words* does not
+mean that the states lack the label, only that the words predict it as well. No judgement is made on fewer than 20
+different test sentences, or if all test labels are the same. Test rows whose input also occurs in train are left out,
+unless the other rows are too few or have only one label.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """Holds the outcome of the criterion for one measure of one probe at one site.
+    """Holds the judgement by this criterion, for one measure of one probe at one site.
 
     Attributes:
         result: result of the probe.
         measured: the scores that the judgement is based on.
         gain: gain over the best baseline; None if there is no baseline.
-        weakest: comparison with the control against which selectivity is smallest; None if there is none.
-        status: `selectively decodable`, `decodable`, `not beyond BASELINE`, `not shown to be decodable` (beyond the
-            label frequencies) or `not judged`.
+        weakest: comparison with the control against which selectivity is smallest; None if there is no control.
+        status: the judgement: `selectively decodable`, `decodable`, `not beyond BASELINE`, `not shown to be decodable`
+            (better than by label frequencies) or `not judged`.
     """
 
     result: ProbeResult

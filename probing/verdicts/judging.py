@@ -1,8 +1,8 @@
-"""Turns results of edits into verdicts: corrects for multiple tests, then applies the criteria to the numbers of each
-place.
+"""Turns measured effects of edits into verdicts: corrects for multiple tests, then applies the criteria at each place.
 
-A cell is one property at one place. A *deal* is one random division of the groups outside the measured fold between
-fitting the edit and fitting the contrast.
+A cell is one property at one place. A deal is one random division of the groups outside the measured fold into two
+parts: one to fit the edit on, one to fit the contrast on (the direction of the output along which the effect is
+measured).
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def _claims(edit: EditEffect, level: float, criteria: Criteria) -> list[str]:
 
 @dataclass(frozen=True)
 class Levels:
-    """Holds the levels of tests that remain after the corrections for families of tests.
+    """Holds the results of the corrections for multiple tests for one property at one place (a cell).
 
     Attributes:
-        discovery: level at which an adjusted p value of a cell is a discovery; 0: the property's family was not
-            selected.
-        equivalent: whether equivalence is shown for the cell, after correction over all cells.
+        discovery: level at which an adjusted p value counts as a discovery; 0 if the property was not selected by its
+            smallest adjusted p value, so that no place of it can be a discovery.
+        equivalent: whether the effect is shown to be below ε, after correction over all cells.
     """
 
     discovery: float
@@ -96,12 +96,13 @@ class Levels:
 
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
-    """Return a verdict for every place of every property. Without `criteria`, each result is judged by the criteria
+    """Return one verdict per property, place and behaviour. Without `criteria`, each result is judged by the criteria
     stored with it.
 
-    The smallest adjusted p of a property and behaviour enters Benjamini-Hochberg over all of them of one model; in
-    selected families cells are tested at the level q · selected / all. Equivalence p values have their own
-    Benjamini-Hochberg over all cells of the model.
+    Multiple tests are corrected for in two steps. All places of one property and behaviour form a family. The smallest
+    adjusted p values of the families of a model go through Benjamini-Hochberg at level q, which selects families; in
+    these, each place is tested at the level q · (selected families / all families). The p values of equivalence tests
+    go through a Benjamini-Hochberg procedure of their own, over all properties and places of the model.
 
     References:
         Benjamini and Bogomolov 2014, Selective inference on multiple families of hypotheses, §3.
@@ -166,8 +167,11 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     """Return the verdict on one cell (the measurements of one property at one place), by the first rule of the protocol
     in docs/use.md that applies.
 
-    Args: result: measurements of the property at all places. cell: measurements at this place. levels: levels of the
-    tests after correction for multiple tests. criteria: thresholds of the protocol.
+    Args:
+        result: measurements of the property at all places.
+        cell: measurements at this place.
+        levels: levels of the tests after correction for multiple tests.
+        criteria: thresholds of the protocol.
     """
     gate = result.decodability.get(cell.place)
     sub, whole = _found(cell.subspace, levels, criteria), _found(cell.whole, levels, criteria)

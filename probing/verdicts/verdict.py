@@ -1,4 +1,6 @@
-"""Verdict, Criteria, UseRun: verdicts on use, the thresholds they follow, and the results and tables of a run."""
+"""Defines verdicts on use (`Verdict`), the thresholds they follow (`Criteria`), and the results of a run with its
+verdicts (`UseRun`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Word(StrEnum):
-    """The possible verdicts on the use of a property."""
+    """Lists the possible verdicts on whether a model uses a property."""
 
     NOT_DECODABLE = "not decodable"
     NOT_TESTED = "decodable, use not tested"
@@ -33,7 +35,7 @@ class Word(StrEnum):
 
     @property
     def coarse(self) -> str:
-        """The verdict in one of four words: `used`, `decodable only`, `not decodable` or `inconclusive`."""
+        """The verdict in short: `used`, `decodable only`, `not decodable` or `inconclusive`."""
         if self in (Word.USED_SUBSPACE, Word.USED_SITE):
             return "used"
         only = dict.fromkeys((Word.NO_MATERIAL_USE, Word.NOT_ALONE), "decodable only")
@@ -42,18 +44,20 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Criteria:
-    """Holds the thresholds that numbers are judged by.
+    """Holds the thresholds by which the measured effects of edits are judged.
 
     Attributes:
         q: false discovery rate over properties, and level of every test.
-        epsilon: smallest effect of interest, in SDs of the clean output (see `EditEffect`).
-        least_coverage: smallest share of labelled rows that must have counterparts.
-        least_groups: smallest effective number of groups of each class.
-        least_agreeing: smallest share of the random assignments of the fitting folds (that of the verdict included)
-            that must repeat its claim.
-        least_completeness: smallest completeness of the swap at which "no material use" may be a verdict.
-        most_off_distribution: share of edited rows outside the clean states' 99 % region above which a verdict is
-            flagged.
+        epsilon: smallest effect that counts, in standard deviations of the unedited model's output (see `EditEffect`).
+        least_coverage: smallest share of labelled rows (words or sentences) that must have counterparts of another
+            class with the same covariates.
+        least_groups: smallest effective number of groups (sentences or documents) that each class must have.
+        least_agreeing: smallest share of deals that must lead to the same claim. A deal is a random division of the
+            fitting data between edit and contrast.
+        least_completeness: smallest completeness of the swap (how far probes of the edited states read the new value)
+            at which "no material use" may be a verdict.
+        most_off_distribution: largest share of edited states outside the region of 99 % of the unedited states; above
+            it, the verdict has a flag.
     """
 
     q: float = 0.05
@@ -67,18 +71,19 @@ class Criteria:
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
-    """Holds the verdict on one property at one place, for one behaviour and data set.
+    """Holds the verdict on one property at one place (a site and perhaps a position), for one behaviour and data set.
 
     Attributes:
-        task, behaviour, model, site, position: names of what it is about.
+        task, behaviour, model, site, position: names of what the verdict is about.
         word: the verdict itself, such as `decodable, no material use found`.
         flags: short qualifications of the verdict.
         reason: sentence that says what decided it, with the numbers.
         overturned_by: sentence that says which finding would change the verdict.
-        decodability, evidence: the numbers of the gate and of the edits; None if not measured.
+        decodability, evidence: the numbers that show whether the property can be read there, and those that the edits
+            gave; None if not measured.
         coverage, n_rows: share and number of rows in the experiment.
-        epsilon: smallest effect of interest that was asked for, in SDs.
-        unit: hash of everything that determined the numbers; "" if not known.
+        epsilon: smallest effect that counts, as chosen for the run, in standard deviations of the behaviour.
+        unit: hash of all settings and data that determine the numbers; "" if not known.
     """
 
     task: str
@@ -104,12 +109,14 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Name of the place: the site and, after `@`, the position if it has one; such as `resid.3@query`."""
+        """Name of the place: the site, and after `@` the position if there is one, such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
     @property
     def text(self) -> str:
-        """The verdict in words; if several positions are used only together, it names the other positions."""
+        """The verdict in words. If the model uses the property only at several positions together, the text names the
+        others.
+        """
         if self.word is not Word.NOT_ALONE or self.evidence is None:
             return str(self.word)
         return str(self.word).replace("others", " and ".join(self.evidence.together_with))
@@ -211,11 +218,12 @@ _SHOWN = 8  # verdicts
 
 @dataclass(frozen=True, repr=False)
 class UseRun:
-    """Holds the results of edits and the verdicts on them; iterating over it gives the verdicts.
+    """Holds what `intervene` returns: the measured effects of the edits, and the verdicts on them. A loop over it gives
+    the verdicts.
 
     Attributes:
         results: one result per property and behaviour.
-        verdicts: one verdict per property and place, in the order of the results' cells.
+        verdicts: one verdict per property, place and behaviour, in the order of the results.
     """
 
     results: tuple[UseResult, ...]
@@ -225,8 +233,8 @@ class UseRun:
         return iter(self.verdicts)
 
     def verdict(self, task: str, place: str, *, model: str | None = None, behaviour: str | None = None) -> Verdict:
-        """Return the verdict of a property at a place, a site and position such as `resid.3@query`; if there are
-        several models or behaviours, name one.
+        """Return the verdict on a property (`task`) at a place, which is a site and perhaps a position, such as
+        `resid.3@query`. `model` and `behaviour` are needed if the run has several of them.
 
         Raises:
             InputError: there is no such verdict, or there are several.
@@ -251,14 +259,14 @@ class UseRun:
         return found[0]
 
     def of_units(self, units: Collection[str]) -> UseRun:
-        """Return the results with these units (hashes), and their verdicts."""
+        """Return the results whose hashes (`UseResult.unit`) are among `units`, with their verdicts."""
         return UseRun(
             tuple(one for one in self.results if one.unit in units),
             tuple(one for one in self.verdicts if one.unit in units),
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record (a dict) for each verdict."""
+        """Return the verdicts as flat dicts, one each."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
@@ -266,13 +274,13 @@ class UseRun:
         ]
 
     def table(self) -> pd.DataFrame:
-        """Return the records as a DataFrame."""
+        """Return the verdicts as a DataFrame with one row each."""
         import pandas as pd
 
         return pd.DataFrame(self.rows())
 
     def plot(self) -> Any:
-        """Return an Altair chart of what probes read beside what edits did, over sites.
+        """Return an Altair chart that shows, for each site, what probes read and what the edits changed.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """

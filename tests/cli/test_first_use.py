@@ -235,7 +235,7 @@ def test_list_gives_names_as_a_spec_needs_them_and_words_for_users() -> None:
 def test_list_says_what_there_is_and_the_options_of_each_member() -> None:
     everything = run("list").stdout
     assert all(name in everything for name in (*FOLDERS, "word_type", "mass_mean", "leace"))
-    assert run("list", "probes", "k_nearest").stdout.startswith("k_nearest:k=10,metric=euclidean\n\nThe labels of")
+    assert run("list", "probes", "k_nearest").stdout.startswith("k_nearest:k=10,metric=euclidean\n\nPredicts the label")
     for folder in FOLDERS:
         for name in registry.names(folder):
             told = json.loads(run("list", folder, name, "--json").stdout)
@@ -246,7 +246,7 @@ def test_list_says_what_there_is_and_the_options_of_each_member() -> None:
 def test_list_says_what_a_member_is_whose_file_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the probe of the README, which has the docstring of its class alone."""
     monkeypatch.setattr(registry.get("probes", "k_nearest"), "__doc__", None)
-    assert "The labels of" in run("list", "probes").stdout
+    assert "Predicts the label that most of" in run("list", "probes").stdout
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -256,7 +256,9 @@ def test_list_says_the_whole_first_sentence_of_every_member(folder: str) -> None
         assert documented.startswith(said) and said.endswith("."), (name, said)
         rest = documented.removeprefix(said).lstrip()
         assert rest == "" or not rest[0].islower(), (name, rest)
-    assert folder != "probes" or "what a less simple reader finds." in " ".join(run("list", folder).stdout.split())
+    assert folder != "probes" or "which can find what a linear probe cannot." in " ".join(
+        run("list", folder).stdout.split()
+    )
 
 
 def test_extract_prints_short_ids_and_round_numbers(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Model adapters: each file holds a class that reads the states of one kind of model with forward hooks."""
+"""Holds the adapters of models, one a file; each reads the states of one kind of model with forward hooks."""

@@ -1,5 +1,5 @@
-"""Reads any Hugging Face Transformer by forward hooks on its blocks, without code for single families. A *piece* is a
-token.
+"""Reads the states of any Hugging Face Transformer by forward hooks on its blocks, without code for each family of
+models.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 class HuggingFaceTrunk(HookedModule):
     """Reads the states of a loaded Hugging Face model at its sites.
 
-    It assumes blocks that run once each, in order, on `(B, T, D)` states; `LanguageModel.self_check` verifies this.
+    It assumes that blocks run once each, in order, on states of shape `(B, T, D)` (batch, tokens, width);
+    `LanguageModel.self_check` verifies this.
 
-    A decoder with an encoder reads its start piece and then the whole input (teacher forcing); its encoder reads the
-    same input. The state of a piece is the state at the position where the decoder reads it, as in a decoder-only
-    model.
+    The decoder of an encoder-decoder reads its start token and then the whole input (teacher forcing), while the
+    encoder reads the same input. The state of a token is the decoder's state at the position where it reads this token,
+    as in a decoder-only model.
 
     Attributes:
-        blocks: the list of blocks; empty if the model was loaded without finding them.
+        blocks: the list of blocks; empty if the model was loaded with `by_blocks=False`.
         final_norm: the norm after the last block, if there is one.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
@@ -182,8 +183,8 @@ class HuggingFaceTrunk(HookedModule):
         return not all(is_close(padded[site][1, :3], alone[site][0], loose=1e-4) for site in sites)
 
     def layout_of(self, site: str) -> Layout:
-        """Return the layout of the states at a site: the layout of the blocks, or `(B, T, D)` at sites that
-        were added.
+        """Return how the states at a site are laid out: as the blocks lay them out, or `(B, T, D)` at sites that were
+        added.
         """
         return Layout() if site in self.added else self.layout
 
@@ -197,7 +198,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def embedding(self) -> Tensor:
-        """Vectors of the pieces, `(V, D)`."""
+        """Embedding vectors of all V tokens of the vocabulary, `(V, D)`."""
         weight: Tensor = self._embedding.weight  # type: ignore[union-attr, assignment]
         return weight
 
@@ -218,7 +219,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def counting_padding_id(self) -> int | None:
-        """Padding id, if the model derives position numbers from the places of this id (as RoBERTa does); else None."""
+        """Padding id, if the model computes position numbers from where this id occurs (as RoBERTa does); else None."""
         for name, module in self._part.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 return module.padding_idx
@@ -226,7 +227,7 @@ class HuggingFaceTrunk(HookedModule):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces that the position embeddings allow; None if the configuration sets no limit."""
+        """Largest number of tokens that the position embeddings allow; None if the configuration sets no limit."""
         limit = number_of(text_config(self._part) or text_config(self.trunk), "max_position_embeddings")
         if limit is None:
             return None
@@ -234,13 +235,13 @@ class HuggingFaceTrunk(HookedModule):
         return limit - self.lead if padding is None else limit - padding - 1 - self.lead
 
     def identity(self) -> dict[str, Any]:
-        """Return the entries of a store's identity that record that a decoder is read and which input its encoder gets;
-        an empty dictionary for other models.
+        """Return what stores record about an encoder-decoder: that the decoder is read, and which input its encoder
+        gets; an empty dictionary for other models.
         """
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the trunk."""
+        """Run one forward pass of the model without its head."""
         return self.trunk(**self.inputs(ids, mask))
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
@@ -251,8 +252,8 @@ class HuggingFaceTrunk(HookedModule):
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions are counted from the first real piece, also after padding
-        on the left.
+        """Return the arguments of a forward pass; positions are counted from the first token that is no padding, also
+        after padding on the left.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
@@ -271,20 +272,20 @@ class HuggingFaceTrunk(HookedModule):
 
     @contextmanager
     def held(self, sites: Sequence[str]) -> Iterator[None]:
-        """Within the block, keep the hooks of these sites registered (see `HookedModule.held`); the site `embed` needs
-        none.
+        """Return a context manager in whose block the hooks of these sites stay registered (see `HookedModule.held`);
+        the site `embed` needs none.
         """
         self.check_sites(sites)
         with super().held([site for site in sites if site != "embed"]):
             yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run one forward pass of the trunk and return the states `(B, T, D)` at the sites; the pass is stopped once
-        all are read.
+        """Run one forward pass without the head and return the states `(B, T, D)` at the sites; the pass is stopped
+        once all are read.
 
         Raises:
             UnknownSite: the model does not have one of the sites.
-            UnsupportedModel: a hook did not fire, or fired more than once.
+            UnsupportedModel: a module to be read did not run, or ran more than once.
         """
         self.check_sites(sites)
         inner = [site for site in sites if site != "embed"]

@@ -1,6 +1,4 @@
-"""Reads any torch module, at the dotted paths of modules inside it; it need not be a Transformer. A *piece*
-is a token.
-"""
+"""Reads the states of any torch module, which need not be a Transformer, at the paths of modules inside it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ _MASKS = ("attention_mask", "mask", "padding_mask")
 class ModuleTrunk(HookedModule):
     """Reads the states of any PyTorch module that takes vocabulary ids, at named sites.
 
-    It assumes that the module at each path runs once per pass and outputs one state per piece, `(B, T, D)`, or a tuple
-    that begins with it; `LanguageModel.self_check` verifies this. If `forward` takes no mask, inputs are run one by
-    one, without padding.
+    It assumes that the module at each path runs once per pass and outputs one state per token, `(B, T, D)` (batch,
+    tokens, width), or a tuple that begins with it; `LanguageModel.self_check` verifies this. If `forward` takes no
+    mask, inputs are run one by one, without padding.
 
     Attributes:
         takes_mask: whether `forward` takes a mask, so that batches may be padded.
@@ -73,11 +71,13 @@ class ModuleTrunk(HookedModule):
 
     @property
     def max_positions(self) -> int | None:
-        """Largest number of pieces of an input; None: no limit."""
+        """Largest number of tokens of an input; None means no limit."""
         return self._limit
 
     def identity(self) -> dict[str, Any]:
-        """Return, for the store's identity, the hash of the function `call`; empty if none was given."""
+        """Return what stores record about this module: the hash of the function `call`; an empty dictionary if none was
+        given.
+        """
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
@@ -89,7 +89,7 @@ class ModuleTrunk(HookedModule):
 
         Raises:
             UnknownSite: the module does not have one of the sites.
-            UnsupportedModel: a hook did not fire, or fired more than once.
+            UnsupportedModel: a module to be read did not run, or ran more than once.
         """
         if self.takes_mask:
             return super().read(ids, mask, sites)

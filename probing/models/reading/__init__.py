@@ -1,1 +1,1 @@
-"""Reads states by forward hooks, and runs models from an inner block on."""
+"""Reads states by forward hooks, and runs only the later blocks of a model from given states."""

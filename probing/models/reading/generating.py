@@ -1,4 +1,4 @@
-"""Generates text with a decoder, and passes the states of every piece (token) to a listener as the model reads them."""
+"""Generates text with a decoder, and passes the states of every token to a listener while the model reads it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Generated:
     """Holds the continuation of one prompt.
 
     Attributes:
-        prompt: the prompt as the model reads it, special pieces and chat markup included.
-        text: the generated text, without special pieces.
-        ids: `(n,)` ids of the generated pieces, before the piece that ends the text.
-        is_cut: whether the largest number of pieces was reached before the text ended.
+        prompt: the prompt as the model reads it, special tokens and chat markup included.
+        text: the generated text, without special tokens.
+        ids: `(n,)` ids of the generated tokens, before the token that ends the text.
+        is_cut: whether the largest number of tokens was reached before the text ended.
     """
 
     prompt: str
@@ -53,7 +53,7 @@ def continued(
     new: int,
     options: Mapping[str, Any],
 ) -> list[Generated]:
-    """Continue prompts by at most `new` pieces each; see `LanguageModel.generate`."""
+    """Continue prompts by at most `new` tokens each, and return the continuations; see `LanguageModel.generate`."""
     check_generates(model, trunk)
     batch = _prompts(tokenizer, prompts, encode, where)
     lengths = [len(one) for one in batch]
@@ -176,7 +176,7 @@ def check_room(length: int, new: int, limit: int | None, where: str) -> None:
 
 @dataclass
 class _Run:
-    """What is known of the generation that is running; none is before `begins`."""
+    """Holds what is known about the generation that is running; nothing is known before `begins`."""
 
     is_on: bool = False
     start: int = 0
@@ -190,10 +190,10 @@ class _Run:
 def listening(
     model: nn.Module, trunk: HookedModule, sites: Sequence[str], listener: Listener, where: str
 ) -> Iterator[None]:
-    """Within the block, pass every generation by `model.generate` to the listener; all hooks are removed afterwards,
-    also after an error.
+    """Return a context manager in whose block every generation by `model.generate` is passed to the listener.
+    Afterwards all hooks are removed, also after an error.
 
-    Generation does not read the last piece, since nothing follows it; an additional pass reads it.
+    Generation does not read the last token, since nothing follows it; an additional pass reads it.
 
     Raises:
         UnknownSite: the model has no such site.

@@ -1,4 +1,4 @@
-"""Runs a model from an inner site on, with given states there; the blocks below the site are skipped."""
+"""Runs only the later blocks of a model, from given states at a site; the blocks before it are skipped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., An
 
 
 def of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Return the logits in a model output (the last states if there is no head) at real pieces, without padding."""
+    """Return the logits in a model output (the last states if there is no head) at all tokens that are no padding."""
     found: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
@@ -57,20 +57,20 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether two outputs are equal within the tolerance of the compute dtype."""
+    """Return whether two outputs are equal within the tolerance of the data type that the model computes in."""
     found, expected = found.detach().float(), expected.detach().float()
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance(dtype) * scale).all())
 
 
 class SuffixReplay:
-    """Runs a model from a `resid` site on, for any family of models.
+    """Runs only the blocks after a site such as `resid.6`, from given states there, for any family of models.
 
-    For one call, the `forward` of each block below the site is replaced by one that passes its input on in the form of
+    For one call, the `forward` of each block before the site is replaced by one that returns its input in the form of
     the block's output (a tensor or a tuple). So the model around the blocks runs as usual and computes masks, positions
-    and rotary tables, but the bypassed blocks compute nothing. A hook on the block at the site, before all other hooks,
-    replaces its input by the given states; for `resid.L` the bypass of the last block returns them. Hooks of other code
-    stay registered.
+    and rotary tables, but the replaced blocks compute nothing. A hook on the block after the site, which runs before
+    all other hooks, replaces its input by the given states; at the site after the last block, the replaced last block
+    returns them. Hooks of other code stay registered.
 
     Attributes:
         model: the model with its head.
@@ -83,7 +83,7 @@ class SuffixReplay:
         self._proved: set[int] = set()
 
     def layer(self, site: str) -> int:
-        """Return the number l of the site `resid.l`.
+        """Return the number of the layer in the name of a site: 6 for `resid.6`.
 
         Raises:
             UnknownSite: the model has no such site.
@@ -128,7 +128,9 @@ class SuffixReplay:
 
     @property
     def head(self) -> str | None:
-        """Kind of head, `causal` or `masked`; None if there is no head over the vocabulary at the trunk's positions."""
+        """Kind of the head, `causal` or `masked`; None if there is no head that returns logits over the vocabulary for
+        each token that is read.
+        """
         return head_kind(self.model, self.trunk.trunk)
 
     def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
@@ -144,13 +146,15 @@ class SuffixReplay:
         return states, None if self.head is None else self.logits(output)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Run blocks l to L-1 only, with the given states as `resid.l`, and return the logits `(B, T, V)`.
+        """Run only the blocks after the site `resid.l`, with the given states there, and return the logits `(B, T, V)`:
+        batch, tokens, vocabulary.
 
-        Before a site is first used, a run from it with clean states is compared with a full pass.
+        Before a site is first used, a run from it with unedited states is compared with a full pass.
 
         Args:
             site: the site `resid.l` to run from.
-            states: `(B, T, D)` states in the compute dtype; gradients flow to them if they require it.
+            states: `(B, T, D)` states in the data type that the model computes in; gradients are computed for a tensor
+                that requires them.
             inputs: the batch that the states belong to; masks and positions are made from it.
 
         Raises:
@@ -226,8 +230,8 @@ class SuffixReplay:
         return found
 
     def prove(self, site: str) -> None:
-        """Check, once per site, that a run from the site with clean states equals a full pass; no registered hook may
-        change states during this check.
+        """Check, once per site, that a run from the site with unedited states equals a full pass; no registered hook
+        may change states during this check.
 
         Raises:
             UnknownSite: the model has no such site.

@@ -1,4 +1,6 @@
-"""Extraction: runs a corpus through a model into a store, shard by shard; a stopped run can be resumed."""
+"""Extracts states: runs a corpus through a model and writes the states into a store, file by file (shard by shard); a
+stopped run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -61,53 +63,57 @@ def extract(
     columns: str | Sequence[int] | None = None,
     progress: bool | None = None,
 ) -> Store:
-    """Run a corpus through a model, pool its states at the chosen sites to rows, write them into a store and return it;
-    only missing shards are computed.
+    """Run a corpus through a model, write its hidden states at the chosen sites into a store, and return the store.
+    States are pooled to one per word or sentence, or stored for every token; options call tokens "pieces". Of an
+    unfinished store, only the missing files (shards) are computed.
 
     Args:
         model: a `LanguageModel`, or the folder or hub name of one.
         corpus: the corpus to read.
-        sites: shell-style patterns, comma-separated or a list; `name=module.path` makes a site of any module.
+        sites: names of sites with wildcards, comma-separated or as a list; `name=module.path` makes a site of any
+            module.
         to: the store's directory, new or unfinished.
-        rows: `piece`, `word:first|last|mean|max` or `sentence:first|last|mean|max|cls`, where `first` and `last` are
-            pieces (tokens) of the text, not special pieces; or `position:` and positions, such as
-            `entity.last,answer.before,end` (`entity` alone is the mean over the pieces of that span).
-        dtype: dtype that states are stored in; None: the compute dtype.
-        max_length: largest number of pieces of an input; None: the limit of the model.
+        rows: what a row of the store, one state, stands for: `piece` (a token); `word:first|last|mean|max` or
+            `sentence:first|last|mean|max|cls`, which pool the states of a word's or sentence's tokens (`first` and
+            `last` do not count special tokens); or `position:` and positions in the text, such as
+            `entity.last,answer.before,end` (`entity` alone is the mean over the tokens of that span).
+        dtype: data type that states are stored in; None means the one that the model computes in.
+        max_length: largest number of tokens of an input; None means the limit of the model.
         long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
             overlapping windows), `skip` or `refuse`.
-        stride: pieces from one window to the next; None: half of `max_length`.
-        tokens_per_batch: largest number of padded pieces of a batch.
+        stride: number of tokens from the start of one window to the start of the next; None means half of `max_length`.
+        tokens_per_batch: largest number of tokens of a batch, padding included.
         shard_bytes: approximate size of a shard.
-        chat_template: read each text as a user's message (or in its `messages`), by the tokenizer's chat template.
-        array_size, array_index: number of processes that share the work (on one file system), and number of this one,
-            which takes the shards whose number modulo `array_size` is `array_index`. The process after which no shard
-            is missing seals the store; the others return it unfinished.
+        chat_template: whether to format each text by the tokenizer's chat template, as a user's message or as part of
+            its `messages`.
+        array_size, array_index: number of processes that share the work (on one file system), and index of this one,
+            counted from 0; it computes every `array_size`-th shard. The process that computes the last missing shard
+            finishes the store; the others return it unfinished.
         executor: how the shards are computed: `inline`, `processes`, `ray`, with options
             (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
             run computes is waited for.
         workers: number of processes, for `processes` and `ray`; each loads the model by its name or folder.
-        threads: processor threads of each worker; None: for `inline` unchanged, otherwise an equal share of the cores.
-            States can differ in their last bits if the number of threads differs; with the same number every executor
-            gives the same bytes.
-        allow_mixed_environment: whether to resume with another minor version of torch or transformers; each shard
-            records its own.
+        threads: processor threads of each worker; None means, for `inline`, as it is, otherwise an equal share of the
+            cores. States can differ in their last bits if the number of threads differs; with the same number every
+            executor gives the same bytes.
+        allow_mixed_environment: whether a store may be continued with another minor version of torch or transformers;
+            each shard records the versions that made it.
         moments: without effect since version 0.2.
-        subset: read only these examples: a split, ordinals, or text such as `0,5,20:40`.
-        role: `states`, or `replay` to store whole sequences and the clean outputs of the model, for `Replay`; `rows`
-            then has no effect.
-        outputs, columns: for `replay`, which outputs are stored: those of the `last` piece of each example (the default
-            for causal models), of `mask` pieces (for masked models), `all` or `none`; and the vocabulary ids stored, or
-            a file that lists them (None: all ids).
-        progress: whether to show a bar on standard error; None: if it is a terminal.
+        subset: read only these examples: a split, a list of indices, or text such as `0,5,20:40`.
+        role: `states`, or `replay` to store the states of whole sequences and the outputs of the unedited model, which
+            `Replay` needs; `rows` then has no effect.
+        outputs, columns: for `replay`, which outputs are stored: `outputs` selects the tokens (the `last` of each
+            example, the default for causal models; `mask` tokens, the default for masked models; `all` or `none`),
+            `columns` the vocabulary ids, as a list or a file that lists them (None means all).
+        progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:
         UnknownSite: a pattern matches no site.
-        BadParameter: an option is out of range, or `sentence:cls` is asked of a tokenizer without a CLS piece.
-        CorpusError: there are no examples, or an input is too long under `refuse`.
+        BadParameter: an option is out of range, or `rows` is `sentence:cls` and the tokenizer has no CLS token.
+        CorpusError: there are no examples, or an input is too long and `long_inputs` is `refuse`.
         AlignmentError: word spans overlap or leave their text.
-        ProvenanceMismatch: `to` holds a store of another model, corpus or recipe, or one begun with other library
-            versions.
+        ProvenanceMismatch: `to` holds a store of another model or corpus or with other options, or one begun with other
+            library versions.
         DiskFull: there is not enough room for the missing shards.
         NonFiniteStates: a state is NaN or infinite; the message names the site and the sentence.
         NotRepresentable: a state is too large for the stored dtype.

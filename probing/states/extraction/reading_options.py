@@ -229,7 +229,7 @@ class ShardPlan:
 
     Attributes:
         corpus: the whole corpus.
-        kept: ordinals of the examples to read; None: all.
+        kept: ordinals of the examples to read; None means all.
         part: the corpus of those examples only.
         starts: first example of each shard, counted in `part`.
         scope: kind of rows: `piece`, `word`, `sentence` or `position`.

@@ -46,7 +46,7 @@ class ReplayReading(ReadingOptions):
     Attributes:
         outputs: pieces whose outputs are stored: the `last` piece of each example that is not special, every `mask`
             piece, `all`, or `none`.
-        columns: vocabulary ids whose outputs are stored, in rising order; None: all.
+        columns: vocabulary ids whose outputs are stored, in rising order; None means all.
     """
 
     outputs: str = "none"

@@ -1,4 +1,5 @@
-"""Replay: runs a model from a stored site on, batch by batch, after checking that clean states give the clean outputs.
+"""Defines `Replay`, which runs the later blocks of a model from stored states, batch by batch. It first checks that
+unedited states give the stored outputs.
 
 replay = Replay.open("cache/states/gpt2-replay", model)
 for batch in replay.batches():
@@ -31,17 +32,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
-    """Holds a batch as the model read it: B examples, T padded pieces, M pieces with stored outputs, C columns of
-    outputs.
+    """Holds a batch as the model read it: B examples of T tokens each (padding included), and the outputs at M of these
+    tokens, for C vocabulary ids.
 
     Attributes:
         shard, number: number of the shard, and of the batch in it.
-        examples: `(B,)` ordinals of the examples in the corpus.
-        rows: `(B, T)` rows of the store; -1 for padding.
+        examples: `(B,)` index of each example in the corpus.
+        rows: `(B, T)` number of each token's row in the store; -1 for padding.
         inputs: ids, mask and positions; ids are 0 at padding.
-        places: `(M, 2)` index of the example in the batch, and column, of each piece with stored outputs.
-        output_rows: `(M,)` row of each such piece in the store.
-        logits: `(M, C)` clean outputs, float32.
+        places: `(M, 2)` for each token with stored outputs, index of its example in the batch and of the token in it.
+        output_rows: `(M,)` number of each such token's row in the store.
+        logits: `(M, C)` outputs of the unedited model, float32.
         logsumexp: `(M,)` log-sum-exp of the logits over the whole vocabulary, float32.
     """
 
@@ -57,13 +58,14 @@ class ReplayBatch:
 
 
 class Replay:
-    """Runs a model from the states in a replay store that the same model made.
+    """Runs the blocks after a site from stored states, unedited or edited. The states must be in a replay store
+    (`extract` with `outputs`) that the same model made.
 
     Attributes:
-        store: a store of role `replay`.
+        store: the store of the states, which was extracted for replaying.
         model: the model of the extraction, with the same weights.
         sites: sites from which the model can be run.
-        columns: `(C,)` vocabulary ids of the stored outputs; None: all, or no outputs are stored.
+        columns: vocabulary ids of the stored outputs, `(C,)`; None if all are stored, or none.
     """
 
     def __init__(self, store: Store, model: LanguageModel) -> None:
@@ -83,7 +85,7 @@ class Replay:
         """Open a finished replay store together with its model, and return the replay.
 
         Raises:
-            ReplayUnavailable: the store has another role.
+            ReplayUnavailable: the store was not extracted for replaying.
             ProvenanceMismatch: model or tokenizer differ from those of the store; the message names the keys that
                 differ.
             IncompleteStore: shards are missing.
@@ -122,7 +124,8 @@ class Replay:
                     yield self._batch(shard, number, members, int(batch[members[0], 1]))
 
     def states(self, batch: ReplayBatch, site: str) -> Tensor:
-        """Return the stored states `(B, T, D)` of a batch in the compute dtype; 0 at padding.
+        """Return the stored states of a batch, of shape (batch, tokens, width), in the data type that the model
+        computes in; states at padding are 0.
 
         Raises:
             UnknownSite: the store does not have the site.
@@ -134,8 +137,8 @@ class Replay:
         return torch.from_numpy(states).to(self.model.device, getattr(torch, self.model.dtype))
 
     def run(self, batch: ReplayBatch, site: str, states: Tensor | None = None) -> Tensor:
-        """Run the blocks from a site on, with the given states there, and return the float32 outputs `(M, C)` of the
-        batch.
+        """Run the blocks from a site on, with the given states there, and return the float32 outputs of the batch, `(M,
+        C)`: logits of C vocabulary ids at M tokens.
 
         Before the first run from a site, a batch is run with its stored states and the outputs are compared with the
         stored ones.
@@ -143,11 +146,12 @@ class Replay:
         Args:
             batch: one of `batches()`.
             site: one of `sites`.
-            states: `(B, T, D)` states; None: the stored ones. Gradients flow to them if they require it.
+            states: states of shape (batch, tokens, width); None means the stored ones. Gradients are computed for a
+                tensor that requires them.
 
         Raises:
             ReplayUnavailable: no outputs are stored.
-            EditFailed: clean states do not give the stored outputs.
+            EditFailed: unedited states do not give the stored outputs.
             UnknownSite: the store does not have the site.
         """
         if not self.has_outputs:
@@ -166,7 +170,7 @@ class Replay:
         site; for models without a head.
 
         Raises:
-            EditFailed: clean states do not give the stored states.
+            EditFailed: unedited states do not give the stored states.
             UnknownSite: the store or the model does not have a site.
         """
         self.check(site)

@@ -1,5 +1,5 @@
-"""Import: makes a store from arrays or stores of other origin; facts that are not known are recorded as unknown. A
-*piece* is a token.
+"""Imports states that other programs computed, and makes a store of them; facts that are not known are recorded as
+unknown. Options call tokens "pieces".
 """
 
 from __future__ import annotations
@@ -58,32 +58,33 @@ def import_states(
 ) -> Store:
     """Make a store from states that another program computed.
 
-    The source is opened in a child process with limits on memory, time and files, which audits it and sends plain
-    numbers.
+    The source is not trusted: a child process with limits on memory, time and files checks it, and sends only numbers
+    back.
 
     Args:
-        source: a NeuroX file (`.hdf5`, `.json`), a `.safetensors` or `.h5` file with an array for each site, a folder
-            of `.npy`, or a store; a data set of lmprobe (a folder of one Parquet index with `lmprobe:` metadata and a
-            safetensors file for each layer); or hidden states of vLLM (a folder of one safetensors file for each
-            request, with `hidden_states` (pieces, layers, width) and `token_ids`).
+        source: a NeuroX file (`.hdf5`, `.json`); a `.safetensors` or `.h5` file with an array for each site; a folder
+            of `.npy` files; a store of this package; a data set of lmprobe (a folder with one Parquet index that has
+            `lmprobe:` metadata, and one safetensors file for each layer); or hidden states of vLLM (a folder with one
+            safetensors file for each request, which contains `hidden_states` of shape (tokens, layers, width) and
+            `token_ids`).
         corpus: the corpus that the states belong to; not needed if the source is a store.
         to: directory of the new store.
-        rows: kind of rows: `word`, `sentence` or `piece`, optionally with the pooling (`word:mean`), which is recorded
-            as given; None: inferred from the counts.
+        rows: what a state stands for: `word`, `sentence` or `piece` (token), optionally with the pooling (`word:mean`),
+            which is recorded as given. None means that it is inferred from the number of states.
         model: name of the model that made the states, recorded as given.
-        layers: meaning of layers that have only a number. A stream's name (None: `layer`, as in `layer.0`; `resid` if
-            they are block inputs); `hf:L` for the hidden states of transformers from a model of L blocks, whose last is
-            after the final norm (`resid.0` … `final_norm`); `vllm`, or `vllm:8,16,24` if only these were saved, for
-            block inputs whose last is before that norm (`resid.8` …); `blocks` for outputs of blocks. Sources of
-            lmprobe and vLLM do not contain the meaning and are refused without this option.
-        tokenizer: folder of the tokenizer, for pieces of vLLM: requests are matched with texts by piece ids.
-        dtype: dtype that states are stored in; None: that of the file, or float32.
+        layers: meaning of layers that are only numbered. `resid`: inputs of blocks. `blocks`: outputs of blocks.
+            `hf:L`: the `hidden_states` of transformers, from a model of L blocks; the last is after the final norm
+            (`resid.0` … `final_norm`). `vllm`, or `vllm:8,16,24` if only these layers were saved: inputs of blocks; the
+            last is before the final norm (`resid.8` …). Any other name is used as it is; the default gives `layer.0`,
+            `layer.1`, … Sources of lmprobe and vLLM are refused without this option.
+        tokenizer: folder of the tokenizer, needed for states of vLLM, whose requests are matched with texts by token
+            ids.
+        dtype: data type that states are stored in; None means that of the file, or float32.
         limits: limits of memory, time and sizes for the child process.
 
     Raises:
-        BadParameter: the meaning of rows or layers of the source is not known; the message names the option that gives
-            it.
-        UntrustedFile: the source breaks a rule; nothing was imported.
+        BadParameter: it is not known what rows or layers of the source mean; the message names the option to give.
+        UntrustedFile: the check of the source failed; nothing was imported.
         CorpusError, AlignmentError: the states are of another corpus; the message names the sentence.
         ProvenanceMismatch: `to` holds another store, or a store was made from another corpus.
         NonFiniteStates, NotRepresentable: as for `extract`; nothing is left of a store that was not there before.

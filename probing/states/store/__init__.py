@@ -1,5 +1,5 @@
-"""The activation store: computed states in immutable HDF5 shards, each of which is valid once its commit record
-exists.
+"""Stores of hidden states: HDF5 files (shards) that are never changed. A shard is valid once a record of it, its commit
+record, exists beside it.
 """
 
 from probing.states.store.content import ShardContent, narrow

@@ -1,4 +1,6 @@
-"""Store: reads committed shards by the offsets in their records, without the HDF5 library. A *piece* is a token."""
+"""Defines `Store`, which reads the finished files (shards) of a store by the offsets in their records, without the HDF5
+library.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RowTable:
-    """Holds the origin of each of R rows, as int64 arrays (R,).
+    """Says for each of R rows of a store which token, word or sentence it is the state of, in int64 arrays `(R,)`.
 
     Attributes:
-        example: ordinal of the example in the corpus.
-        word: index of the word in that example; -1 if the row is of no word.
-        piece_start, piece_end: half-open piece span in the model's input.
-        char_start, char_end: half-open span in code points of the text.
+        example: index of the example in the corpus.
+        word: index of the word in that example; -1 if the row belongs to no word.
+        piece_start, piece_end: half-open span of the row's tokens in the model's input.
+        char_start, char_end: half-open span of the row in code points of the text.
         position: index into the store's position names; None if rows are not positions.
-        input_id, position_id, mask: for a replay store, the inputs of the model (position_id -1: none was given).
+        input_id, position_id, mask: for a replay store, the inputs of the model; `position_id` is -1 if the model was
+            given none.
     """
 
     example: NDArray[np.int64]
@@ -60,22 +63,27 @@ class RowTable:
 
 
 class Store:
-    """Gives the states of one model on one corpus: R rows in all committed shards, in shard order.
+    """Reads the states of one model on one corpus from a folder. A store has R rows; each is the state of a token, word
+    or sentence at every site.
 
     Attributes:
         path: directory of the store.
-        store_id, content_id: hash of the identity (model, corpus and options), and hash of the stored shards.
-        identity, environment: settings that determine the states, and library versions, as the extraction recorded
-            them.
-        sites: names of the sites, in site order; `sites["resid.3"]` are all states there, `(R, D)` float32.
+        store_id, content_id: hash of what determines the states (model, corpus and options), and hash of the stored
+            files (shards).
+        identity, environment: what determines the states (model, corpus and options), and library versions, as the
+            extraction recorded them.
+        sites: names of the sites, from the first layer to the last; `sites["resid.3"]` are all states there, `(R, D)`
+            float32.
         n_rows: number of rows R.
-        shards: numbers of the committed shards.
-        shards_done, shards_planned: numbers of shards, equal unless the store was opened with `allow_partial`.
-        skipped: (example ordinal, reason) of examples without rows.
-        windowed: (example ordinal, number of windows) of the inputs that were read in windows.
-        inputs: by example ordinal, number of unknown pieces (tokens) and hash of the piece ids, for inputs that have
-            unknown pieces or were cut.
-        unknown_pieces: share of the inputs' content pieces that are the tokenizer's unknown piece; None: not recorded.
+        shards: numbers of the finished shards.
+        shards_done, shards_planned: how many shards are finished, and how many there will be; equal unless the store
+            was opened with `allow_partial`.
+        skipped: (index of the example, reason) for each example without rows.
+        windowed: (index of the example, number of windows) for each input that was read in windows.
+        inputs: for inputs that have unknown tokens or were cut, by index of the example: number of unknown tokens, and
+            hash of the token ids.
+        unknown_pieces: share of the tokens (special ones not counted) that are the tokenizer's unknown token; None if
+            not recorded.
         position_names: names of the positions, if rows are positions; else empty.
     """
 
@@ -113,7 +121,7 @@ class Store:
 
         Args:
             path: directory of the store.
-            allow_partial: whether to open an unfinished store, with the shards committed so far.
+            allow_partial: whether to open an unfinished store, with the shards that are finished.
             verification: degree of checking: `off`, hashes of JSON files and sizes of shards; `fast`, also the hash of
                 each dataset at its first read; `full`, also the SHA-256 and the HDF5 structure of each shard at its
                 first read.
@@ -147,17 +155,17 @@ class Store:
 
     @cached_property
     def missing_words(self) -> list[tuple[int, int, str]]:
-        """Words without a row, as (example ordinal, word, reason); if rows are positions, the number of the position in
-        place of the word.
+        """Words without a row, as (index of the example, index of the word, reason); if rows are positions, with the
+        index of the position in place of the word.
         """
         return words_of(self._records, self._files)
 
     def first_row(self, shard: int) -> int:
-        """Return the row number of the first row of a committed shard."""
+        """Return the number of the first row of a finished shard."""
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one dataset of a committed shard, such as `/outputs/logits`, in its stored type, as a read-only,
+        """Return one HDF5 dataset of a finished shard, such as `/outputs/logits`, in its stored type, as a read-only,
         memory-mapped array.
 
         Raises:
@@ -171,7 +179,7 @@ class Store:
 
     @cached_property
     def rows(self) -> RowTable:
-        """Example, word and other columns of each row.
+        """The token, word or sentence that each row is the state of, as a `RowTable`.
 
         Raises:
             CorruptShard: the bytes of a shard differ from its commit record.
@@ -191,8 +199,8 @@ class Store:
         return int(next(iter(widths), 0))
 
     def site_facts(self, site: str) -> dict[str, Any]:
-        """Return facts about a site: `module`, `dtype`, `absmax` over all shards; for a site of heads also `n_heads`
-        and `head_dim`.
+        """Return facts about a site: `module` (its path), `dtype`, `absmax` (largest absolute value); for a site of
+        attention heads also `n_heads` and `head_dim`.
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
@@ -207,7 +215,7 @@ class Store:
 
         Args:
             site: one of `sites`.
-            rows: row numbers (N,), in any order; None: all.
+            rows: row numbers (N,), in any order; None means all.
 
         Returns:
             (N, D) float32.
@@ -242,8 +250,8 @@ class Store:
 
         Args:
             site: one of `sites`.
-            rows: row numbers (N,), in any order; None: all. A block then ends where its shard ends, so that float32
-                states are a read-only view of the mapped file and not a copy.
+            rows: row numbers (N,), in any order; None means all. A block then ends where its shard ends, so that
+                float32 states are a read-only view of the mapped file and not a copy.
             block_rows: largest number of rows of a block.
 
         Yields:
@@ -275,13 +283,15 @@ class Store:
         corpus: Corpus | None = None,
         rows: NDArray[np.int64] | None = None,
     ) -> pd.DataFrame:
-        """Return rows as a DataFrame: the columns of `rows`, those of the corpus if it is given, and the states.
+        """Return a DataFrame with one row per row of the store: the columns of `rows`, those of the corpus if it is
+        given, and the states.
 
         Args:
-            sites: shell-style patterns of sites; feature 0 of `resid.3` is the column `resid.3[0]`; []: no states.
+            sites: names of sites, with wildcards; feature 0 of `resid.3` is the column `resid.3[0]`. An empty list
+                leaves states out.
             corpus: the corpus that the store was made from; it adds `id`, `text`, `group` (a unit that splits never
                 divide), `split`, for words `form`, and its label columns.
-            rows: row numbers (N,), in any order; None: all.
+            rows: row numbers (N,), in any order; None means all.
 
         Raises:
             UnknownSite, BadParameter, CorruptShard: see `read`.
@@ -295,8 +305,8 @@ class Store:
 
         Args:
             site: one of `sites`.
-            y: (N,) numbers, one for each row; None: states alone.
-            rows: row numbers (N,), in any order; None: all.
+            y: (N,) labels that are numbers, one for each row; None means states alone.
+            rows: row numbers (N,), in any order; None means all.
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
@@ -305,8 +315,8 @@ class Store:
         return torch_dataset(self, site, y, None if rows is None else self._check_rows(rows))
 
     def verify(self) -> list[str]:
-        """Read every byte of the store, compare it with the commit records and the HDF5 structure with the format, and
-        return the problems.
+        """Read every byte of the store, compare it with the recorded hashes, compare the HDF5 structure with the
+        format, and return the problems.
 
         Returns:
             A list of problems, empty if nothing is damaged. A missing shard is not damage.

@@ -1,1 +1,1 @@
-"""Behaviours: each file measures one kind of model output."""
+"""Holds the behaviours, one a file; each measures one kind of model output."""

@@ -1,4 +1,4 @@
-"""The output of a sequence classification or regression head."""
+"""Measures the output of a sequence classification or regression head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probing.errors import NoBehaviour
 
 
 class Head(Behaviour):
-    """The output of the model's own head for a whole text: logits of classes, or predicted numbers."""
+    """Measures the output of the model's own head for a whole text: logits of classes, or predicted numbers."""
 
     source: ClassVar[Literal["logits", "output", "states"]] = "output"
 

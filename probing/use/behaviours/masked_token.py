@@ -1,4 +1,4 @@
-"""Logits of a masked language model at its mask token."""
+"""Measures the logits of a masked language model at its mask token."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from probing.use.behaviours.next_token import NextToken
 
 
 class MaskedToken(NextToken):
-    """The logits at the mask piece of each text: those of the answers minus their mean or, without answers, those of
-    the whole vocabulary, weighted as in `next_token`.
+    """Measures logits at the mask token of each text: those of the answers minus their mean or, without answers, those
+    of the whole vocabulary, weighted as in `next_token`.
 
-    If a text has several mask pieces, `position` names the one to read.
+    If a text has several mask tokens, `position` names the one to read.
     """
 
     def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:

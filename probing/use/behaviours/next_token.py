@@ -1,4 +1,4 @@
-"""Next-token logits of a causal language model."""
+"""Measures the next-token logits of a causal language model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from probing.use.behaviours._answers import as_text, centred, ids_of, measured, 
 
 
 class NextToken(Behaviour):
-    """The logits of the next piece: those of the answers minus their mean or, without answers, those of the whole
-    vocabulary, weighted so that squared changes approximate a KL divergence.
+    """Measures the logits of the next token: those of the answers minus their mean or, without answers, those of the
+    whole vocabulary, weighted so that squared changes approximate a KL divergence.
 
-    Without answers, y is diag(√p̄)(I − 1p̄ᵀ) logits with p̄ the mean clean prediction, so that ½|Δy|² ≈ KL in nats and
-    rare pieces weigh little. If the vocabulary has more than 256 pieces, y is projected onto at most 256 leading
-    components and the differences between class means.
+    Without answers, what is measured is y = diag(√p̄)(I − 1p̄ᵀ) logits, with p̄ the mean prediction of the unedited
+    model, so that ½|Δy|² ≈ KL in nats and rare tokens weigh little. If the vocabulary has more than 256 tokens, y is
+    projected onto at most 256 leading components and the differences between class means.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"

@@ -1,4 +1,4 @@
-"""A function of the final states, for models without a head. A *piece* is a token."""
+"""Measures a function of the final states, for models without a head."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean(states: Tensor, real: Tensor) -> Tensor:
-    """Return the mean over all pieces that are not padding, special ones included, as sentence encoders pool."""
+    """Return the mean of the states of all tokens that are not padding, special tokens included, as sentence encoders
+    pool.
+    """
     weights = real[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def cls(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the first piece that is not padding, which is [CLS] in a BERT."""
+    """Return the state of the first token that is not padding, which is [CLS] in a BERT."""
     return states[torch.arange(len(states), device=states.device), real.int().argmax(1)]
 
 
 def last(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the last piece that is not padding."""
+    """Return the state of the last token that is not padding."""
     from_end = real.flip(1).int().argmax(1)
     return states[torch.arange(len(states), device=states.device), real.shape[1] - 1 - from_end]
 
@@ -37,7 +39,8 @@ BUILT_IN: dict[str, Function] = {"mean": mean, "cls": cls, "last": last}
 
 
 class FinalStates(Behaviour):
-    """A function of the final states: `mean` over pieces, `cls`, `last`, or a function of your own.
+    """Measures a function of the final states: their `mean` over tokens, that of the CLS token (`cls`), that of the
+    `last` token, or a function of your own.
 
     Final states are those after the model's last norm. A function of your own, `function(states, real)`, is given
     states `(B, T, D)` and a bool mask `(B, T)`, false for padding, and returns `(B, V)`; it must be differentiable. The

@@ -1,4 +1,6 @@
-"""Directions, erasers and probes as files that contain their description and their verdict; and their exports."""
+"""Writes and reads directions, erasers and probes as files, which contain their description and verdict, and exports
+them to other programs.
+"""
 
 from __future__ import annotations
 

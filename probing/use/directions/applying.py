@@ -1,4 +1,4 @@
-"""Runs a model with and without a direction added to its states, and returns both outputs. A *piece* is a token."""
+"""Runs a model with and without a direction added to its states, and returns both outputs."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class AppliedDirection:
         place: place where the direction was added.
         start, goal: names of the classes (or numbers) that the direction leads from and to; "" for an eraser.
         strength: factor of the direction: 1 adds the whole difference, a negative factor leads back.
-        behaviour: recipe of the behaviour measured; "" if the most probable pieces are shown.
+        behaviour: the behaviour measured, as text; "" if the most probable tokens are shown.
         texts: text of each row, `(n,)`.
         words: `(n,)` index of the word at which each row is edited; -1 if rows are whole texts.
-        outputs: names of the V outputs: answers, pieces of the vocabulary, or numbers of a readout.
-        unit: `logits` (of answers, minus their mean), `log probabilities` (of pieces, over the vocabulary), or
+        outputs: names of the V outputs: answers, tokens of the vocabulary, or numbers of a readout.
+        unit: `logits` (of answers, minus their mean), `log probabilities` (of tokens, over the vocabulary), or
             `numbers`.
         clean, edited: `(n, V)` outputs without the direction, and with it.
-        top: number of most probable pieces that are shown of each run; 0 if a behaviour was measured.
+        top: number of most probable tokens that are shown for each run; 0 if a behaviour was measured.
     """
 
     header: Header
@@ -76,7 +76,7 @@ class AppliedDirection:
 
     def probabilities(self) -> tuple[Floats, Floats] | None:
         """Return the probabilities `(n, V)` without the direction and with it (for answers: among the answers; for
-        pieces: among the whole vocabulary); None if outputs are not logits.
+        tokens: among the whole vocabulary); None if outputs are not logits.
         """
         if self.unit == "numbers":
             return None
@@ -90,7 +90,7 @@ class AppliedDirection:
         return float((self.clean.argmax(1) != self.edited.argmax(1)).mean())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat record for each row and output."""
+        """Return a list of flat dicts, one for each row (text or word) and output."""
         both = self.probabilities()
         return [
             {
@@ -143,29 +143,31 @@ def apply_direction(
     any_model: bool = False,
     progress: bool | None = None,
 ) -> AppliedDirection:
-    """Run a model on texts without a direction and with it added at the place that it was fitted at, and return both
-    outputs.
+    """Run a model on texts without a direction, and with it added to the states at the site and position where it was
+    fitted, and return both outputs.
 
     The direction is one shift for all rows: the difference between two classes, averaged over strata. An eraser removes
     its part of the states instead.
 
     Args:
-        model: the model that the evidence was fitted on.
-        evidence: class means or an eraser, from `read_evidence`.
+        model: the model that the direction was fitted on.
+        evidence: class means or an eraser, from `read_directions`.
         texts: prompts, or a corpus.
         strength: factor of the direction; 1 adds the whole difference.
-        behaviour: the behaviour to measure. None: for a corpus, the one that the verdict is about; for prompts, the
-            most probable pieces (tokens).
-        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
-            the first to the second of two classes.
-        position: position where it is added; None: that of the evidence. Spans exist in a corpus only.
+        behaviour: the behaviour to measure. None means, for a corpus, the one that the verdict is about, and for
+            prompts the most probable tokens.
+        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None means
+            from the first to the second of two classes.
+        position: position at which the direction is added; None means where it was fitted. Spans exist in a corpus
+            only.
         split, max_rows, seed: for a corpus, the split to use, the largest number of rows, and the seed of their choice.
-        top: without a behaviour, the number of most probable pieces of each run that are shown.
-        any_model: whether another model than that of the evidence is accepted, if its states have the same width.
-        progress: whether to show a bar on standard error; None: if it is a terminal.
+        top: without a behaviour, the number of most probable tokens of each run that are shown.
+        any_model: whether another model than the direction was fitted on is accepted, if its states have the same
+            width.
+        progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:
-        ProvenanceMismatch: the evidence is of another model or other weights.
+        ProvenanceMismatch: the direction was fitted on another model or other weights.
         UnknownSite: the model has no such site.
         BadParameter: the evidence is a probe, states have another width, `strength` is not a number or the model gives
             none with it, `top` is below 1, or a text lacks the position.

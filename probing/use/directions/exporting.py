@@ -126,7 +126,7 @@ def export_vectors(
         evidence: directions of one model and property, one per place.
         start, goal: codes of the classes that the direction leads from and to, or two real values; with the default 0
             and 1 the shift for real values is per unit.
-        format: `safetensors`, `npz` or `npy`; None: the ending of the name decides.
+        format: `safetensors`, `npz` or `npy`; None means that the ending of the name decides.
 
     Raises:
         BadParameter: see `export_control_vector` (but any site is allowed); or the format is unknown, or several
@@ -191,18 +191,18 @@ def export_directions(
     """Write directions in a format that other tools read, with their verdicts, and return the files written.
 
     Args:
-        evidence: class means of one model and property, one per place.
+        evidence: class means from `read_directions`, of one model and property, one per place (site and position).
         to: path of the file.
-        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None: the
-            ending of the name decides.
-        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None: from
-            the first to the second of two classes.
+        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None means
+            that the ending of the name decides.
+        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None means
+            from the first to the second of two classes.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
-        replace: whether an existing file is replaced; a file of evidence never is.
+        replace: whether an existing file is replaced; a file that `probing use --save-directions` wrote never is.
 
     Raises:
-        BadParameter: the format is unknown, the file exists, or the evidence does not belong together or cannot be
-            written in this format.
+        BadParameter: the format is unknown, the file exists, or the directions are of several models or properties or
+            cannot be written in this format.
         UnknownName: there is no such class.
     """
     file, several = Path(to), [evidence] if isinstance(evidence, Evidence) else list(evidence)

@@ -1,5 +1,5 @@
-"""Files of evidence (a direction, an eraser or a probe with its verdict): safetensors files whose header describes
-them; they are read as untrusted files.
+"""Reads and writes files of evidence (a direction, an eraser or a probe, with its verdict): safetensors files whose
+header describes them. They are not trusted when read.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def is_evidence(path: Path) -> bool:
 
 
 def read_directions(*paths: str | Path) -> dict[Path, Evidence]:
-    """Read saved evidence and return it by path: every file in `paths`, and every `.safetensors` file of the folders in
-    `paths`, sorted by name within a folder.
+    """Read saved directions, erasers and probes (evidence), and return them by path: every file in `paths`, and every
+    `.safetensors` file of the folders in `paths`, sorted by name within a folder.
 
     Args:
         paths: files of `write_evidence`, or folders of them; for a results folder of `probing use`, its subfolder
@@ -142,12 +142,12 @@ def _header(content: bytes, name: str) -> tuple[Header, list[str]]:
 
 
 def record_of(evidence: Evidence) -> dict[str, Any]:
-    """Return a flat record that describes the evidence, ready for JSON.
+    """Return a flat dict that describes the evidence, with values that JSON can hold.
 
-    `dimensions` is the width D of the states. `norm` is the length of the shift of class means at dose 1 in the unit of
-    the states: between two classes (of several, the two farthest apart), or per unit of a real value; None for erasers
-    and probes. `rank` is the number of directions that an eraser removes. `effect` is in SDs of the clean output, with
-    its 95 % interval `effect_low` to `effect_high`; None if it was not measured.
+    `dimensions` is the width D of the states. `norm` is the length of the shift of class means at dose 1, in the unit
+    of the states: between two classes (of several, the two farthest apart), or per unit of a real value; None for
+    erasers and probes. `rank` is the number of directions that an eraser removes. `effect` is in SDs of the unedited
+    output, with its 95 % interval from `effect_low` to `effect_high`; None if it was not measured.
     """
     header, told = evidence.header, evidence.header.verdict
     effect = told.effect or (None, None, None)
@@ -194,7 +194,7 @@ def caveat(header: Header, place: str = "", behaviour: str = "") -> str:
 
     Args:
         header: header of the evidence.
-        place, behaviour: where the direction is to be applied, and for which behaviour; "": those of the verdict.
+        place, behaviour: where the direction is to be applied, and for which behaviour; "" means those of the verdict.
     """
     word = header.verdict.word
     elsewhere = [

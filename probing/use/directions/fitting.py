@@ -70,7 +70,8 @@ def directions(
         place: site and position.
         verdict: the verdict on this property at this place.
         source: names of the model, the classes and so on, written into the evidence.
-        rows: rows of the experiment to fit on; None: all. (The verdict itself rests on means of one fold at a time.)
+        rows: rows of the experiment to fit on; None means all. (The verdict itself rests on means of one fold at a
+            time.)
         dose: dose of the swap at which the verdict was reached.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Evidence: a direction, an eraser or a probe, with everything needed to apply it again and the verdict on it.
+"""Defines `Evidence`: a direction, an eraser or a probe, with everything needed to apply it again and the verdict on
+it.
 
 The arrays of each kind (W strata, K classes, D width, r rank):
 
@@ -43,7 +44,7 @@ class Stated:
 
     Attributes:
         word, flags, reason, overturned_by: see `Verdict`.
-        effect, mediated: (value, low, high) with 95 % intervals, in SDs of the clean output, and as a share of the
+        effect, mediated: (value, low, high) with 95 % intervals, in SDs of the unedited output, and as a share of the
             natural difference; None if not measured or not established.
         p_adjusted, mde, accuracy, coverage: adjusted p value, smallest detectable effect, accuracy of the probe, and
             share of rows in the experiment; None if not measured.
@@ -65,8 +66,8 @@ class Stated:
     @classmethod
     def of(cls, verdict: Verdict) -> Stated:
         """Return a verdict in the form for files, with the numbers of the edit that decided it: those of the
-        interchange (rows exchange whole states) if the word is "used" for the site only, else those of the swap
-        (the difference of class means is added).
+        interchange of whole states if the verdict is "used (site; subspace not identified)", otherwise those of the
+        class-mean swap.
         """
         edit, gate = _deciding(verdict), verdict.decodability
         return cls(
@@ -99,7 +100,7 @@ def _interval(value: float | None, low: float | None, high: float | None) -> tup
 
 @dataclass(frozen=True)
 class Header:
-    """Holds the description in a file of evidence: everything but its arrays.
+    """Holds everything in a file of evidence but its arrays: what it is, what it was fitted on, and the verdict.
 
     Attributes:
         kind, operation: kind of evidence, and the formula by which it is applied.
@@ -147,7 +148,7 @@ class Header:
 
     @property
     def place(self) -> str:
-        """Name of the place: the site and, after `@`, the position if it has one; such as `resid.3@query`."""
+        """Name of the place: the site, and after `@` the position if there is one, such as `resid.3@query`."""
         return f"{self.site}@{self.position}" if self.position else self.site
 
 
@@ -203,7 +204,7 @@ class Evidence:
             states: `(n, D)` states to edit.
             start, goal: class codes (or real values) of the rows before and after the edit; `(n,)`, or a scalar for all
                 rows. Erasers ignore them.
-            strata: `(n,)` codes in the order of `header.strata`; None: one shift for all rows.
+            strata: `(n,)` codes in the order of `header.strata`; None means one shift for all rows.
             dose: factor of the edit; 1 is the whole edit.
 
         Raises:
@@ -223,11 +224,11 @@ class Evidence:
         return np.asarray(x + dose * change, dtype=states.dtype)
 
     def codes(self, start: str | None = None, goal: str | None = None) -> tuple[float, float]:
-        """Return the `start` and `goal` that `apply` and `direction` take, from names: class codes or, for real values,
-        the numbers.
+        """Return the class codes (for real values, the numbers) that `apply` and `direction` take as `start` and
+        `goal`, from names.
 
         Args:
-            start, goal: names of classes, or numbers; None: the first and the second of two classes, or 0 and 1.
+            start, goal: names of classes, or numbers; None means the first and the second of two classes, or 0 and 1.
 
         Raises:
             BadParameter: names are given for an eraser or a probe, `start` and `goal` are the same class, or one of
@@ -275,8 +276,8 @@ class Evidence:
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
     def direction(self, *, start: float = 0, goal: float = 1) -> Floats:
-        """Return the shift `(D,)` from `start` to `goal` at dose 1, averaged over strata; for real values it is per
-        unit with the default `start` and `goal`.
+        """Return the vector `(D,)` that is added at dose 1 to lead from `start` to `goal`, averaged over strata; for
+        real values, the default `start` and `goal` give the vector for one unit.
 
         Raises:
             BadParameter: the evidence is not class means, or there is no such class.

@@ -1,3 +1,3 @@
-"""Instruments: models that run on fixed rows with their states replaced at chosen places, while their behaviour (a
-chosen part of the output) is measured.
+"""Runs models on fixed rows (sentences or words) with other states at chosen places, and measures their behaviour (a
+chosen part of the output).
 """

@@ -125,7 +125,7 @@ class TextInstrument(Instrument):
             model, behaviour, options: see the class.
             corpus: examples with words.
             columns: names of label columns of words or sentences.
-            split: split of the corpus to use; None: all.
+            split: split of the corpus to use; None means all.
             max_rows: largest number of rows.
             seed: seed of the choice.
         """

@@ -1,1 +1,1 @@
-"""Interventions: each file is one way to edit states."""
+"""Holds the interventions, one a file; each is one way to edit states."""

@@ -1,4 +1,4 @@
-"""Class-mean swap: each row is shifted by the difference between the means of two classes in its stratum."""
+"""Shifts each state by the difference between the means of two classes (class-mean swap)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from probing.use.interventions._edits import Floats, Goals, columns_of
 
 @dataclass(frozen=True, eq=False)
 class ClassMeanEdit(Edit):
-    """Maps h to h + a (m[goal, w] − m[z, w]); for real values to h + a (goal − z) m[0, w].
+    """Shifts a state h to h + a (m[goal, w] − m[z, w]), where z and goal are the row's value of the property before and
+    after the edit and w is its stratum (the rows that agree with it in all covariates); for real values to h + a (goal
+    − z) m[0, w].
 
     Attributes:
-        means: `(K, W, D)` class means by stratum; `(1, W, D)` slopes on real values. W is 1 if one shift is shared by
-            all strata.
+        means: m, the mean states of K classes in W strata, `(K, W, D)`; for real values slopes, `(1, W, D)`. W is 1 if
+            all strata share one shift.
         dose: the factor a.
         n_classes: number of classes K; 0 for real values.
     """
@@ -42,11 +44,11 @@ class ClassMeanEdit(Edit):
 
 
 class ClassMean(Intervention):
-    """Class-mean swap: replaces a state h by h + a (mean(h | goal, w) − mean(h | z, w)), where w is the row's stratum
-    and a the dose.
+    """Swaps class means: replaces a state h by h + a (mean(h | goal, w) − mean(h | z, w)), where z and goal are the
+    row's class before and after the edit, w its stratum (the rows that agree with it in all covariates) and a the dose.
 
-    If a stratum lacks a class, its mean there is taken to be the stratum's mean plus the difference of the class's mean
-    from the overall mean. For real values the shift is the slope of h on z in the stratum, times the change of z.
+    If a class does not occur in a stratum, its mean there is estimated as the stratum's mean plus the class's mean
+    minus the mean of all rows. For real values, the shift is the slope of h on z in the stratum, times the change of z.
 
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5.

@@ -1,4 +1,4 @@
-"""INLP: projects out the directions of one linear probe after another, until a probe is no better than a constant."""
+"""Projects out the directions of one linear probe after another, until a probe is no better than a constant (INLP)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELD_OUT = 5  # one row of so many tells when to stop
 
 @dataclass(frozen=True, eq=False)
 class NullspaceEdit(AffineEdit):
-    """Projects states onto the subspace that is left after the probes' directions were removed.
+    """Removes the probes' directions from states, by projection onto the subspace that is left.
 
     Attributes:
         before, after: score (accuracy or R²) of the first and the last probe on held-out rows, minus that of a
@@ -35,8 +35,8 @@ class NullspaceEdit(AffineEdit):
 
 
 class Inlp(Intervention):
-    """Iterative nullspace projection: projects out the directions of one probe after another, until a probe exceeds the
-    majority rate by at most `tolerance` on held-out rows (or after `rounds` probes).
+    """Erases a property by iterative nullspace projection: projects out the directions of one probe after another,
+    until a probe exceeds the majority rate by at most `tolerance` on held-out rows (or after `rounds` probes).
 
     The `rank` of the edit is the number of dimensions removed, often far more than LEACE removes. For real values the
     probes are ridge regressions, scored by R².

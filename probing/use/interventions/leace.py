@@ -1,4 +1,4 @@
-"""LEACE: the smallest affine change of states after which no linear probe does better than a constant."""
+"""Makes the smallest affine change of states after which no linear probe does better than a constant (LEACE)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ UNCORRELATED = 1e-8  # canonical correlations that are rounding
 
 
 class Leace(Intervention):
-    """Least-squares concept erasure: r(x) = x − W⁺PW(x − μ), with W = (Σ_xx^½)⁺ and P the orthogonal projection onto
-    the columns of WΣ_xz.
+    """Erases a property by least-squares concept erasure: r(x) = x − W⁺PW(x − μ), with x a state, μ the mean state, z
+    the property, W = (Σ_xx^½)⁺ and P the orthogonal projection onto the columns of WΣ_xz.
 
     Of all affine maps after which states have no covariance with the property, this one has the least mean squared
     change. A property of k classes enters as k − 1 indicator columns z. It is computed in float64.
@@ -37,7 +37,7 @@ class Leace(Intervention):
 
 
 def eraser(centre: Floats, within: Floats, cross: Floats, of_z: Floats) -> AffineEdit:
-    """Compute the LEACE eraser from the moments of states x and columns z, and return it.
+    """Compute the LEACE eraser from means and covariances of states x and indicator columns z, and return it.
 
     Args:
         centre: `(D,)` the mean μ.

@@ -1,4 +1,4 @@
-"""Mean ablation: replaces every state by the mean state."""
+"""Replaces every state by the mean state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random subspace: erases random directions, as a control for erasers."""
+"""Erases random directions, as a control for interventions that erase a property."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ DISPLACEMENTS = ("own", "leace")
 
 
 class RandomSubspace(Intervention):
-    """Projects out random directions, drawn from N(0, Σ) with Σ the covariance of states, and orthonormalised.
+    """Erases random directions by projection. They are drawn from N(0, Σ), with Σ the covariance of states, and made
+    orthonormal.
 
-    By default there are as many as the property has label columns, the most that LEACE removes. Compared with an
-    eraser, they show how specific its effect is; they are not a test of significance. With `displacement=leace` the
-    change is scaled so that states move as far (root mean square) as with LEACE.
+    By default, there are as many as LEACE removes at most: k − 1 for a property of k classes. Compared with an eraser,
+    they show how specific its effect is; they are not a test of significance. With `displacement=leace`, the change is
+    scaled so that states move as far (root mean square) as with LEACE.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.1 (the control of random directions).

@@ -1,4 +1,4 @@
-"""Zero ablation: replaces every state by 0."""
+"""Replaces every state by 0."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class ZeroAblation(Intervention):
-    """Replaces the whole state by 0, which removes all information at the place, but moves it far from all clean
-    states.
+    """Replaces the whole state by 0. This removes all information at the place, but 0 is far from all states that the
+    model computes.
     """
 
     erases: ClassVar[bool] = True

@@ -1,4 +1,6 @@
-"""Patching (states of one prompt put into another) and ablation of components: tables and heat maps, no verdicts."""
+"""Puts states of one prompt into the run of another (patching), and takes components out of models (ablation); makes
+tables and heat maps, no verdicts.
+"""
 
 from __future__ import annotations
 

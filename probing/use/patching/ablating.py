@@ -1,4 +1,6 @@
-"""Ablation of whole components of a language model: heads, attention, MLPs and layers, by their mean or by zero."""
+"""Ablates components of a language model (heads, attention, MLPs, layers): replaces their output by its mean or by
+zero.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class Component:
     Attributes:
         layer: number of its block.
         sites: sites that hold its output.
-        head: number of the head; None: it is not a head.
+        head: number of the head; None if the part is not a head.
         width: number of columns of a head.
     """
 
@@ -52,11 +54,12 @@ class AblationResult:
     """Holds the effects of ablating each of C components.
 
     Attributes:
-        components: the components, in order of depth.
+        components: the components, from the first layer to the last.
         by: what replaced a component's output: `mean` or `zero`.
-        effect: `(C,)` root mean square change of the behaviour, in SDs of the clean one.
-        flips: `(C,)` share of rows whose largest logit changes; None: the behaviour is not logits.
-        n_rows: number of rows.
+        effect: `(C,)` root mean square change of the behaviour, in standard deviations of the unedited model's.
+        flips: `(C,)` share of rows (texts) for which another logit becomes the largest; None if the behaviour is not
+            logits.
+        n_rows: number of rows (texts).
     """
 
     components: tuple[Component, ...]
@@ -66,7 +69,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Return the result as rows, one per component."""
+        """Return the result as a list of dicts, one per component."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {
@@ -80,7 +83,7 @@ class AblationResult:
         ]
 
     def grid(self) -> NDArray[np.float64]:
-        """Return the effects as an array: of heads `(layers, heads)`, of other components `(layers, 1)`; NaN where
+        """Return the effects as an array, `(layers, heads)` for heads and `(layers, 1)` for other components; NaN where
         there is no component.
         """
         layers = sorted({component.layer for component in self.components})
@@ -91,7 +94,7 @@ class AblationResult:
         return found
 
     def plot(self, title: str = "") -> Any:
-        """Return an Altair chart: a heat map of effects by layer and head.
+        """Return an Altair chart, a heat map of effects by layer and head.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """
@@ -107,15 +110,15 @@ def ablate(
 ) -> AblationResult:
     """Ablate one component after another and return how much each ablation changes the behaviour.
 
-    An ablation replaces the output of the component, at every piece of the text, by its mean over all pieces or by
-    zero; for a layer, the outputs of both its attention and its MLP. If the instrument holds the states at the input of
-    the component's block, the blocks below are not run again.
+    An ablation replaces the output of the component, at every token of the text, by its mean over all tokens or by
+    zero; for a layer, the outputs of both its attention and its MLP. If the states at the input of the component's
+    block are stored, the blocks before it are not run again.
 
     Args:
         instrument: the model and its rows.
         kind: `heads`, `attention`, `mlps` or `layers`.
-        by: `mean` or `zero`. Zero moves states to where no clean state lies, so part of the effect is damage, not
-            missing information.
+        by: `mean` or `zero`. With zero, states are unlike any that the model computes itself, so part of the effect is
+            damage, not missing information.
         advance: called after each component with two numbers: components done, and components in all.
 
     Raises:

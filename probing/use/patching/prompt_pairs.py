@@ -1,5 +1,5 @@
-"""Pairs of prompts, clean and corrupted, from a file; and the effects of patching one into the other. A *piece* is a
-token.
+"""Reads pairs of a clean and a corrupted prompt from a file, and measures the effects of putting states of one into the
+run of the other (patching).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class PromptPairs:
 
     Attributes:
         corpus: 2n examples: first the n clean prompts, then the n corrupted ones.
-        answers: for each pair, the answers to the clean and to the corrupted prompt; () if the file has none.
+        answers: for each pair, the answers to the clean and to the corrupted prompt; an empty tuple if the file has
+            none.
     """
 
     corpus: Corpus
@@ -54,7 +55,7 @@ class PromptPairs:
             spans: by name, the columns that hold a substring of the clean and of the corrupted prompt.
 
         Raises:
-            CorpusError: the file is malformed, lacks a column, has an empty cell, or an answer is not a text.
+            CorpusError: the file is malformed, lacks a column or a value, or an answer is not a text.
         """
         try:
             sides = [
@@ -96,7 +97,7 @@ class PromptPairs:
 
     @property
     def alternatives(self) -> tuple[str, ...]:
-        """All answers, in the order of first occurrence."""
+        """All different answers, in the order in which they first occur."""
         return tuple(dict.fromkeys(answer for pair in self.answers for answer in pair))
 
     def directions(self) -> NDArray[np.float64] | None:
@@ -136,11 +137,12 @@ class PairPatching:
     """Holds the effects of patching pairs of prompts.
 
     Attributes:
-        exact: result of activation patching.
-        rough: result of attribution patching at the same places; None if `attribution` was False.
+        exact: result of activation patching, in which the model runs with every state.
+        rough: result of attribution patching, an approximation by gradients, at the same sites and positions; None if
+            `attribution` was False.
         clean, corrupted: mean of (logit of the answer − logit of the corrupted answer) in the clean and in the
             corrupted prompts; None if that is not what was measured.
-        pieces: for each position, the text of its pieces in the first clean and in the first corrupted prompt.
+        pieces: for each position, the text of its tokens in the first clean and in the first corrupted prompt.
         doubts: a warning for each answer that is far less probable than the same answer spelt with (or without) a
             space before it.
     """
@@ -165,24 +167,24 @@ def patch_pairs(
     attribution: bool = True,
     advance: Callable[[int, int], None] | None = None,
 ) -> PairPatching:
-    """Run one prompt of every pair with the states of the other at one place, for every site and position, and return
-    the effects.
+    """Run one prompt of every pair with the states of the other prompt at one site and position, for all sites and
+    positions in turn, and return the effects.
 
     Args:
-        model: model with the head that the behaviour needs.
+        model: the model, with the head that the behaviour needs.
         pairs: pairs from `PromptPairs.read`. If they have answers and the behaviour is logits without answers of its
             own, (logit of the answer − logit of the corrupted answer) is measured.
-        behaviour: recipe of the behaviour: `next_token`, `masked_token`, `head`, `readout`, …
-        sites: shell-style patterns of sites.
-        positions: `end`, `start+3`, `subject.last`, …; `subject` alone is the whole span, whose pieces are exchanged
-            one by one; (): every piece, if all prompts have the same number of pieces.
+        behaviour: what is measured: `next_token`, `masked_token`, `head`, `readout`, …
+        sites: names of sites, with wildcards.
+        positions: `end`, `start+3`, `subject.last`, …; `subject` alone is the whole span, whose tokens are exchanged
+            one by one. If empty, every token is a position; all prompts must then have the same number of tokens.
         run_prompt: `corrupted` runs the corrupted prompt with states of the clean prompt; `clean`, the reverse.
         attribution: whether to compute attribution patching, too.
         advance: called with two numbers: places done, and places in all.
 
     Raises:
         BadParameter: prompts differ in length and no positions are named, a prompt lacks a position, or a span has
-            different numbers of pieces in the two prompts of a pair.
+            different numbers of tokens in the two prompts of a pair.
         NoBehaviour, EditFailed, UnknownSite: see `TextInstrument`.
         DegenerateDesign: the prompts of every pair give the same behaviour.
     """

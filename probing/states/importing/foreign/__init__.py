@@ -1,1 +1,1 @@
-"""Opens untrusted files in a child process with limits; the child checks the files and sends plain numbers."""
+"""Opens untrusted files in a child process with limits; the child checks the files and sends only numbers back."""

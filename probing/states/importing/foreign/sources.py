@@ -1,4 +1,4 @@
-"""Opens untrusted files in the child process: regular files only, opened once, without following symbolic links."""
+"""Opens untrusted files in the child process: only regular files, only once, and without following symbolic links."""
 
 from __future__ import annotations
 
