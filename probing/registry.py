@@ -102,7 +102,9 @@ def member_of(module: str) -> tuple[str, str]:
 
 
 def class_of(name: str, folder: str) -> type | None:
-    """Return the class whose `name_of` is this name, in one folder; None if no registered member has it."""
+    """Return the class of the registered member that `name_of` names so, such as `probes:mlp`; None if no member of
+    this kind (`folder`, such as `probes`) has the name.
+    """
     head, _, tail = name.partition(":")
     member, slash, role = tail.partition("/")
     if head != folder or slash + role not in ROLES or member not in names(folder):

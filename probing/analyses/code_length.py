@@ -83,8 +83,8 @@ class CodeLength(Analysis):
         }
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the blocks of every data order on all sets of labels at once, and return the points of all code
-        lengths.
+        """Compute online code lengths and return them as results (`Point`). In every data order, a probe is fitted on
+        each growing block of rows and encodes the next block; all sets of labels are fitted together.
         """
         by_order = [coded(probe, data, order, outside_dev=self.compatible) for order in range(self.orders)]
         points: list[Point] = []
@@ -96,7 +96,15 @@ class CodeLength(Analysis):
 
 
 def points_of(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
-    """Turn the costs of one set of labels, in every data order, into its points, and return them."""
+    """Return the results of one set of labels from the code lengths of its rows in every data order.
+
+    Args:
+        codes: code lengths of the rows, for each data order.
+        labels: the set of labels.
+        control: name of the control that drew the labels; empty for the task's own.
+        draw: number of the draw of that control.
+        compatible: whether the first block counts in bits and the others in nats, as in the code of Voita and Titov.
+    """
     in_bits = [code.nats / math.log(2.0) for code in codes]
     costs = [
         np.where(code.block == 0, bits, code.nats) if compatible else bits

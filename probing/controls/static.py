@@ -71,7 +71,7 @@ class StaticStates(StateSource):
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the name of the site, which may have been chosen by default."""
+        """Return `{"site": name}`: the site whose states replace the others, which may have been chosen by default."""
         return {"site": self.site}
 
 

@@ -33,8 +33,10 @@ class DistanceSpearman(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return an array `(N, 2·46)`, which is 0 except in the first row of each sentence: there the two columns of
-        the sentence's length hold its mean correlation and 1.
+        """Return sums and counts of correlations by sentence length, as an array `(N, 92)`.
+
+        There are two columns for each of the 46 lengths from 5 to 50 words. The first row of a sentence holds the
+        sentence's mean correlation and a count of 1 in the two columns of its length; all else is 0.
 
         Raises:
             BadParameter: the rows are not pairs.

@@ -11,8 +11,9 @@ from probing.contracts.measure import Measure, Prediction
 
 
 class MacroF1(Measure):
-    """Computes the mean of the F1 of the classes. The F1 of a class is 2·hits / (true + predicted): correct rows, rows
-    with this class, rows predicted as it. Classes that occur neither in the labels nor in the predictions are left out.
+    """Computes the mean of the F1 of the classes. The F1 of a class is 2·hits / (true + predicted), where `hits` are
+    the rows of the class that are predicted correctly, `true` all rows of the class, and `predicted` all rows that are
+    predicted as the class. Classes that occur neither in the labels nor in the predictions are left out.
     """
 
     kinds = ("classes", "labels")

@@ -233,7 +233,11 @@ def zipf_shares(k: int, tail: float) -> NDArray[np.float64]:
 
 
 def effective(groups: Ints) -> float:
-    """Return the effective number of groups, (Σ m)² / Σ m² over their sizes m."""
+    """Return the effective number of groups, (Σm)² / Σm², where m are the numbers of rows of the groups.
+
+    Args:
+        groups: number of the group of each row, `(N,)`.
+    """
     sizes = np.bincount(groups).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 

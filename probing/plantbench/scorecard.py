@@ -106,8 +106,9 @@ class Scorecard:
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
 
     def plot(self) -> Any:
-        """Return an Altair chart: rates of both errors and of abstention by rule, and by value of each knob whose power
-        was measured.
+        """Return an Altair chart of the rates at which each rule errs (*used* where the truth is unused, and the
+        reverse) and abstains, and of the power of the rules by the value of each knob (a setting that makes the planted
+        cases harder) for which it was measured.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
 

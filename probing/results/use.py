@@ -190,8 +190,8 @@ class Decodability:
         p: one-sided p value, adjusted for all tests of the gate.
         source: where this was tested.
         prior: accuracy of always predicting the commonest class (0 for R²); None in records of older versions.
-        accuracy_low, accuracy_high: interval of the accuracy, at the level of its test; if it lies above `prior`, the
-            gate is passed.
+        accuracy_low, accuracy_high: interval of the accuracy, at the level at which the gate tests it; where the
+            interval lies above `prior`, the gate is passed.
     """
 
     passes: bool

@@ -188,7 +188,7 @@ class Corpus:
 
     @cached_property
     def unit_names(self) -> list[str]:
-        """Name, for every example, of the unit it belongs to (see `units`)."""
+        """Return the name of the unit of every example (see `units`), in the order of the examples."""
         return unit_names(self.examples, self.units)
 
     def grouped_by(self, column: str) -> Corpus:

@@ -92,8 +92,9 @@ def train(
             resumes. Earlier results in the folder stay, also those of other models.
         replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
             settings (seeds, controls, measures, …).
-        executor: how probes are fitted: `inline`, `processes`, `ray`, with options (`processes:stall_seconds=7200`,
-            since a worker reports nothing while it fits), or an object. With other processes `to` is required; they
+        executor: how probes are fitted: `inline`, `processes`, `ray`, or an object. Options are given as in
+            `processes:stall_seconds=7200`: a worker that reports nothing for so long counts as stalled and is started
+            again; a worker reports nothing during one fit. With other processes `to` is required; they
             read the stores themselves.
         workers: number of processes, for `processes` and `ray`.
         threads: processor threads of each worker; None means as many as this process has. With the same number every
@@ -107,10 +108,10 @@ def train(
         array_size, array_index: number of processes that share the work (on any machines that can write to `to`), and
             index of this one, counted from 0; it does every `array_size`-th fit. The process that finds all fits done
             writes the results.
-        threshold: text such as `fpr=0.01`, `fpr=0.01,label=CLASS` or `fpr=0.01,by=COLUMN`. For every probe, a threshold
-            on the log odds of the class (by default the second of two in sorted order) is then chosen on dev, and saved
-            with the probe, with its recall and false positives on test (for each value of the column too). See
-            `choose_threshold`.
+        threshold: a largest rate of false positives, as text: `fpr=0.01`, `fpr=0.01,label=CLASS` or
+            `fpr=0.01,by=COLUMN`. If given, every probe gets a threshold on the log odds of the class (by default the
+            second of two in sorted order) that keeps to this rate on dev. It is saved with the probe, with its recall
+            and false positives on test (for each value of the column too). See `choose_threshold`. None: no threshold.
         progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
 
     Raises:

@@ -324,8 +324,9 @@ class EditMeasurement:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """Return, for each rotation, the states `(n, D)` of the rows of F3 after the class-mean swap; those of the last
-        dose are cached.
+        """Return the states `(n, D)` of the measured rows after the class-mean swap, once for each rotation of the
+        three folds (directions are estimated on one fold, chosen on another and measured on the third). Those of the
+        last dose are cached.
         """
         at = self.at(place)
         if dose not in at.swapped:

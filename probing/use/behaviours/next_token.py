@@ -16,7 +16,8 @@ class NextToken(Behaviour):
 
     Without answers, what is measured is y = diag(√p̄)(I − 1p̄ᵀ) logits, with p̄ the mean prediction of the unedited
     model, so that ½|Δy|² ≈ KL in nats and rare tokens weigh little. If the vocabulary has more than 256 tokens, y is
-    projected onto at most 256 leading components and the differences between class means.
+    projected onto at most 256 directions: its leading principal components over the rows of the experiment, and the
+    differences between the means of the classes of the property that is tested.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"
