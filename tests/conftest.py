@@ -26,14 +26,20 @@ REFERENCE = ROOT / "datasets" / "reference"
 
 # Begun first, so that all processes end at about the same time: a file's tests go to one process, in this order.
 LONGEST = (
+    "test_how_to.py",
     "test_model_survey.py",
-    "test_public.py",
-    "test_executors.py",
+    "test_verdict_laws.py",
     "test_shard_work.py",
     "test_reliability.py",
     "test_reference_model.py",
-    "test_verdict_laws.py",
+    "test_wheel.py",
+    "test_public.py",
     "test_gate.py",
+    "test_executors.py",
+    "test_plantbench_models.py",
+    "test_notebooks.py",
+    "test_browser.py",
+    "test_ray_nodes.py",
     "test_kill_resume.py",
     "test_use_statistics.py",
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.samples.warm_python import warm_python
 
 PAGES = sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md") if path.stem != "index")
 FENCE = re.compile(r"^```(\{code-block\} )?(\w+)\n(?::caption: (\S+)\n)?(.*?)^```$", re.M | re.S)
@@ -21,24 +23,31 @@ def test_there_are_ten_and_the_index_names_each() -> None:
     assert [page for page in PAGES if f"({page}.md)" not in index or f"\n{page}\n" not in index] == []
 
 
+@pytest.fixture(scope="module")
+def python() -> Iterator[list[str]]:
+    """The words that stand for `python`: some sixty commands and programs load the libraries once."""
+    with warm_python() as words:
+        yield words
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+def test_the_code_of_a_page_runs(page: str, python: list[str], tmp_path: Path) -> None:
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
-    done = [run(language, name, code, tmp_path) for _, language, name, code in FENCE.findall(text)]
+    done = [run(python, language, name, code, tmp_path) for _, language, name, code in FENCE.findall(text)]
     assert any(done), "a page without code that runs"
 
 
-def run(language: str, name: str, code: str, folder: Path) -> bool:
+def run(python: list[str], language: str, name: str, code: str, folder: Path) -> bool:
     """Write a file that has a caption, run shell and Python, and leave the rest (samples, commands of clusters)."""
     if name:
         (folder / name).write_text(code, encoding="utf-8")
         return False
     if language not in ("sh", "python"):
         return False
-    program = f"set -e\nprobing() {{ '{sys.executable}' -m probing \"$@\"; }}\n{code}" if language == "sh" else code
-    command = ["bash", "-c", program] if language == "sh" else [sys.executable, "-c", program]
+    program = f'set -e\nprobing() {{ {shlex.join(python)} -m probing "$@"; }}\n{code}'
+    command = ["bash", "-c", program] if language == "sh" else [*python, "-c", code]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{code}\n{ended.stdout}{ended.stderr}"
     assert "Traceback" not in ended.stderr

@@ -87,7 +87,7 @@ def test_links_to_pages_lead_somewhere(notebook: Notebook) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_every_plot_gives_a_figure(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    outputs = executed(Notebook.read(FOLDER / f"{name}.md"), monkeypatch)
+    outputs = outputs_of(name, monkeypatch)
     plots = [(code, shown) for code, shown in outputs if ".plot(" in code]
     assert plots
     for code, shown in plots:
@@ -96,17 +96,31 @@ def test_it_runs_and_every_plot_gives_a_figure(name: str, tmp_path: Path, monkey
         assert str(charts[0]["image/svg+xml"]).startswith("<svg ")
 
 
-def executed(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Run the cells in a fresh kernel, without a network, and return for each what it displayed, by media type."""
-    nbclient = pytest.importorskip("nbclient")
+def outputs_of(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The code of each cell, and what it displayed, by media type.
+
+    The notebook is run, or was run by `scripts/docs`: PROBING_NOTEBOOKS names the folder of those that have been.
+    """
     nbformat = pytest.importorskip("nbformat")
+    notebook = Notebook.read(FOLDER / f"{name}.md")
+    if folder := os.environ.get("PROBING_NOTEBOOKS"):
+        made = nbformat.read(Path(folder) / f"{name}.ipynb", 4)
+    else:
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in notebook.cells])
+        run(made, monkeypatch)
+    cells = [cell for cell in made["cells"] if cell["cell_type"] == "code"]
+    assert [cell["source"].strip() for cell in cells] == [code.strip() for code in notebook.cells]
+    assert all(cell["execution_count"] for cell in cells)
+    return [
+        (cell["source"], [dict(output["data"]) for output in cell["outputs"] if "data" in output]) for cell in cells
+    ]
+
+
+def run(notebook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the cells in a fresh kernel, without a network."""
+    nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in notebook.cells])
-    nbclient.NotebookClient(made, timeout=600, kernel_name="python3").execute()
-    return [
-        (cell["source"], [dict(output["data"]) for output in cell["outputs"] if "data" in output])
-        for cell in made["cells"]
-    ]
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()

@@ -68,7 +68,9 @@ FIGURES: dict[str, Figure] = {
     "F11": Figure("commands.start_time", {"count": 5}),
     "F12": Figure("store_states.store_states", {"examples": 400}, {"examples": 12}),
     "F13": Figure(
-        "machine_faults.machine_faults", {}, {"names": ("store info", "report", "store export"), "fresh": False}
+        "machine_faults.machine_faults",
+        {},
+        {"names": ("store info", "report", "store export"), "fresh": False, "hang_seconds": 3.0},
     ),
 }
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from probing.system import supervising
 from tests.reliability.children import Ended, run
 from tests.reliability.commands import ROOT
 from tests.reliability.faulty_commands import COMMANDS, Command, build_world, call, filled, preload
@@ -158,7 +159,11 @@ FAULTS = [
 
 
 def machine_faults(
-    folder: Path, names: Sequence[str] = (), states: Sequence[str] = ("fresh", "resume"), fresh: bool = True
+    folder: Path,
+    names: Sequence[str] = (),
+    states: Sequence[str] = ("fresh", "resume"),
+    fresh: bool = True,
+    hang_seconds: float = supervising.HANG_SECONDS,
 ) -> Tally:
     """F13.
 
@@ -167,7 +172,9 @@ def machine_faults(
         names: of the commands; empty: all.
         states: `fresh` targets, and those that an earlier run filled (`resume`).
         fresh: also start processes anew under limits on memory and descriptors, so that the imports meet them.
+        hang_seconds: how long a command without memory does nothing before it is ended.
     """
+    supervising.HANG_SECONDS = hang_seconds
     tally = Tally("F13", "a typed error; no traceback, signal or hang; nothing of the target lost")
     preload()
     world = folder / "world"

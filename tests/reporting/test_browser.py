@@ -9,28 +9,22 @@ import base64
 import gzip
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from probing import reporting
-from probing.jobs.study import Study
 from probing.reporting.overview import overview
 from probing.reporting.page import MAX_BYTES, rendered
 from probing.reporting.wording import decimal
 from tests.conftest import some
 from tests.samples import page_samples as samples
+from tests.samples.browsing import FAINT, OVERFLOWING, chromium, draw, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-SYSTEM = ("chromium", "chromium-browser", "google-chrome")
-NO_PLAYWRIGHT = "playwright is not installed: pip install 'playwright>=1.48'"
-NO_BROWSER = f"no browser found as {', '.join(SYSTEM)}: install one of them, or run `playwright install chromium`"
 PAGES: dict[str, Callable[[], Any]] = {
     "study": samples.study,
     "several models": samples.several_models,
@@ -50,15 +44,8 @@ PAPER = 718  # pixels between the margins of a sheet of A4
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, SYSTEM)), own if Path(own).is_file() else None)
-        if found is None:
-            pytest.skip(NO_BROWSER)
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,94 +60,6 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@contextmanager
-def opened(browser: Browser, file: Path, width: int = 1400, **options: Any) -> Iterator[Page]:
-    """The page in a tab of its own, which asks for nothing but its file and says nothing."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-    tab, said, asked = context.new_page(), [], []
-    tab.set_default_timeout(10_000)
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url.partition("#")[0]))
-    tab.goto(file.as_uri())
-    yield tab
-    assert said == []
-    assert set(asked) == {file.as_uri()}
-    context.close()
-
-
-def draw(tab: Page, most: int = 100) -> None:
-    """Open what is folded and show the first charts, each of which is then drawn."""
-    tab.evaluate(
-        """async (most) => {
-          if (most > 50) document.querySelectorAll("details").forEach((one) => { one.open = true; });
-          const shown = [...document.querySelectorAll("[data-chart]")].filter((node) => node.checkVisibility());
-          for (const node of shown.slice(0, most)) {
-            node.scrollIntoView();
-            for (let wait = 0; wait < 500 && !node.dataset.drawn; wait++) await new Promise((go) => setTimeout(go, 10));
-            if (!node.dataset.drawn) throw Error(`chart ${node.dataset.chart} is not drawn`);
-          }
-          scrollTo(0, 0);
-        }""",
-        most,
-    )
-
-
-OVERFLOWING = """() => {
-  const wide = document.documentElement.clientWidth, inside = (node) => node.closest(".scroll, .chart, pre, .skip");
-  const found = [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility()
-    && node.getBoundingClientRect().right > wide + 1 && !inside(node.parentElement));
-  return document.documentElement.scrollWidth > wide || found.length
-    ? [document.documentElement.scrollWidth, ...found.slice(0, 5).map((node) => node.outerHTML.slice(0, 120))] : [];
-}"""
-# Every visible text whose colour is too near to what lies behind it: boxes, and of a chart the rectangles drawn before.
-FAINT = """() => {
-  const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => a * c + (1 - a) * under[i]);
-  const light = (colour) => {
-    const [r, g, b] = colour.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ratio = (one, two) => {
-    const [a, b] = [light(one), light(two)]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  };
-  const once = (of) => { const known = new Map(); return (node) => {
-    if (!known.has(node)) known.set(node, of(node));
-    return known.get(node); }; };
-  const opacity = once((node) => node ? Number(getComputedStyle(node).opacity) * opacity(node.parentElement) : 1);
-  const behind = once((node) => node
-    ? over(parse(getComputedStyle(node).backgroundColor), behind(node.parentElement)) : [255, 255, 255]);
-  const page = parse(getComputedStyle(document.body).backgroundColor);
-  const rectangles = new Map();
-  const drawn = (text) => {
-    const svg = text.ownerSVGElement, box = text.getBoundingClientRect();
-    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
-    if (!rectangles.has(svg)) rectangles.set(svg, [...svg.querySelectorAll(".mark-rect path")].map((path) =>
-      [path.getBoundingClientRect(), path]));
-    let under = behind(svg);
-    for (const [own, path] of rectangles.get(svg)) {
-      const style = getComputedStyle(path), inside = own.left <= x && x <= own.right && own.top <= y && y <= own.bottom;
-      if (!inside || style.fill === "none") continue;
-      const [r, g, b, a] = parse(style.fill);
-      under = over([r, g, b, a * Number(style.fillOpacity) * opacity(path)], under);
-    }
-    return under;
-  };
-  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode());) {
-    const parent = node.parentElement, text = node.textContent.trim();
-    if (!text || parent.closest("script, .skip") || !parent.checkVisibility({ visibilityProperty: true })) continue;
-    const inChart = parent.closest("svg"), style = getComputedStyle(parent);
-    const [r, g, b, a] = parse(inChart ? style.fill : style.color);
-    const under = inChart ? drawn(parent) : behind(parent);
-    const share = a * opacity(parent) * (inChart ? Number(style.fillOpacity) : 1);
-    const measured = ratio(over([r, g, b, share], under), under);
-    if (measured < 4.5) found.push([text.slice(0, 40), measured.toFixed(2), String(under.map(Math.round))]);
-  }
-  return [ratio(parse("rgb(119, 119, 119)"), [255, 255, 255]).toFixed(2), page[3], found.slice(0, 8)];
-}"""
 
 
 @pytest.mark.parametrize("name", some(PAGES, len(PAGES) - 1))  # the last takes a minute
@@ -416,18 +315,6 @@ CUT = """() => [...document.querySelectorAll(".scroll, .chart, pre")]
 def test_a_page_as_the_quickstarts_is_short(browser: Browser, file_of: Callable[[str], Path]) -> None:
     with opened(browser, file_of("study")) as tab:
         assert len(tab.locator("body").inner_text().split()) <= 2500
-
-
-@pytest.mark.slow
-def test_the_quickstarts_page_is_short_small_and_quiet(browser: Browser, reference: Path, tmp_path: Path) -> None:
-    Study.from_yaml(reference / "study.yaml").run(tmp_path, progress=False)
-    file = reporting.report(tmp_path)
-    assert file.stat().st_size < MAX_BYTES
-    with opened(browser, file) as tab:
-        assert len(tab.locator("body").inner_text().split()) <= 2500
-        draw(tab)
-        assert tab.evaluate(OVERFLOWING) == []
-        assert tab.evaluate(FAINT)[2] == []
 
 
 def test_figures_that_are_left_out_of_a_large_page_are_drawn_by_its_script(

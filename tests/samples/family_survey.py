@@ -6,7 +6,7 @@ import inspect
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,35 +87,40 @@ def _read(kind: str, name: str, model: Any, folder: Path) -> Outcome:
     byte_tokenizer().save_pretrained(folder / "model")
     loaded = LanguageModel.load(str(folder / "model"))
     store = extract(loaded, corpus_of(*TEXTS), to=folder / "store", sites="*", rows="piece", progress=False)
+    passes = [_hooked(loaded, text) for text in TEXTS]
     for site in loaded.sites:
-        _expect_close(store.read(site), np.concatenate([_hooked(loaded, site, text) for text in TEXTS]), site)
+        _expect_close(store.read(site), np.concatenate([states[site] for states in passes]), site)
     streams = tuple(dict.fromkeys(site.partition(".")[0] for site in loaded.sites))
     return Outcome(kind, name, READ, streams, _use(loaded))
 
 
-def _hooked(loaded: LanguageModel, site: str, text: str) -> np.ndarray:
-    """`(T, D)` by a plain hook on the module of a site, in a pass of the model over one text alone."""
+def _hooked(loaded: LanguageModel, text: str) -> dict[str, np.ndarray]:
+    """For each site, `(T, D)` by a plain hook on its module, in a pass of the model over one text alone."""
     trunk = loaded._trunk
     ids = torch.from_numpy(loaded.encode([text])[0].ids)[None]
-    kept: list[Any] = []
-    module = trunk.trunk.get_submodule(trunk.modules[site])
+    kept: dict[str, Any] = {}
+    with ExitStack() as hooks:
+        for site in loaded.sites:
+            module = trunk.trunk.get_submodule(trunk.modules[site])
+            if site == "embed":
+                kept[site] = module.weight[ids[0]].detach()
+                continue
 
-    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        kept.append(given_state(args, kwargs) if site in trunk.reads_input else first_tensor(output))
+            def hook(module: Any, args: Any, kwargs: Any, output: Any, site: str = site) -> None:
+                state = given_state(args, kwargs) if site in trunk.reads_input else first_tensor(output)
+                kept.setdefault(site, state)  # of a module that is called more than once, the first call
 
-    if site == "embed":
-        return np.asarray(module.weight[ids[0]].detach())
-    handle = module.register_forward_hook(hook, with_kwargs=True)
-    try:
+            hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         with torch.inference_mode():
             trunk.trunk(input_ids=ids, use_cache=False) if _caches(trunk.trunk) else trunk.trunk(input_ids=ids)
-    finally:
-        handle.remove()
-    layout = trunk.layout_of(site)
-    state = kept[0]
+    return {site: _rows(kept[site], trunk.layout_of(site), ids.shape[1]) for site in loaded.sites}
+
+
+def _rows(state: Any, layout: Any, n: int) -> np.ndarray:
+    """`(T, D)` of what a module gave."""
     if state.ndim > 2 and not layout.is_plain:
-        state = state.movedim((layout.inputs, layout.pieces), (0, 1))[:, layout.skipped or 0 :][:, : ids.shape[1]]
-    return np.asarray(state.reshape(ids.shape[1], -1))
+        state = state.movedim((layout.inputs, layout.pieces), (0, 1))[:, layout.skipped or 0 :][:, :n]
+    return np.asarray(state.reshape(n, -1))
 
 
 def _caches(trunk: Any) -> bool:

@@ -110,10 +110,5 @@ def same(whole: Store, other: Store) -> None:
 
 
 @pytest.mark.slow
-def test_five_kills_then_resume_give_the_same_store(tmp_path):
-    check(tmp_path, 5)
-
-
-@pytest.mark.slow
 def test_many_kills_then_resume_give_the_same_store(tmp_path):
     check(tmp_path, KILLS)
