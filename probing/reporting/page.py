@@ -253,7 +253,8 @@ def _about(contents: Contents) -> list[str]:
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
     if any(_is_unknown(task) for task in contents.tasks):
-        about.append("How the imported states were computed is not known")
+        kind = "states given as arrays" if all(t.any.is_of_arrays for t in contents.tasks) else "imported states"
+        about.append(f"How the {kind} were computed is not known")
     return about
 
 
