@@ -333,7 +333,7 @@ def test_an_index_in_another_order_is_refused_wherever_it_is(moved: str, index: 
 
 def test_states_of_each_site_have_one_order_of_rows() -> None:
     frames = {"resid.0": PANDAS["X"], "resid.1": PANDAS["X"].iloc[::-1]}
-    with pytest.raises(BadParameter, match="X, resid.1 has the index of X, resid.0 in another order"):
+    with pytest.raises(BadParameter, match=r"X, resid\.1 has the index of X, resid\.0 in another order"):
         pb.probe(frames, FEW["y"], progress=False)
 
 

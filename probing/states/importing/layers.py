@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from probing.errors import BadParameter
 from probing.models.site import Site
@@ -56,8 +57,8 @@ def missing_layers(columns: Sequence[str], layers: str | None) -> list[int]:
     if not numbers:
         return []
     kind, _, last = (layers or "").partition(":")
-    whole = range(0, int(last) + 1) if kind == "hf" else range(numbers[0], numbers[-1] + 1)
-    steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    whole = range(int(last) + 1) if kind == "hf" else range(numbers[0], numbers[-1] + 1)
+    steps = {after - before for before, after in pairwise(numbers)}
     is_regular = len(numbers) > 2 and len(steps) == 1 and steps != {1}
     return [] if is_regular else [number for number in whole if number not in numbers]
 
