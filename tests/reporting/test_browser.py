@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from probing import reporting
+from probing.errors import printable
 from probing.jobs.study import Study
 from probing.reporting.overview import overview
 from probing.reporting.page import MAX_BYTES, rendered
@@ -39,6 +40,7 @@ PAGES: dict[str, Callable[[], Any]] = {
     "checkpoints": samples.checkpoints,
     "hostile names": samples.hostile,
     "an older version": samples.of_an_older_version,
+    "names of every kind": samples.names_of_every_kind,
     "one site": samples.one_site,
     "500 labels": samples.many_labels,
     "other streams": samples.two_sites_of_other_streams,
@@ -115,6 +117,31 @@ OVERFLOWING = """() => {
   return document.documentElement.scrollWidth > wide || found.length
     ? [document.documentElement.scrollWidth, ...found.slice(0, 5).map((node) => node.outerHTML.slice(0, 120))] : [];
 }"""
+# Every text of a chart that its drawing cuts, that was cut at its end, or that is drawn too small; and every legend,
+# title or name of a row that a reader would have to scroll to.
+CUT_NAMES = """() => {
+  const found = [];
+  for (const svg of [...document.querySelectorAll(".chart svg")].filter((one) => one.checkVisibility())) {
+    const whole = svg.getBoundingClientRect(), shown = svg.closest(".chart").getBoundingClientRect();
+    const scale = whole.width / svg.viewBox.baseVal.width;
+    if (scale < 0.85) found.push(["small", scale]);
+    const place = (text) => text.getAttribute("transform").match(/translate\\(([^,]+),([^)]+)/)[1];
+    const rows = new Set([...svg.querySelectorAll(".role-axis")].flatMap((axis) => {
+      const labels = [...axis.querySelectorAll(".role-axis-label text")];
+      return new Set(labels.map(place)).size === 1 && labels.length > 1 ? labels : [];
+    }));
+    for (const text of svg.querySelectorAll("text")) {
+      const box = text.getBoundingClientRect(), said = text.textContent;
+      const room = getComputedStyle(svg).overflow === "visible" ? Math.max(whole.right, shown.right) : whole.right;
+      if (box.left < whole.left - 1 || box.right > room + 1 || box.top < whole.top - 1
+        || box.bottom > whole.bottom + 1) found.push(["outside", said]);
+      if (said.endsWith("…")) found.push(["ends", said]);
+      if ((rows.has(text) || text.closest(".role-legend, .role-title")) && box.right > shown.right + 1)
+        found.push(["beyond", said, box.right - shown.right]);
+    }
+  }
+  return found.slice(0, 8);
+}"""
 # Every visible text whose colour is too near to what lies behind it: boxes, and of a chart the rectangles drawn before.
 FAINT = """() => {
   const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
@@ -174,8 +201,37 @@ def test_a_page_is_quiet_fits_and_can_be_read(browser: Browser, file_of: Callabl
             for width in WIDTHS:
                 tab.set_viewport_size({"width": width, "height": 900})
                 assert tab.evaluate(OVERFLOWING) == [], (scheme, width)
+                assert tab.evaluate(CUT_NAMES) == [], (scheme, width)
             known, is_opaque, faint = tab.evaluate(FAINT)
             assert (known, is_opaque, faint) == ("4.48", 1, []), scheme
+
+
+@pytest.mark.parametrize("name", ["study", "hostile names", "names of every kind", "patching and transfer"])
+def test_without_a_script_no_name_is_cut_and_each_stands_whole_in_words(
+    browser: Browser, file_of: Callable[[str], Path], name: str
+) -> None:
+    with opened(browser, file_of(name), java_script_enabled=False) as tab:
+        for width in WIDTHS:
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate(CUT_NAMES) == [], width
+        contents = PAGES[name]()
+        words = " ".join(tab.evaluate(WORDS).split())
+        for row in overview(contents.entries()).rows:
+            assert " ".join(printable(row.name).split()) in words
+        for drawn in contents.patching:
+            assert all(" ".join(printable(one).split()) in words for one in (*drawn.rows, *drawn.columns))
+
+
+def test_a_hint_fits_a_narrow_screen(browser: Browser, file_of: Callable[[str], Path]) -> None:
+    with opened(browser, file_of("names of every kind"), 390) as tab:
+        grid = tab.locator("section[aria-labelledby=overview] [data-chart][data-drawn]").first
+        cells = grid.locator(".mark-rect").first.locator("path")
+        cells.first.wait_for()
+        for place in (0, 2):
+            point_at(tab, cells.nth(place))
+            assert told(tab)
+            box = tab.locator("#vg-tooltip-element").bounding_box()
+            assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390
 
 
 def point_at(tab: Page, shape: Locator) -> None:
@@ -232,6 +288,20 @@ def test_the_pointer_shows_numbers_and_a_click_goes_to_the_section(
         point_at(tab, points.nth(2))
         text = told(tab)
         assert re.search(r"site resid\.2 .*value 0\.\d{3}", text) and no_gap(text), text
+
+
+@pytest.mark.parametrize("name", ["study", "use alone", "hostile names", "names of every kind", "several models"])
+def test_every_cell_of_the_overview_is_seen(browser: Browser, file_of: Callable[[str], Path], name: str) -> None:
+    rows = overview(PAGES[name]().entries()).rows
+    with opened(browser, file_of(name), color_scheme="dark", java_script_enabled=False) as tab:
+        cells = tab.locator("section[aria-labelledby=overview] [data-chart]").evaluate_all(
+            """(all) => all.flatMap((one) => [...one.querySelectorAll(".mark-rect.role-mark path")]
+                 .map((cell) => getComputedStyle(cell)).filter((style) => style.fillOpacity !== "0")
+                 .map((style) => style.fill))"""
+        )
+    assert len(cells) == sum(len(row.cells) for row in rows)
+    grey = sum(cell.value is None for row in rows for cell in row.cells)
+    assert "none" not in cells and sum(fill == "rgb(213, 218, 223)" for fill in cells) == grey
 
 
 def test_a_click_on_a_legend_fades_the_other_curves(browser: Browser, file_of: Callable[[str], Path]) -> None:
