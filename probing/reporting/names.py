@@ -1,4 +1,4 @@
-"""Fits names into charts: breaks them into lines, and shortens them in the middle where they need more lines than that."""
+"""Fits names into charts: breaks them into lines, and shortens in the middle what needs too many."""
 
 from __future__ import annotations
 
