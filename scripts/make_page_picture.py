@@ -1,4 +1,4 @@
-"""Draw docs/page.png: the head of the page that `probing quickstart` writes, in Chromium, 1,240 by 640 pixels.
+"""Draw docs/page.png: the head of the page that `probing quickstart` writes, in Chromium, 1,240 by 628 pixels.
 
     python scripts/make_page_picture.py [DIR]
 
@@ -20,7 +20,7 @@ from probing.jobs.study import Study
 from probing.reporting import report
 
 PICTURE = ROOT / "docs" / "page.png"
-WIDTH, HEIGHT = 1240, 640
+WIDTH, HEIGHT = 1240, 628
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRAWN = """() => document.querySelector("section[aria-labelledby=overview] [data-chart]").dataset.drawn === "yes" """
 
