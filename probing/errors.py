@@ -3,6 +3,7 @@
     ProbingError
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
     │                            TooFewGroups OverlappingGroups NoBehaviour BadTwin
+    │                            NoSuchExample (IndexError)
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
     ├─ UntrustedFile
@@ -134,6 +135,10 @@ class BadTwin(InputError):
     """The twin of a sentence (the other half of its minimal pair) is missing, has the same value of the property, or
     differs from it in other ways as well.
     """
+
+
+class NoSuchExample(InputError, IndexError):
+    """A corpus has no example of this number."""
 
 
 class StoreError(ProbingError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import sys
 import warnings
@@ -64,6 +63,9 @@ class ScoreJob(CorpusOptions):
     def run(self, *, progress: bool = True) -> Iterator[TextScores]:
         """Check the options, load probe and model, and yield the scores of each batch of texts; files are written after
         the last batch.
+
+        Raises:
+            CorpusError: standard input has no line with a text; where it is at its end, before the model is loaded.
         """
         self._check()
         probe = pb.load_probe(self.probe)
@@ -80,11 +82,13 @@ class ScoreJob(CorpusOptions):
         else:
             texts = self.texts if corpus is None else corpus
             parts = [scoring.score(probe, model, texts, batch=self.batch, **options)]
+        is_empty = True
         for scores in parts:
             kept += [scores] if self.files else []
             yield scores
-        if self.files and not kept:
-            raise CorpusError("there are no texts to score", needed="at least one line", found="none")
+            is_empty = False
+        if is_empty:
+            raise _nothing_to_score("no line with a text" if self.source else "none")
         for file in self.files:
             whole = scoring.TextScores(kept[0].recipe, kept[0].model, [text for part in kept for text in part])
             whole.write(file)
@@ -97,6 +101,8 @@ class ScoreJob(CorpusOptions):
                 needed="--text TEXT (repeatable), --corpus FILE, or - for standard input",
                 found=f"{sum(given)} of them" if self.source in ("", STANDARD_INPUT) else repr(self.source),
             )
+        if self.source == STANDARD_INPUT and _is_at_end(sys.stdin):
+            raise _nothing_to_score("an empty standard input")
         for file in self.files:
             import_module("probing.scoring.scores").check_suffix(Path(file))
             import_module("probing.system.machine").check_target(Path(file).parent)
@@ -123,7 +129,7 @@ def lines(most: int) -> Iterator[list[str]]:
     stream, rest, found, count = sys.stdin.buffer, b"", [], 0
     is_open = True
     while is_open:
-        part = os.read(stream.fileno(), 1 << 16)
+        part = stream.read1(1 << 16)  # what `_is_at_end` looked at is in the buffer of the stream
         is_open = bool(part)
         *whole, rest = (rest + part).split(b"\n")
         whole += [rest] if not is_open and rest else []
@@ -137,6 +143,27 @@ def lines(most: int) -> Iterator[list[str]]:
         while found and (len(found) >= most or not is_open or not _has_more(stream)):
             yield found[:most]
             found = found[most:]
+
+
+def _nothing_to_score(found: str) -> CorpusError:
+    return CorpusError(
+        "there are no texts to score",
+        needed="at least one line with a text",
+        found=found,
+        next_step="send lines, as in `probing score PROBE - --model MODEL < FILE`, or give --text or --corpus",
+    )
+
+
+def _is_at_end(stream: Any) -> bool:
+    """Return whether nothing can come from standard input: it is closed, or at its end at once. Input that is yet to
+    come is not waited for.
+    """
+    if stream is None:
+        return True
+    try:
+        return bool(select.select([stream], [], [], 0)[0]) and not stream.buffer.peek(1)
+    except (OSError, ValueError):
+        return False
 
 
 def _decoded(line: bytes, number: int) -> str:

@@ -118,9 +118,9 @@ READING = (
     (
         "Control task",
         "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
-        "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is "
-        "what memory of every key of train would reach there on average: below 1, because the labels of keys that do "
-        "not occur in train have to be guessed. It is about the control alone, not about the task or its baselines.",
+        "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is what a "
+        "probe that memorised every key of train would reach there on average: below 1, because the labels of keys "
+        "that do not occur in train have to be guessed. It is about the control alone, not about the task or its baselines.",
     ),
     (
         "Selectivity",
@@ -149,9 +149,10 @@ READING = (
     ),
     (
         "Decodable",
-        "at the site and probe that score best on dev, the gain over the best baseline on test clears the "
-        "margin (0.02 of accuracy) with a one-sided adjusted p of at most 0.025. Selectively decodable: the interval "
-        "of selectivity also lies above 0, for every control.",
+        "a probe reads the label from the state better than the best baseline, which reads no state: the gain on test "
+        "clears the margin (0.02 of accuracy) with a one-sided adjusted p of at most 0.025. Selectively decodable: the "
+        "interval of selectivity also lies above 0, for every control. Not beyond bag_of_words (or another baseline): "
+        "probes may read the label well, but the words predict it as well; this does not say that the states lack it.",
     ),
 )
 
@@ -160,14 +161,21 @@ LIMITS = (
     "reads the label from there, or needs it, for anything it does; that takes interventions on the states.",
     "A higher score at one site than at another does not show that the label is computed there: it can have become "
     "easier to read, or been carried along.",
-    "A task that is not decodable by these probes can be decodable by others: absence of evidence here has a size, "
-    "which the interval gives.",
+    "What these probes do not read beyond the baselines, others may: absence of evidence here has a size, which the "
+    "interval gives.",
     "A control task rules out only what it is keyed on. Other regularities that come with the label (position, length, "
     "neighbouring words) can still be what the probe reads.",
     "The figures hold for this corpus and its annotation. The best site is chosen among those probed, on dev.",
 )
 
 USE_READING = (
+    (
+        "Probes recover it",
+        "what edits need before there is anything to edit: on held-out rows a probe does better than knowing the label "
+        "frequencies. It is less than decodable, which asks for more than every baseline has: a property that one word "
+        "gives away can be recovered and used without being decodable in that sense. Where no probe recovers it, no "
+        "use is claimed.",
+    ),
     (
         "Used",
         "replacing the part of the state that stands for the property, by that of rows that have another value "
@@ -177,8 +185,9 @@ USE_READING = (
     (
         "Swap and whole state",
         "the swap moves each state by the difference of class means of its stratum (rows with "
-        "the same values of the other properties); whole states are exchanged between two such rows. What only the "
-        "second changes is used at the site, in a subspace that is not identified.",
+        "the same values of the other properties); whole states are exchanged between two such rows. Used: the "
+        "swap has the effect. Used (as a whole state): only the exchange has, so that the model uses something there "
+        "that goes with the property, and which part of the state carries it is not known.",
     ),
     (
         "Effect and mediated fraction",

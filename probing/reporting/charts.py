@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from probing.errors import printable
+from probing.reporting.names import chosen_line, fitted, quoted, width_of
 from probing.reporting.panels import Curve, Panel
 from probing.reporting.wording import decimal
 
@@ -37,6 +38,8 @@ _WIDTH, _HEIGHT = 290, 190
 _MOST_NAMES = 12  # names along an axis
 _MOST_DOTS = 60  # sites beyond which a curve has no dots
 _ZOOMED = 24  # sites beyond which the x axis can be dragged, and zoomed with the shift key and the wheel
+# Room at a width of 390 pixels, in units of the size of letters (see `names.width_of`).
+_LEGEND, _SYMBOL, _TICK = 26.0, 2.6, 9.0
 _ACROSS = {"x": {"value": 0}, "x2": {"value": "width"}}  # of a level or band
 
 
@@ -49,7 +52,7 @@ def panel_chart(panel: Panel) -> Chart:
     low, high = panel.y_range()
     y = {"title": panel.y_label, "type": "quantitative", "scale": {"domain": [low, high], "nice": False, "clamp": True}}
     x = {"field": "x", "type": "quantitative", "title": x_label} | _x_scale(panel, x_names)
-    legend = {"orient": "bottom", "columns": 2, "labelLimit": 150, "symbolType": "stroke", "symbolStrokeWidth": 2.5}
+    legend = legend_of(list(names)) | {"symbolType": "stroke", "symbolStrokeWidth": 2.5}
     colours, dashes = (list(values) for values in zip(*names.values(), strict=True)) if names else ([], [])
     series = {"field": "series", "type": "nominal", "title": None, "legend": legend}
     colour = series | {"scale": {"domain": list(names), "range": colours}}
@@ -116,6 +119,15 @@ def panel_chart(panel: Panel) -> Chart:
         "encoding": {"x": x, "y": y | {"field": "value"}},
         "layer": [*layers, hover[0] | {"params": params}, *hover[1:]],
     }
+
+
+def legend_of(names: Sequence[str], room: float = _LEGEND) -> Chart:
+    """Return a legend below the chart, as wide as `room` allows (see `names.width_of`): in two columns if all names are
+    short, else one below the other, in lines.
+    """
+    columns = 2 if all(width_of(name) <= room / 2 - _SYMBOL for name in names) else 1
+    lines = chosen_line(names, room / columns - _SYMBOL)
+    return {"orient": "bottom", "columns": columns, "labelLimit": 0, "labelExpr": lines}
 
 
 def layer(mark: Chart, *, where: str = "", **encoding: Any) -> Chart:
@@ -189,24 +201,20 @@ def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
 
 def _named_axis(names: Sequence[str]) -> Chart:
     """Return an axis of ordinals that shows names, as many as there is room for."""
-    longest = max(map(len, names), default=1)
+    shown = [lines[0] for lines in fitted(names, _TICK, 1)]
+    longest = max(map(len, shown), default=1)
     every = max(1, -(-len(names) // _MOST_NAMES), -(-len(names) * longest // 48))
     return {
         "values": list(range(0, len(names), every)),
-        "labelExpr": named(names, "datum.value"),
+        "labelExpr": named(shown, "datum.value"),
         "grid": False,
-        "labelLimit": 90,
+        "labelLimit": 0,
     }
 
 
 def named(names: Sequence[str], index: str) -> str:
     """Return a Vega expression that gives the name with the number `index`."""
-    return "[" + ",".join(_quoted(name) for name in names) + f"][{index}]"
-
-
-def _quoted(text: str) -> str:
-    """Return the text as a string of a Vega expression."""
-    return "'" + printable(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "[" + ",".join(quoted(name) for name in names) + f"][{index}]"
 
 
 def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list[Chart]:
@@ -214,11 +222,7 @@ def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list
     small = {"type": "point", "size": 16, "filled": True}
     dots = layer(small, where="datum.mark == ''", color=colour, opacity=faded)
     words = dict.fromkeys((row["mark"], row["shape"]) for row in rows if row["mark"])
-    shapes = (
-        shape_encodings("mark", words, GREY, {"orient": "bottom", "columns": 2, "labelLimit": 210}, None)
-        if words
-        else {}
-    )
+    shapes = shape_encodings("mark", words, GREY, _LEGEND, None) if words else {}
     marked = layer(
         {"type": "point", "size": 70, "strokeWidth": 1.9, "opacity": 1},
         where="datum.mark != ''",
@@ -228,13 +232,13 @@ def _marks(rows: Sequence[Row], sites: int, colour: Chart, faded: Chart) -> list
     return [*([dots] if sites <= _MOST_DOTS else []), *([marked] if words else [])]
 
 
-def shape_encodings(field: str, words: Iterable[tuple[str, str]], ink: str, legend: Chart, title: str | None) -> Chart:
-    """Return the encodings of verdicts as filled or open shapes, with one legend; `words` are pairs (verdict,
-    shape).
+def shape_encodings(field: str, words: Iterable[tuple[str, str]], ink: str, room: float, title: str | None) -> Chart:
+    """Return the encodings of verdicts as filled or open shapes, with one legend of the width `room`; `words` are pairs
+    (verdict, shape).
     """
     names, shapes = zip(*words, strict=True)
     scale = {"domain": list(names)}
-    shown = nominal(field, title=title, legend=legend | {"symbolStrokeWidth": 1.8})
+    shown = nominal(field, title=title, legend=legend_of(names, room) | {"symbolStrokeWidth": 1.8})
     return {
         "shape": shown | {"scale": scale | {"range": [_SHAPES[shape] for shape in shapes]}},
         "fill": shown | {"scale": scale | {"range": ["transparent" if shape in _OPEN else ink for shape in shapes]}},

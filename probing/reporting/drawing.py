@@ -13,6 +13,7 @@ from typing import Any
 from probing.errors import BadParameter, MachineError, printable
 from probing.files.whole_files import write_atomically
 from probing.reporting.charts import Chart
+from probing.reporting.names import lines_of
 from probing.system.machine import with_typed_errors
 
 _CONFIG: Chart = {
@@ -26,17 +27,17 @@ _CONFIG: Chart = {
         "fontWeight": 600,
         "subtitleFontSize": 11,
         "anchor": "start",
-        "frame": "group",
-        "limit": 460,
+        "frame": "bounds",
     },
     "legend": {
         "labelFontSize": 11,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
-        "titleLimit": 300,
+        "titleLimit": 0,
         "symbolOpacity": 1,
     },
 }
+_TITLE_ROOM, _MOST_LINES = {"text": 25.0, "subtitle": 30.0}, 4  # in units of the size of letters, see `names`
 _STACKED = {"layout": {"bottom": {"direction": "vertical"}}}  # of legends: Vega knows it, Altair's schema does not
 
 
@@ -75,8 +76,20 @@ def spec(chart: Chart, *, is_drawn_here: bool = True) -> Chart:
     """
     schema = "https://vega.github.io/schema/vega-lite/v6.json"
     config = _CONFIG | {"legend": _CONFIG["legend"] | (_STACKED if is_drawn_here else {})}
-    whole: Chart = _shown({"$schema": schema, "config": config} | chart)
+    whole: Chart = _shown({"$schema": schema, "config": config} | _titled(chart))
     return whole
+
+
+def _titled(chart: Chart) -> Chart:
+    """Return a chart, or charts side by side, with titles in lines that a narrow screen has room for."""
+    parts = {"concat": [_titled(part) for part in chart["concat"]]} if "concat" in chart else {}
+    title = chart.get("title")
+    if not title:
+        return chart | parts
+    known = title if isinstance(title, dict) else {"text": title}
+    lines = {key: lines_of(str(known[key]), room, _MOST_LINES) for key, room in _TITLE_ROOM.items() if key in known}
+    lines = {key: found if len(found) > 1 else found[0] for key, found in lines.items()}
+    return chart | parts | {"title": known | lines if len(known) > 1 else lines["text"]}
 
 
 def _shown(value: Any) -> Any:

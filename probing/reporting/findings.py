@@ -153,6 +153,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{few} different test sentences are too few to judge whether {task.task} is decodable {where}"
         case "not judged":
             return f"Whether {task.task} is decodable {where} cannot be judged without a baseline"
+        case status if fails(status) and status.startswith("not beyond"):
+            return f"{task.task} is not shown to be decodable, {status}, {where}"
         case _:
             return f"{task.task} is {judged.status} {where}"
 
@@ -202,7 +204,9 @@ def _control_clause(judged: Judgement) -> str:
     most = (
         ""
         if against.ceiling is None
-        else (f" (one that memorised every key of train would reach {decimal(against.ceiling)} on average)")
+        else (
+            f" (its ceiling, what memory of every key of train would reach on average, is {decimal(against.ceiling)})"
+        )
     )
     return (
         f"the control task {against.control} gives {with_interval(against.score)}{most}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, printable
 from probing.reporting.charts import INK, Chart, Row, ink, layer, named, nominal, rounded, shape_encodings, tip
+from probing.reporting.names import chosen_line, fitted, quoted, width_of
 from probing.reporting.overview import Cell, Overview
 from probing.reporting.task_results import TaskResults, site_order
 from probing.reporting.wording import decimal, measure_title, plural
@@ -165,6 +167,8 @@ def confusion_map(task: TaskResults) -> HeatMap | None:
     )
 
 
+_COLUMN_NAME, _ROW_NAME = 11.0, 14.0  # widths in units of the size of letters
+_FONT, _LINE = 11, 13  # pixels
 _MOST_NUMBERS = 40  # columns of a heat map beyond which its cells have no numbers
 
 
@@ -185,14 +189,14 @@ def map_chart(found: HeatMap) -> Chart:
     ]
     names = list(reversed(found.rows)) if found.is_upward else list(found.rows)
     angle = 0 if max(map(len, found.columns)) < 8 else -40
+    x_axis = {"labelAngle": angle, "labelLimit": 0, "labelExpr": chosen_line(found.columns, _COLUMN_NAME, 1)}
+    y_axis = {"labelLimit": 0, "labelExpr": chosen_line(found.rows, _ROW_NAME)}
+    shown = fitted(found.rows, _ROW_NAME)
+    height = max(map(len, shown))
+    y_axis["minExtent"] = round(_FONT * max(width_of(line) for lines in shown for line in lines)) + 6
     encoding = {
-        "x": nominal(
-            "column",
-            sort=list(found.columns),
-            title=found.x_label or None,
-            axis={"labelAngle": angle, "labelLimit": 140},
-        ),
-        "y": nominal("row", sort=names, title=found.y_label or None, axis={"labelLimit": 180}),
+        "x": nominal("column", sort=list(found.columns), title=found.x_label or None, axis=x_axis),
+        "y": nominal("row", sort=names, title=found.y_label or None, axis=y_axis),
         "tooltip": [
             tip("row", found.y_label or "row"),
             tip("column", found.x_label or "column"),
@@ -207,8 +211,8 @@ def map_chart(found: HeatMap) -> Chart:
     layers += [layer({"type": "text", "fontSize": 9.5}, text=number, color=of_text)] if is_small else []
     return {
         "title": {"text": found.title, "subtitle": found.label},
-        "width": {"step": 42 if is_small else max(6, 1200 // len(found.columns))},
-        "height": {"step": 24},
+        "width": (42 if is_small else max(6, 1200 // len(found.columns))) * len(found.columns),
+        "height": {"step": max(24, _LINE * height + 4)},
         "data": {"values": rows},
         "encoding": encoding,
         "layer": layers,
@@ -228,64 +232,80 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
     several = len({row.model for row in kept}) > 1
     names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
+    step = max(4.5, min(48.0, 880 / max(1, len(order))))
+    shown = fitted(names, _NAME)
+    # From top to bottom: of each row its name, in lines, and below it its cells.
+    tops = [0, *accumulate(_LINE * len(lines) + 2 + _CELL + _GAP for lines in shown)]
+    bottoms = [top - _GAP for top in tops[1:]]
     rows = [
-        _grid_cell(name, row.anchor, order[cell.site], cell)
-        for name, row in zip(names, kept, strict=True)
+        _grid_cell(name, row.anchor, order[cell.site], bottom, cell)
+        for name, bottom, row in zip(names, bottoms, kept, strict=True)
         for cell in row.cells
     ]
-    step = max(4.5, min(48.0, 880 / max(1, len(order))))
     most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
     ticks, label = found.ticks(list(order))
     scale = {"domain": [0, len(order)], "nice": False}
-    y_axis = {"labelLimit": 230, "domain": False, "ticks": False}
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},
-        "y": nominal("row", sort=names, title=None, axis=y_axis),
+        "y": {"field": "top", "type": "quantitative", "title": None, "axis": _names_axis(tops[:-1], shown)},
         "tooltip": nominal("hints"),
     }
+    encoding["y"]["scale"] = {"domain": [0, bottoms[-1]], "reverse": True, "nice": False, "zero": False}
     if any(row.anchor for row in kept):
         encoding["href"] = nominal("href")
     title = {"title": kept[0].model} if len(found.models) > 1 and not several else {}
     return title | {
         "width": round(step * len(order)),
-        "height": {"step": 32},
+        "height": bottoms[-1],
         "data": {"values": rows},
         "encoding": encoding,
         "layer": _grid_layers(rows, step, found.quantity, most),
     }
 
 
-def _grid_cell(name: str, anchor: str, x: int, cell: Cell) -> Row:
+_NAME, _ROOM, _CELL, _GAP = 30.0, 30.0, 26, 8  # widths in units of the size of letters; heights in pixels
+
+
+def _names_axis(tops: Sequence[float], names: Sequence[Sequence[str]]) -> Chart:
+    """Return an axis that has the name of each row above its cells, where a narrow screen has room for it."""
+    lines = ",".join("[" + ",".join(map(quoted, name)) + "]" for name in names)
+    shown = {"labelExpr": f"[{lines}][indexof({list(tops)},datum.value)]", "labelLimit": 0, "labelOverlap": False}
+    place = {"labelAlign": "left", "labelBaseline": "top", "labelPadding": -1, "zindex": 1}
+    return {"values": list(tops), "ticks": False, "domain": False, "grid": False} | shown | place
+
+
+def _grid_cell(name: str, anchor: str, x: int, bottom: float, cell: Cell) -> Row:
     hints = {printable(title): text for title, text in ({"property": name} | cell.hints()).items()}
-    return {"row": name, "x": x, "x2": x + 1, "href": f"#{anchor}", "hints": hints} | cell.record()
+    place = {"x": x, "x2": x + 1, "top": bottom - _CELL, "middle": bottom - _CELL / 2, "bottom": bottom}
+    return {"row": name, "href": f"#{anchor}", "hints": hints} | place | cell.record()
 
 
 _NO_VALUE = "#d5dadf"  # of a cell whose property no probe was judged by
 
 
 def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -> list[Chart]:
-    legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f", "titleLimit": 400}
+    legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".2f"}
     scale = {"domain": [0, most], "range": ["#f1f5f8", "#3d93cc"], "clamp": True}
     colour = {"field": "value", "type": "quantitative", "title": quantity, "scale": scale, "legend": legend}
-    if all(row["value"] is None for row in rows):
-        colour = {"value": _NO_VALUE}
-    elif any(row["value"] is None for row in rows):
-        colour = {"condition": {"test": "isValid(datum.value)"} | colour, "value": _NO_VALUE}
     outline = {"type": "rect", "fillOpacity": 0, "stroke": INK, "strokeWidth": 1.1 if step > 12 else 0.5}
-    outline |= {"xOffset": 3, "x2Offset": -3, "height": {"band": 0.8}} if step > 12 else {}
+    outline |= {"xOffset": 3, "x2Offset": -3, "yOffset": 3, "y2Offset": -3} if step > 12 else {}
+    whole: Chart = {"x2": {"field": "x2"}, "y2": {"field": "bottom"}}
+    cell = {"type": "rect", "stroke": "#ffffff", "strokeWidth": min(2.0, step / 10)}
+    coloured = layer(cell, where="isValid(datum.value)", color=colour, **whole)
+    grey = layer(cell, where="!isValid(datum.value)", color={"value": _NO_VALUE}, **whole)
     layers = [
-        layer(
-            {"type": "rect", "stroke": "#ffffff", "strokeWidth": min(2.0, step / 10)}, x2={"field": "x2"}, color=colour
-        ),
-        layer(outline, where="datum.decodable", x2={"field": "x2"}),
+        *([coloured] if any(row["value"] is not None for row in rows) else []),
+        *([grey] if any(row["value"] is None for row in rows) else []),
+        layer(outline, where="datum.decodable", **whole),
     ]
     words = dict.fromkeys((row["use"], row["shape"]) for row in rows if row["shape"])
     if not words:
         return layers
     mark = {"type": "point", "size": min(120.0, (step * 0.5) ** 2 * 1.2), "strokeWidth": 1.8, "opacity": 1}
     mark["xOffset"] = step / 2  # the middle of the cell
-    shapes = shape_encodings("use", words, INK, {"orient": "bottom", "columns": 2, "labelLimit": 200}, "use")
-    return [*layers, layer(mark, where="datum.shape != ''", **shapes)]
+    shapes = shape_encodings("use", words, INK, _ROOM, "use")
+    middle = {"field": "middle", "type": "quantitative"}
+    return [*layers, layer(mark, where="datum.shape != ''", y=middle, **shapes)]
 
 
 def _cell_axis(names: Sequence[str], step: float) -> Chart:

@@ -23,8 +23,6 @@ from probing.verdicts.verdict import UseRun, Verdict, Word
 
 _GAIN, _SELECTIVITY, _SCORE = "gain over the best baseline", "selectivity", "score on test"
 _STRENGTH = (SELECTIVE, DECODABLE)
-# The gate of use asks whether any probe recovers the property, whatever baselines know: other words than *decodable*.
-_MARK_WORDS = SHORT | {Word.NOT_DECODABLE: "no probe recovers it"}
 _MOST_RANGES = 4
 _SAME = 0.05  # shares of mediation that differ by less are given as one
 
@@ -46,7 +44,7 @@ class Cell:
             "value": None if self.value is None else round(self.value, 4),
             "decodable": self.judgement is not None and self.judgement.status in _STRENGTH,
             "shape": MARKS[self.use[1].word] if self.use else "",
-            "use": _MARK_WORDS[self.use[1].word] if self.use else "",
+            "use": SHORT[self.use[1].word] if self.use else "",
         }
 
     def hints(self) -> dict[str, str]:
@@ -329,7 +327,7 @@ def use_line(use: Use, position: str) -> str:
             where = ranges([cell.site for cell in here], sites)
             parts.append(f"{name} at {where}{_mediated(word, here)}{_weakness(word, found)}")
     if not parts:
-        return f"nothing to use: not decodable at {'this place' if len(sites) == 1 else 'any place'}"
+        return f"nothing to use: no probe recovers it at {'this place' if len(sites) == 1 else 'any place'}"
     where = f" in {_behaviour(use)}" if use.result.behaviour else ""
     return f"{', '.join(parts)}{where}"
 

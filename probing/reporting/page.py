@@ -66,6 +66,7 @@ class Size:
     rows: int
 
 
+_MOST_SHRUNK = 300  # pixels of a chart without its axes, beyond which it is scrolled on a narrow screen
 _SIZES = (Size(2_000_000, 400), Size(1_000_000, 120), Size(300_000, 40), Size(0, 12), Size(0, 0))
 
 
@@ -141,7 +142,7 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
         specs.append(drawer.spec(one))
         drawing = drawer.drawing(one) if left > 0 else Markup()
         left -= len(drawing)
-        return {"number": len(specs) - 1, "svg": drawing if left >= 0 else ""}
+        return {"number": len(specs) - 1, "svg": drawing if left >= 0 else "", "is_wide": one["width"] > _MOST_SHRUNK}
 
     script, style = _script(), (_TEMPLATES / "page.css").read_text("utf-8")
     names = [section.title for section in parts["sections"]]
@@ -253,7 +254,8 @@ def _about(contents: Contents) -> list[str]:
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
     if any(_is_unknown(task) for task in contents.tasks):
-        about.append("How the imported states were computed is not known")
+        kind = "states given as arrays" if all(t.any.is_of_arrays for t in contents.tasks) else "imported states"
+        about.append(f"How the {kind} were computed is not known")
     return about
 
 

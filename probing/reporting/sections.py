@@ -25,6 +25,7 @@ from probing.reporting.use_words import (
 from probing.reporting.warnings import column, example_of, warnings_of_task
 from probing.reporting.warnings import described as described_control
 from probing.reporting.wording import (
+    CEILING,
     count,
     decimal,
     measure_title,
@@ -99,7 +100,7 @@ def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Wo
         blocks.append(
             Figure(
                 [panel_chart(panel) for panel in (*first, *panels)],
-                _caption(task, first, uses),
+                _caption(first, uses),
                 described((*first, *panels)),
             )
         )
@@ -107,11 +108,11 @@ def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Wo
     return [*blocks, *(use_table(use) for use in uses)]
 
 
-def _caption(task: TaskResults, panels: Sequence[Panel], uses: Sequence[Use]) -> str:
+def _caption(panels: Sequence[Panel], uses: Sequence[Use]) -> str:
     roles = {curve.role for panel in panels for curve in (*panel.curves, *panel.levels)}
     parts = ["Test rows; bands and bars are 95 % intervals."]
     parts += ["Dotted: baselines that read no state."] if "baseline" in roles else []
-    parts += ["Dashed: what memory of every key of train would reach on the control."] if "ceiling" in roles else []
+    parts += [f"Dashed, {CEILING}."] if "ceiling" in roles else []
     if uses:
         parts.append(f"Shaded: effects of no interest, within ±{uses[0].result.epsilon:g} SD.")
     return " ".join(parts)
@@ -122,24 +123,34 @@ def results_table(task: TaskResults) -> Table:
     control = next(iter(task.controls()), None)
     has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
-    head += ["control", "ceiling", "selectivity"] if control else []
+    has_ceiling = _has_ceiling(task, control)
+    head += ["control", *(["ceiling"] if has_ceiling else []), "selectivity"] if control else []
     head += ["gain over baseline", "finding"] if has_gain else []
-    rows = [_result_row(task, result, control, has_gain) for result in task.all]
+    rows = [_result_row(task, result, control, has_ceiling, has_gain) for result in task.all]
     best = task.best()
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
     chosen = f"; in colour the best on {task.chosen_on}" if best else ""
     of = f"; control: {control}" if control else ""
     texts = (0, 1, len(head) - 1) if has_gain else (0, 1)
-    return Table(f"What probes read, with 95 % intervals{of}{chosen}.", head, rows, texts, marked)
+    more = f"; {CEILING}" if has_ceiling else ""
+    return Table(f"What probes read, with 95 % intervals{of}{chosen}{more}.", head, rows, texts, marked)
 
 
-def _result_row(task: TaskResults, result: ProbeResult, control: str | None, has_gain: bool) -> list[str | Number]:
+def _has_ceiling(task: TaskResults, control: str | None) -> bool:
+    found = (comparison(score(result, task.primary), control) for result in task.all)
+    return any(against is not None and against.ceiling is not None for against in found)
+
+
+def _result_row(
+    task: TaskResults, result: ProbeResult, control: str | None, has_ceiling: bool, has_gain: bool
+) -> list[str | Number]:
     measured = score(result, task.primary)
     row: list[str | Number] = [result.site if result.site != NO_SITE else "baseline", result.probe]
     row.append(number(measured.score if measured else None))
     if control is not None:
         against = comparison(measured, control)
-        row += [number(against.score if against else None), decimal(against.ceiling if against else None)]
+        row += [number(against.score if against else None)]
+        row += [decimal(against.ceiling if against else None)] if has_ceiling else []
         row.append(number(against.selectivity if against else None))
     if has_gain:
         gain, outcome = least_gain(measured), judge(task, result) if result.site != NO_SITE else None
@@ -148,9 +159,10 @@ def _result_row(task: TaskResults, result: ProbeResult, control: str | None, has
 
 
 def _task_folds(task: TaskResults, found: Finding) -> list[Fold]:
-    panels = score_panels(task)[1:] + [panel for panel in [loss_panel(task)] if panel]
+    losses = [panel for panel in [loss_panel(task)] if panel]
+    panels, loss = score_panels(task)[1:] + losses, f" {_LOSS}" if losses else ""
     others = (
-        [Figure([panel_chart(panel) for panel in panels], _LOSS if loss_panel(task) else "", described(panels))]
+        [Figure([panel_chart(panel) for panel in panels], _caption(panels, []) + loss, described(panels))]
         if task.results and panels
         else []
     )
@@ -181,12 +193,17 @@ def _further_tables(task: TaskResults) -> list[Table]:
     tables = [_measures_table(task)] if task.results or task.baselines else []
     for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
         found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
+        has_ceiling = any(against and against.ceiling is not None for _, against in found)
         rows: list[list[str | Number]] = [
-            [result.site, result.probe, number(against.score), number(against.selectivity), decimal(against.ceiling)]
+            [result.site, result.probe, number(against.score), number(against.selectivity)]
+            + ([decimal(against.ceiling)] if has_ceiling else [])
             for result, against in found
             if against
         ]
-        tables.append(Table(*_control_words(task, control), rows, (0, 1)))
+        said, head = _control_words(task, control)
+        if has_ceiling:
+            said, head = f"{said.removesuffix('.')}; {CEILING}.", [*head, "ceiling"]
+        tables.append(Table(said, head, rows, (0, 1)))
     return tables
 
 
@@ -194,11 +211,11 @@ def _control_words(task: TaskResults, control: str) -> tuple[str, list[str]]:
     other = example_of(task, control)
     if other is not None and other.above:
         said = described_control(other)
-        return said[:1].upper() + said[1:], ["site", "probe", "on those states", column(other), "ceiling"]
+        return said[:1].upper() + said[1:], ["site", "probe", "on those states", column(other)]
     if control in task.chance_checks():
         said = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
-        return said, ["site", "probe", "on permuted labels", "above it", "ceiling"]
-    return f"A further control: {control}.", ["site", "probe", "control", "selectivity", "ceiling"]
+        return said, ["site", "probe", "on permuted labels", "above it"]
+    return f"A further control: {control}.", ["site", "probe", "control", "selectivity"]
 
 
 def _measures_table(task: TaskResults) -> Table:

@@ -15,6 +15,7 @@ from probing.reporting.panels import mean
 from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, not_saved, score
 from probing.reporting.warnings import column, example_of, title, warnings_of_task
 from probing.reporting.wording import (
+    CEILING,
     correction_title,
     count,
     decimal,
@@ -224,7 +225,7 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes += [] if width >= _WIDE else ["± half the 95 % interval"]
     notes += [f"control: {task.controls()[0]}"] if task.controls() else []
     if _has_ceiling(task, next(iter(task.controls()), None)):
-        notes += ["ceiling: what memory of every key of train would reach on the control, on average"]
+        notes += [CEILING]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     notes += [resampled_by(task.any.facts)] if resampled_by(task.any.facts) else []
     notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []

@@ -101,11 +101,11 @@ def _named(what: str) -> Callable[[str], str]:
 def _decodability(use: Use) -> Panel | None:
     def find(cell: UseCell, verdict: Verdict) -> Point | None:
         gate = use.result.decodability.get(cell.place)
-        return None if gate is None else Point(0, gate.accuracy, note="" if gate.passes else "not decodable")
+        return None if gate is None else Point(0, gate.accuracy, note="" if gate.passes else SHORT[Word.NOT_DECODABLE])
 
     curves = _lines(use, _named("probes"), "task", find)
     name = "accuracy" if use.result.n_classes else "R²"
-    panel = Panel("Decodable: what probes read", name, use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.05))
+    panel = Panel("What probes recover", name, use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.05))
     return panel if curves else None
 
 

@@ -10,14 +10,26 @@ from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
 from probing.verdicts.verdict import Verdict, Word
 
+# On a page *decodable* is the criterion of probes: beyond the best baseline. The gate of use asks for less, that some
+# probe recovers the property, whatever baselines know; so it has words of its own here.
 SHORT = {
-    Word.NOT_DECODABLE: "not decodable",
+    Word.NOT_DECODABLE: "no probe recovers it",
     Word.NOT_TESTED: "not tested",
     Word.INCONCLUSIVE: "inconclusive",
-    Word.USED_SUBSPACE: "used (subspace)",
-    Word.USED_SITE: "used (site)",
+    Word.USED_SUBSPACE: "used",
+    Word.USED_SITE: "used (as a whole state)",
     Word.NO_MATERIAL_USE: "no material use",
     Word.NOT_ALONE: "not alone, used together",
+}
+_IN_FULL = {
+    Word.NOT_DECODABLE: "no probe recovers the property",
+    Word.NOT_TESTED: "use not tested",
+    Word.INCONCLUSIVE: "use inconclusive",
+    Word.USED_SUBSPACE: "used: exchanging the part of the state in which the values differ on average has an effect",
+    Word.USED_SITE: "used as a whole state: only exchanging all of it has an effect, and which part carries the "
+    "property is not known",
+    Word.NO_MATERIAL_USE: "no material use found",
+    Word.NOT_ALONE: "no material use at this place alone; together with {others} it is used",
 }
 MARKS = {
     Word.USED_SUBSPACE: "disc",
@@ -93,7 +105,13 @@ def verdict_sentences(verdict: Verdict) -> str:
     """
     flags = [f"Flag “{flag}”" + (f": {said}." if said else ".") for flag, said in flags_said(verdict)]
     parts = [verdict.reason, _gate_sentence(verdict), *flags, _edits_sentence(verdict), verdict.overturned_by]
-    return f"{verdict.place}: {verdict.text}. {' '.join(filter(None, parts))}"
+    return f"{verdict.place}: {in_full(verdict)}. {' '.join(filter(None, parts))}"
+
+
+def in_full(verdict: Verdict) -> str:
+    """Return the verdict as a clause of the page, without the word *decodable*, which has another sense there."""
+    together = verdict.evidence.together_with if verdict.evidence else ()
+    return _IN_FULL[verdict.word].format(others=" and ".join(together) or "other places")
 
 
 def _gate_sentence(verdict: Verdict) -> str:

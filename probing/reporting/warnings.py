@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
@@ -17,19 +15,43 @@ from probing.verdicts.decodability import only_test_label, shared_inputs
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.
 MOST_CONFLICTING = 0.01
-Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _WaysOut:
+    """Holds what can be done about problems of the data, in terms of what its owner has."""
+
+    copies: str
+    several_labels: str
+    group: str
+    group_of_values: str
+
+
+_OF_FILES = _WaysOut(
+    "A file without a column `split` is split with all copies of a text on one side.",
+    "Give test and dev rows of several labels (of a file that is split at random: another --split-seed).",
+    "--group COLUMN",
+    "--group {name}",
+)
+_OF_ARRAYS = _WaysOut(
+    "Without split=, all copies of a text are put on one side.",
+    "Give test and dev rows of several labels (of a random split: another split_seed).",
+    "groups=",
+    "groups= with the values of {name}",
+)
 
 
 def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
     """Return the warnings about a task's data and its scores."""
-    return (*_shared(task), *warnings_of(task.any.facts), *_below_prior(task))
+    ways = _OF_ARRAYS if task.any.is_of_arrays else _OF_FILES
+    return (*_shared(task, ways), *_of_facts(task.any.facts, ways), *_below_prior(task, ways))
 
 
-def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def _of_facts(facts: Mapping[str, Any], ways: _WaysOut) -> tuple[str, ...]:
     """Return a sentence for each problem that the facts show, the most serious first; () if they show none."""
     found = (
-        *_one_label(facts),
-        *_like_groups(facts),
+        *_one_label(facts, ways),
+        *_like_groups(facts, ways),
         unknown_pieces_warning(facts.get("unknown_pieces")),
         _conflicting(facts),
         _unseen(facts),
@@ -43,13 +65,13 @@ def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sentence for sentence in found if sentence)
 
 
-def _shared(task: TaskResults) -> tuple[str, ...]:
+def _shared(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     """Return sentences on what copies of train's texts in test do to the score, with the score on all rows beside."""
     found = shared_inputs(task.any.facts)
     if not found:
         return ()
     shared = f"{plural(found['rows'], 'test row')} ({plural(found['texts'], 'text')}) have an input that train has too"
-    way_out = "A file without a column `split` is split with all copies of a text on one side."
+    way_out = ways.copies
     if not found["new_rows"]:
         return (f"NOT JUDGED: all {shared}: what is scored may be known by heart. {way_out}",)
     best = task.best()
@@ -64,7 +86,7 @@ def _shared(task: TaskResults) -> tuple[str, ...]:
     )
 
 
-def _below_prior(task: TaskResults) -> tuple[str, ...]:
+def _below_prior(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     """Return sentences on probes that do worse than knowing the label frequencies, by more than chance makes them."""
     below = [
         (result, over)
@@ -80,7 +102,7 @@ def _below_prior(task: TaskResults) -> tuple[str, ...]:
     return (
         f"{result.probe} at {result.site}{others} scores below the label frequencies by more than its interval: "
         f"{with_interval(over)}. What it learned on train is wrong on test: rows that belong together lie in both with "
-        "opposite labels (name their group: --group COLUMN), labels are mixed up, or it overfits a frequent label.",
+        f"opposite labels (name their group: {ways.group}), labels are mixed up, or it overfits a frequent label.",
     )
 
 
@@ -88,11 +110,12 @@ def _over_prior(found: MeasureResult | None) -> Score | None:
     return next((gain.gain for gain in (found.gains if found else ()) if gain.baseline == "prior"), None)
 
 
-def _like_groups(facts: Mapping[str, Any]) -> list[str]:
+def _like_groups(facts: Mapping[str, Any], ways: _WaysOut) -> list[str]:
     return [
         f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, each "
         f"on {_span(found['least'], found['most'])} rows, {found['crossing']:,} of them in more than one split. If "
-        f"rows of one value belong together (pairs, templates, items), keep them together: --group {name}."
+        f"rows of one value belong together (pairs, templates, items), keep them together: "
+        f"{ways.group_of_values.format(name=name)}."
         for name, found in (facts.get("like_groups") or {}).items()
     ]
 
@@ -130,8 +153,8 @@ def _recomposed(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _one_label(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    way_out = "Give test and dev rows of several labels (of a file that is split at random: another --split-seed)."
+def _one_label(facts: Mapping[str, Any], ways: _WaysOut) -> tuple[str, ...]:
+    way_out = ways.several_labels
     test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
     return (
         f"NOT JUDGED: all test labels are {test!r}. {way_out}" if test is not None else "",

@@ -5,7 +5,7 @@ JSON lines and as one long table.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -171,6 +171,12 @@ class ProbeResult:
     def __repr__(self) -> str:
         scores = [f"{m.measure} {m.score.value:.3f}" for m in self.measures if m.split == self.judged_split()]
         return f"ProbeResult({self.task}: {self.probe} at {self.site}; {', '.join(scores) or 'not scored on test'})"
+
+    @property
+    def is_of_arrays(self) -> bool:
+        """Whether the states were arrays in memory (`pb.probe`), so that there is no corpus and no store to change."""
+        imported = self.provenance.get("imported")
+        return isinstance(imported, Mapping) and imported.get("format") == "array"
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
         """Return the result of one measure on one split.

@@ -1,7 +1,10 @@
-"""Checks of arrays before they are probed: what float32 loses, and copies of rows in train and test."""
+"""Checks of arrays before they are probed: what float32 loses, the order of rows, labels of two types, and copies of
+rows in train and test.
+"""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, ProbingWarning
+from probing.text.grouping import named
 
 _BLOCK = 256  # columns that are checked at once
 _ROUNDING = 0.05  # of a column's standard deviation, that rounding to float32 may add
@@ -36,8 +40,56 @@ def check_rounding(matrix: NDArray[Any], narrow: NDArray[np.float32], where: str
             needed="columns whose differences are large enough beside their mean",
             found=f"{len(lost):,} columns, the first of them {lost[0]}" if lost else "all values below 1e-38",
             where=where,
-            next_step="subtract the mean of each column and divide by its standard deviation",
+            next_step="subtract from each feature its mean, and divide by its standard deviation",
         )
+
+
+def check_order(given: Mapping[str, Any]) -> None:
+    """Raise BadParameter if two pandas objects have the same index labels in another order.
+
+    Args:
+        given: objects by name, of which those with an index of pandas are compared with the first such object.
+    """
+    indexes = {name: index for name, one in given.items() if (index := _index_of(one)) is not None}
+    for name, index in list(indexes.items())[1:]:
+        first, known = next(iter(indexes.items()))
+        if index.equals(known) or len(index) != len(known):  # other lengths are refused elsewhere
+            continue
+        if set(index) == set(known):
+            row = next(i for i, (one, other) in enumerate(zip(index, known, strict=True)) if one != other)
+            raise BadParameter(
+                f"{name} has the index of {first} in another order",
+                needed="rows in one order: pandas would align them by index, scikit-learn by position",
+                found=f"in row {row} index {index[row]!r} of {name} and {known[row]!r} of {first}"[:300],
+                next_step=f"put the rows of {name} in the order of {first} ({name}.loc[{first}.index]), or, if they "
+                f"already are, drop the index ({name}.to_numpy())",
+            )
+
+
+def _index_of(given: Any) -> Any:
+    """Return the index of a Series or DataFrame; of all else None, without loading pandas."""
+    pandas = sys.modules.get("pandas")
+    return given.index if pandas and isinstance(given, pandas.Series | pandas.DataFrame) else None
+
+
+def check_types(values: Sequence[Any], name: str) -> None:
+    """Raise BadParameter if a text and another value, such as "1" and 1, would have one name as label, group or key."""
+    texts = {named(value) for value in values if isinstance(value, str)}
+    others = {value: named(value) for value in values if value is not None and not isinstance(value, str)}
+    alike = next((value for value, as_text in others.items() if as_text in texts), None)
+    if alike is not None:
+        raise BadParameter(
+            f"{name} has values that differ in nothing but their type",
+            needed="numbers or texts throughout, since both are named by what is written",
+            found=f"{alike!r} and {named(alike)!r}",
+            where=f"rows {_first(values, alike, str)} and {_first(values, alike, int | float)}",
+            next_step=f"give {name} as texts or as numbers throughout",
+        )
+
+
+def _first(values: Sequence[Any], alike: Any, kind: Any) -> int:
+    """Return the first row with a value of this kind that has the name of `alike`."""
+    return next(i for i, value in enumerate(values) if isinstance(value, kind) and named(value) == named(alike))
 
 
 def warn_of_copies(states: Mapping[str, NDArray[np.float32]], splits: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.grouping import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
-from probing.training.array_checks import check_rounding, warn_of_copies
+from probing.training.array_checks import check_order, check_rounding, check_types, warn_of_copies
+from probing.training.array_words import in_terms_of_arrays
 from probing.training.results import ProbeResults
 
 Ints = NDArray[np.int64]
@@ -44,7 +45,7 @@ def probe(
     split_seed: int = 0,
     kind: Literal["auto", "classes", "real"] = "auto",
     name: str = "y",
-    model: str = "arrays",
+    model: str | None = None,
     probes: Sequence[str | BaseEstimator] | None = None,
     controls: Sequence[str | Control | StateControl] | None = None,
     measures: Sequence[str | Measure] | None = None,
@@ -65,10 +66,15 @@ def probe(
     control draws a random label for each key, and the baseline `word_type` predicts from the key alone. Without keys,
     each row is treated as a sentence, and the default control is a chance check.
 
+    Rows belong together by position, as in scikit-learn. Of pandas objects the index is looked at, too: where two of
+    them have the same index labels in another order, pandas would align them and scikit-learn would not, so that they
+    are refused. Indexes with other labels (one of them reset, say) are taken by position.
+
     Args:
         X: states `(N, D)` as array, tensor or DataFrame, converted to float32; or `{site: states}`, several layers of
             the same rows, such as `{"resid.3": …, "resid.6": …}`.
-        y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
+        y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out. A number and a text
+            that is written alike, such as 1 and "1", would be one class, and are refused.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
             every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are
             equal; equal states in train and test are warned of.
@@ -81,13 +87,15 @@ def probe(
         kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are no whole numbers
             or there are more than 20 different ones.
         name: name of the property, for tables and messages.
-        model: name of the source of the states, which is recorded with the results.
+        model: name of the source of the states, which is recorded with the results and tells runs in one folder apart;
+            None: `arrays`, with the number of rows and the beginning of a hash of the states.
         probes, controls, measures, analyses, seeds, root_seed, correction, to, replace, max_memory_mib, progress: as
             for `train`.
 
     Raises:
-        BadParameter: the shapes of arrays do not match, states are too large for float32, or a name or parameter is
-            wrong.
+        BadParameter: the shapes of arrays do not match, pandas objects have the same index in another order, labels of
+            y, groups or keys differ in nothing but their type, float32 does not hold the states, or a name or parameter
+            is wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
@@ -98,36 +106,37 @@ def probe(
         raise BadParameter("unknown kind of labels", needed=", ".join(_KINDS), found=repr(kind))
     if not name or ":" in name or name == KEY:
         raise BadParameter("a name that cannot be asked for", needed="a name without a colon", found=repr(name))
-    given = {
-        label: None if values is None else _plain(values, count, label)
-        for label, values in {"y": y, "groups": groups, "keys": keys, "texts": texts, "split": split}.items()
-    }
-    columns = _Columns(name=name, **given)
-    corpus, rows = columns.words() if columns.are_words else columns.sentences()
-    corpus = corpus.with_random_split(split_seed) if split is None else _checked(corpus)
-    if keys is None and texts is None:
-        warn_of_copies(states, [example.split for example in corpus.examples])
-    task = f"column:{name}" if kind == "auto" else f"column:{name}:{kind}"
-    if controls is None and keys is not None and not columns.are_words:
-        controls = [f"keyed:key={KEY}"]
-    store: Any = ArrayStore(states, rows, corpus, model, "word:given" if columns.are_words else "sentence:given")
-    return train(
-        store,
-        corpus,
-        task=task,
-        probes=probes,
-        controls=controls,
-        measures=measures,
-        analyses=analyses,
-        seeds=seeds,
-        root_seed=root_seed,
-        resample_by="auto" if groups is None else "document",
-        correction=correction,
-        to=to,
-        replace=replace,
-        max_memory_mib=max_memory_mib,
-        progress=progress,
-    )
+    beside = {"y": y, "groups": groups, "keys": keys, "texts": texts, "split": split}
+    check_order({**({f"X, {site}": one for site, one in X.items()} if isinstance(X, Mapping) else {"X": X}), **beside})
+    given = {label: None if values is None else _plain(values, count, label) for label, values in beside.items()}
+    for label in ("y", "groups", "keys"):
+        check_types(given[label] or (), label)
+    with in_terms_of_arrays():
+        columns = _Columns(name=name, **given)
+        corpus, rows = columns.words() if columns.are_words else columns.sentences()
+        corpus = corpus.with_random_split(split_seed) if split is None else _checked(corpus)
+        if keys is None and texts is None:
+            warn_of_copies(states, [example.split for example in corpus.examples])
+        if controls is None and keys is not None and not columns.are_words:
+            controls = [f"keyed:key={KEY}"]
+        store: Any = ArrayStore(states, rows, corpus, model, "word:given" if columns.are_words else "sentence:given")
+        return train(
+            store,
+            corpus,
+            task=f"column:{name}" if kind == "auto" else f"column:{name}:{kind}",
+            probes=probes,
+            controls=controls,
+            measures=measures,
+            analyses=analyses,
+            seeds=seeds,
+            root_seed=root_seed,
+            resample_by="auto" if groups is None else "document",
+            correction=correction,
+            to=to,
+            replace=replace,
+            max_memory_mib=max_memory_mib,
+            progress=progress,
+        )
 
 
 def _states(X: Any) -> dict[str, NDArray[np.float32]]:
@@ -333,21 +342,26 @@ class ArrayStore:
     unknown_pieces: float | None = None
 
     def __init__(
-        self, states: Mapping[str, NDArray[np.float32]], rows: SimpleNamespace, corpus: Corpus, model: str, scope: str
+        self,
+        states: Mapping[str, NDArray[np.float32]],
+        rows: SimpleNamespace,
+        corpus: Corpus,
+        model: str | None,
+        scope: str,
     ) -> None:
         self._states = states
         self.rows = rows
         self.sites = tuple(sorted(states, key=lambda site: Site.parse(site).order))
         self.path = "arrays"
         self.inputs: dict[int, tuple[int, str]] = {}
+        self.content_id = digest({site: hashlib.sha256(states[site].data).hexdigest() for site in self.sites})
         self.identity: dict[str, Any] = {
-            "model": {"source": model},
+            "model": {"source": model or f"arrays [{len(rows.word):,} rows, {self.content_id[:8]}]"},
             "corpus": {"fingerprint": corpus.fingerprint, "source": corpus.source},
             "extraction": {"rows": scope, "sites": list(self.sites), "dtype": "float32"},
         }
         self.environment = {"imported": {"from": "arrays", "format": "array", "provenance": "unknown"}}
         self.store_id = digest(self.identity)
-        self.content_id = digest({site: hashlib.sha256(states[site].data).hexdigest() for site in self.sites})
 
     def width(self, site: str) -> int:
         """Return the number of features at a site."""

@@ -43,6 +43,18 @@ _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
 _FLAGS = ("converged", "higher_is_better", "complete")
 
 
+def _control_for(result: ProbeResult) -> tuple[str, str]:
+    """Return a control that defines selectivity for rows like these, and how to train with it."""
+    of_words = result.facts.get("level") != "sentence"
+    if result.is_of_arrays:
+        step = "give pb.probe keys=, values that several rows share, for each of which a control draws one label"
+        return "word_type" if of_words else "keyed:key=key", step
+    if of_words:
+        return "word_type", "train with controls=['word_type']"
+    more = ", with a column whose values several sentences share"
+    return "keyed:key=COLUMN", f"train with controls=['keyed:key=COLUMN']{more}"
+
+
 def table_row(result: ProbeResult, split: str) -> dict[str, Any]:
     """Return a row of the table: the primary measure with its first control, and the other measures; `run` is equal for
     results of the same settings.
@@ -268,14 +280,12 @@ class ProbeResults(Sequence[ProbeResult]):
         found = {c.control: c for c in result.judged(measure or result.measures[0].measure).comparisons}
         proper = [c for c in found.values() if c.is_selectivity and control in (None, c.control)]
         if not proper:
-            of_words = result.facts.get("level") != "sentence"
-            advised = "word_type" if of_words else "keyed:key=COLUMN"
-            more = "" if of_words else ", with a column whose values several sentences share"
+            advised, step = _control_for(result)
             raise UnknownName(
                 "no control that selectivity is defined against",
                 needed=control or advised,
                 found=", ".join(found) or "no control",
-                next_step=f"train with controls=['{advised}']{more}",
+                next_step=step,
             )
         return proper[0].selectivity
 

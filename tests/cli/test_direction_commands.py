@@ -46,7 +46,7 @@ def test_show_prints_all_that_is_asked_of_a_direction(evidence: Path) -> None:
     said = " ".join(result.stdout.split())
     length = np.linalg.norm(planted().direction())
     assert "column:z (past → present) in model [weights fb05cb64, float32], for next_token:answers=was" in said
-    assert f"resid.2 end class_mean 64 {length:.2f} 1.50 [1.00, 2.00] used (subspace)" in said
+    assert f"resid.2 end class_mean 64 {length:.2f} 1.50 [1.00, 2.00] used" in said
     assert "resid.1 end leace, rank 1 64 – 1.50 [1.00, 2.00]" in said
     assert "inconclusive" in said
     (warning,) = result.stderr.splitlines()

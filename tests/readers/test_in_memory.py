@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import probing as pb
-from probing.errors import BadParameter, CorpusError, UnknownName
+from probing.errors import BadParameter, CorpusError, NoSuchExample, UnknownName
 
 ROWS: dict[str, list[Any]] = {
     "text": [f"the old dog number {n} barks" for n in range(30)],
@@ -150,6 +152,43 @@ def test_tensors_are_numbers_and_what_is_not_a_time_is_missing() -> None:
 def test_what_no_file_could_hold_is_refused(made: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         made()
+
+
+@given(st.lists(st.sampled_from(["train", "dev", "test", "extra"]), max_size=12), st.integers(-15, 15))
+def test_a_corpus_is_indexed_as_a_sequence_and_by_its_splits(splits: list[str], index: int) -> None:
+    corpus = pb.Corpus(tuple(pb.Example(str(n), f"text {n}", split=split) for n, split in enumerate(splits)), "here")
+    if -len(splits) <= index < len(splits):
+        assert corpus[index] is corpus.examples[index] is corpus[np.int64(index)]
+    else:
+        with pytest.raises(IndexError) as raised:
+            corpus[index]
+        assert isinstance(raised.value, NoSuchExample) and str(index) in str(raised.value)
+    ordinals = iter(range(100))
+    assert [corpus[next(ordinals)] for _ in splits] == list(corpus)
+    for name, spelling in {"train": "Train", "dev": "validation", "test": "test", "extra": "extra"}.items():
+        if name in splits:
+            assert corpus[name].examples == tuple(e for e in corpus if e.split == name) == corpus[spelling].examples
+            assert (corpus[name].source, corpus[name].unit) == (corpus.source, corpus.unit)
+        else:
+            with pytest.raises(UnknownName, match="unknown split") as missing:
+                corpus[spelling]
+            assert all(split in missing.value.needed for split in corpus.splits)
+
+
+@pytest.mark.parametrize("index", [1.5, None, (0, 1), [0, 1], {"a": 1}, np.array([0, 1])], ids=str)
+def test_what_is_no_index_is_refused_in_words(index: Any) -> None:
+    with pytest.raises(BadParameter, match="not indexed in this way"):
+        pb.Corpus.from_texts(["a", "b"])[index]
+
+
+def test_iteration_by_index_ends_as_python_expects() -> None:
+    class Listed:
+        corpus = pb.Corpus.from_texts(["a", "b", "c"])
+
+        def __getitem__(self, index: int) -> pb.Example:
+            return self.corpus[index]
+
+    assert [example.text for example in Listed()] == ["a", "b", "c"]
 
 
 def test_a_slice_is_a_corpus_and_an_index_an_example() -> None:

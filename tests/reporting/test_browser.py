@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from probing.errors import printable
 from probing.reporting.overview import overview
 from probing.reporting.page import MAX_BYTES, rendered
 from probing.reporting.wording import decimal
 from tests.conftest import some
 from tests.samples import page_samples as samples
-from tests.samples.browsing import FAINT, OVERFLOWING, chromium, draw, opened
+from tests.samples.browsing import CUT_NAMES, FAINT, OVERFLOWING, chromium, draw, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -33,6 +34,7 @@ PAGES: dict[str, Callable[[], Any]] = {
     "checkpoints": samples.checkpoints,
     "hostile names": samples.hostile,
     "an older version": samples.of_an_older_version,
+    "names of every kind": samples.names_of_every_kind,
     "one site": samples.one_site,
     "500 labels": samples.many_labels,
     "other streams": samples.two_sites_of_other_streams,
@@ -73,8 +75,37 @@ def test_a_page_is_quiet_fits_and_can_be_read(browser: Browser, file_of: Callabl
             for width in WIDTHS:
                 tab.set_viewport_size({"width": width, "height": 900})
                 assert tab.evaluate(OVERFLOWING) == [], (scheme, width)
+                assert tab.evaluate(CUT_NAMES) == [], (scheme, width)
             known, is_opaque, faint = tab.evaluate(FAINT)
             assert (known, is_opaque, faint) == ("4.48", 1, []), scheme
+
+
+@pytest.mark.parametrize("name", ["study", "hostile names", "names of every kind", "patching and transfer"])
+def test_without_a_script_no_name_is_cut_and_each_stands_whole_in_words(
+    browser: Browser, file_of: Callable[[str], Path], name: str
+) -> None:
+    with opened(browser, file_of(name), java_script_enabled=False) as tab:
+        for width in WIDTHS:
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate(CUT_NAMES) == [], width
+        contents = PAGES[name]()
+        words = " ".join(tab.evaluate(WORDS).split())
+        for row in overview(contents.entries()).rows:
+            assert " ".join(printable(row.name).split()) in words
+        for drawn in contents.patching:
+            assert all(" ".join(printable(one).split()) in words for one in (*drawn.rows, *drawn.columns))
+
+
+def test_a_hint_fits_a_narrow_screen(browser: Browser, file_of: Callable[[str], Path]) -> None:
+    with opened(browser, file_of("names of every kind"), 390) as tab:
+        grid = tab.locator("section[aria-labelledby=overview] [data-chart][data-drawn]").first
+        cells = grid.locator(".mark-rect").first.locator("path")
+        cells.first.wait_for()
+        for place in (0, 2):
+            point_at(tab, cells.nth(place))
+            assert told(tab)
+            box = tab.locator("#vg-tooltip-element").bounding_box()
+            assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390
 
 
 def point_at(tab: Page, shape: Locator) -> None:
@@ -131,6 +162,20 @@ def test_the_pointer_shows_numbers_and_a_click_goes_to_the_section(
         point_at(tab, points.nth(2))
         text = told(tab)
         assert re.search(r"site resid\.2 .*value 0\.\d{3}", text) and no_gap(text), text
+
+
+@pytest.mark.parametrize("name", ["study", "use alone", "hostile names", "names of every kind", "several models"])
+def test_every_cell_of_the_overview_is_seen(browser: Browser, file_of: Callable[[str], Path], name: str) -> None:
+    rows = overview(PAGES[name]().entries()).rows
+    with opened(browser, file_of(name), color_scheme="dark", java_script_enabled=False) as tab:
+        cells = tab.locator("section[aria-labelledby=overview] [data-chart]").evaluate_all(
+            """(all) => all.flatMap((one) => [...one.querySelectorAll(".mark-rect.role-mark path")]
+                 .map((cell) => getComputedStyle(cell)).filter((style) => style.fillOpacity !== "0")
+                 .map((style) => style.fill))"""
+        )
+    assert len(cells) == sum(len(row.cells) for row in rows)
+    grey = sum(cell.value is None for row in rows for cell in row.cells)
+    assert "none" not in cells and sum(fill == "rgb(213, 218, 223)" for fill in cells) == grey
 
 
 def test_a_click_on_a_legend_fades_the_other_curves(browser: Browser, file_of: Callable[[str], Path]) -> None:

@@ -24,13 +24,15 @@ from probing.reporting.overview import entries, overview
 from probing.reporting.page import Contents
 from probing.reporting.plots import save_figures
 from probing.reporting.use_panels import use_panels, uses
-from probing.reporting.use_words import MARKS, SHORT, flags_said, use_bibtex, use_names, use_paragraph
+from probing.reporting.use_words import MARKS, SHORT, flags_said, in_full, use_bibtex, use_names, use_paragraph
+from probing.reporting.wording import CEILING
 from probing.results.patching import read_patching, write_patching
 from probing.results.probe import json_lines
 from probing.results.use import UseResult
 from probing.use.patching.patching import PatchingResult
 from probing.verdicts.verdict import UseRun, Word, write_use_run
 from tests.reporting.test_reporting import HOSTILE, Page, page_of, upos_like
+from tests.samples.page_samples import results_of
 from tests.samples.use_report_samples import a_result, run_of
 
 
@@ -105,8 +107,10 @@ def printed(run: UseRun, width: int = 80) -> str:
 def test_the_terminal_table_fits_eighty_columns_and_has_a_row_for_each_place(shape: UseRun) -> None:
     screen = printed(shape)
     assert max([0, *map(len, screen.splitlines())]) <= 80
-    told = Counter(short for line in screen.splitlines() for short in SHORT.values() if f" {short}" in line[20:])
-    assert told == Counter(SHORT[v.word] for v in shape.verdicts)
+    rows = [re.sub(r" \([a-z,]+\)$", "", line.rstrip()) for line in screen.splitlines() if ": " not in line]
+    longest_first = sorted(SHORT.values(), key=len, reverse=True)
+    told = Counter(next((short for short in longest_first if row.endswith(f" {short}")), "") for row in rows)
+    assert told - Counter({"": len(rows)}) == Counter(SHORT[v.word] for v in shape.verdicts)
 
 
 def test_what_is_doubtful_says_why(shape: UseRun) -> None:
@@ -157,7 +161,7 @@ def test_each_verdict_is_one_item_that_ends_with_what_would_overturn_it(run: Use
     for verdict in run.verdicts:
         assert verdict.evidence is not None
         line = told[verdict.place]
-        assert line.startswith(f"{verdict.place}: {verdict.word}.")
+        assert line.startswith(f"{verdict.place}: {in_full(verdict)}.")
         assert line.endswith(verdict.overturned_by)
         assert verdict.reason in line
         assert f"{verdict.evidence.subspace.effect_size:.2f}".replace("-0.00", "0.00").replace("-", "−") in line
@@ -180,6 +184,60 @@ def test_one_line_says_what_is_used_where_and_agrees_with_the_verdicts(shape: Us
         assert ("inconclusive" in row.use) == any(v.word is Word.INCONCLUSIVE for v in here)
 
 
+def words_of_a_page(content: bytes) -> str:
+    """What a page says outside of its explanation of words and its drawings."""
+    text = re.sub(
+        r"(?s)<details id=.(reading|limits).*?</details>|<(svg|script|style)\b.*?</\2>", " ", content.decode()
+    )
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
+
+
+def charts_of_a_page(content: bytes) -> str:
+    return " ".join(html.unescape(one) for one in re.findall(r"<text\b[^>]*>(.*?)</text>", content.decode()))
+
+
+@pytest.mark.parametrize("word", Word)
+def test_decodable_has_one_sense_on_a_page(word: Word) -> None:
+    plain = a_result(task="upos", model="tiny-gpt2")
+    run = run_of(plain)
+    one = replace(
+        run.verdicts[0],
+        word=word,
+        decodability=replace(run.verdicts[0].decodability, passes=word is not Word.NOT_DECODABLE),
+    )  # type: ignore[type-var]
+    page = page_of([], use=UseRun(run.results, (one, *run.verdicts[1:])))
+    assert SHORT[word] in charts_of_a_page(page) + words_of_a_page(page)
+    for said in (words_of_a_page(page), charts_of_a_page(page), in_full(one), SHORT[word]):
+        assert "decodab" not in said
+        assert "(subspace)" not in said and "(site" not in said
+    # Beside probes, every *decodable* is that of the criterion.
+    both = page_of(upos_like(), use=UseRun(run.results, (one, *run.verdicts[1:])))
+    words = words_of_a_page(both)
+    assert "ecodable" in words
+    for other_sense in ("not decodable", "decodable and used", "decodable, use", "decodable, no material"):
+        assert other_sense not in words + charts_of_a_page(both)
+    explained = html.unescape(re.findall(r"(?s)<details id=.reading.*?</details>", both.decode())[0])
+    assert "<dt>Decodable</dt>" in explained and "<dt>Probes recover it</dt>" in explained
+
+
+def test_a_ceiling_is_explained_where_it_stands() -> None:
+    page = page_of([*upos_like(), *results_of("column:tense")]).decode()
+    blocks = re.findall(r"(?s)<figure.*?</figure>", page)
+    having = [
+        block
+        for block in blocks
+        if "ceiling" in re.sub(r"(?s)<figcaption>.*?</figcaption>|aria-label=\"[^\"]*\"", "", block)
+    ]
+    assert len(having) >= 4
+    for block in having:
+        caption = html.unescape(" ".join(re.findall(r"(?s)<figcaption>(.*?)</figcaption>", block)))
+        assert CEILING in caption, caption
+    empty = [
+        block for block in blocks if re.search(r"<th[^>]*>ceiling", block) and not re.search(r"0\.\d+|1\.0", block)
+    ]
+    assert not empty
+
+
 def test_hostile_names_add_no_element_and_no_attribute() -> None:
     def parts(name: str) -> tuple[Counter[str], Counter[tuple[str, str]]]:
         result = a_result(task=name, behaviour=name, model=name)
@@ -189,8 +247,7 @@ def test_hostile_names_add_no_element_and_no_attribute() -> None:
         )
         known = {c.place: d for c, d in zip(cells, result.decodability.values(), strict=True)}
         hostile = replace(result, cells=cells, covariates=(name, name), decodability=known)
-        found = Page(page_of([], use=run_of(hostile)))
-        return found.elements, Counter((tag, key) for tag, key, _ in found.attributes)
+        return Page(page_of([], use=run_of(hostile))).made
 
     assert parts(HOSTILE) == parts("plain")
 

@@ -72,6 +72,31 @@ OVERFLOWING = """() => {
   return document.documentElement.scrollWidth > wide || found.length
     ? [document.documentElement.scrollWidth, ...found.slice(0, 5).map((node) => node.outerHTML.slice(0, 120))] : [];
 }"""
+# Every text of a chart that its drawing cuts, that was cut at its end, or that is drawn too small; and every legend,
+# title or name of a row that a reader would have to scroll to.
+CUT_NAMES = """() => {
+  const found = [];
+  for (const svg of [...document.querySelectorAll(".chart svg")].filter((one) => one.checkVisibility())) {
+    const whole = svg.getBoundingClientRect(), shown = svg.closest(".chart").getBoundingClientRect();
+    const scale = whole.width / svg.viewBox.baseVal.width;
+    if (scale < 0.85) found.push(["small", scale]);
+    const place = (text) => text.getAttribute("transform").match(/translate\\(([^,]+),([^)]+)/)[1];
+    const rows = new Set([...svg.querySelectorAll(".role-axis")].flatMap((axis) => {
+      const labels = [...axis.querySelectorAll(".role-axis-label text")];
+      return new Set(labels.map(place)).size === 1 && labels.length > 1 ? labels : [];
+    }));
+    for (const text of svg.querySelectorAll("text")) {
+      const box = text.getBoundingClientRect(), said = text.textContent;
+      const room = getComputedStyle(svg).overflow === "visible" ? Math.max(whole.right, shown.right) : whole.right;
+      if (box.left < whole.left - 1 || box.right > room + 1 || box.top < whole.top - 1
+        || box.bottom > whole.bottom + 1) found.push(["outside", said]);
+      if (said.endsWith("…")) found.push(["ends", said]);
+      if ((rows.has(text) || text.closest(".role-legend, .role-title")) && box.right > shown.right + 1)
+        found.push(["beyond", said, box.right - shown.right]);
+    }
+  }
+  return found.slice(0, 8);
+}"""
 # Every visible text whose colour is too near to what lies behind it: boxes, and of a chart the rectangles drawn before.
 FAINT = """() => {
   const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };

@@ -202,6 +202,21 @@ def hostile() -> Contents:
     )
 
 
+EVERY_KIND = ("W" * 150, "語" * 140, "الفعل الماضي " * 14, "naïve café " * 20, "🙂" * 90, "@%&" * 60, "a", "i" * 400)
+
+
+def names_of_every_kind() -> Contents:
+    """Long names in scripts and signs of every width, of properties, models, sources and positions."""
+    results = [
+        one
+        for k, name in enumerate(EVERY_KIND)
+        for one in results_of(name, LAYERS[:3], model=EVERY_KIND[k % 2], labels=EVERY_KIND[:5], probes=("linear",))
+    ]
+    used = run_of(a_result(task=EVERY_KIND[2], behaviour=EVERY_KIND[0], model=EVERY_KIND[1]))
+    maps = [patching_map(patching(EVERY_KIND), EVERY_KIND[5])]
+    return Contents(by_task(results), uses(used), maps, transfer(EVERY_KIND[1], EVERY_KIND))
+
+
 def of_an_older_version() -> Contents:
     """Results that name no run, no model and no facts, and whose numbers lack what was added since."""
     older = []

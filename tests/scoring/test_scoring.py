@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -289,6 +290,20 @@ def test_empty_lines_of_standard_input_are_left_out_and_named(trained: Trained) 
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the doctor", "the painters"]
     broken = subprocess.run(command, input=b"the doctor\n\xff\n", capture_output=True, cwd=ROOT)
     assert broken.returncode == 1 and b"UTF-8" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [("", "an empty"), ("printf '' |", "an empty"), ("printf ' \n\n\t\n' |", "no line with")],
+)
+def test_a_standard_input_without_texts_is_an_error(trained: Trained, tmp_path: Path, before: str, found: str) -> None:
+    command = [sys.executable, "-m", "probing", "score", str(trained.of("mean")[0]), "-", "--model", MODEL]
+    line = f"{before} {shlex.join([*command, '--to', str(tmp_path / 's.jsonl')])}{'' if before else ' <&-'}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and not done.stdout
+    said = " ".join(done.stderr.split())
+    assert "there are no texts to score" in said and found in said and "next step: send lines" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_threshold_without_a_folder_is_refused(trained: Trained) -> None:

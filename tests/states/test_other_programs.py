@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli.commands import app
-from probing.errors import AlignmentError, BadParameter, CorpusError, ProbingError, UntrustedFile
-from probing.states.importing.layers import sites_of
+from probing.errors import AlignmentError, BadParameter, CorpusError, ProbingError, ProbingWarning, UntrustedFile
+from probing.states.importing.layers import missing_layers, sites_of
 from probing.states.store import store_info
 from tests.conftest import REFERENCE
 
@@ -95,6 +97,33 @@ def test_what_an_index_lacks_is_said(stores: dict[str, pb.Store], corpus: pb.Cor
     source = lmprobe(tmp_path / "theirs", stores["last"], corpus, text="who_knows")
     store = pb.import_states(source, corpus, to=tmp_path / "s", layers="resid")
     assert len(store.environment["imported"]["not_found"]) == 2
+
+
+@given(st.sets(st.integers(0, 30), min_size=1), st.integers(0, 3))
+def test_missing_layers_are_those_between_others(numbers: set[int], more: int) -> None:
+    columns = [str(number) for number in numbers]
+    first, last = min(numbers), max(numbers)
+    listed = sorted(numbers)
+    is_regular = len(listed) > 2 and listed[1] > first + 1 and listed == list(range(first, last + 1, listed[1] - first))
+    wanted = [] if is_regular else sorted(set(range(first, last)) - numbers)
+    assert missing_layers(columns, "layer") == missing_layers([*columns, "final_norm"], None) == wanted
+    of_all = sorted(set(range(last + more + 1)) - numbers)
+    assert missing_layers(columns, f"hf:{last + more}") == ([] if is_regular else of_all)
+
+
+def test_a_gap_in_the_layers_is_said_and_recorded(
+    stores: dict[str, pb.Store], corpus: pb.Corpus, tmp_path: Path
+) -> None:
+    source = lmprobe(tmp_path / "theirs", stores["last"], corpus)
+    (source / "layer_1.safetensors").unlink()
+    with pytest.warns(ProbingWarning, match="layer 1 of theirs is missing"):
+        store = pb.import_states(source, corpus, to=tmp_path / "s", layers="resid")
+    assert "resid.1" not in store.sites and "resid.2" in store.sites
+    assert "layer 1" in store_info(store.path)["imported"]["not_found"]
+    done = CliRunner().invoke(app, ["store", "info", str(store.path)])
+    assert "layer 1" in done.output
+    with pytest.warns(ProbingWarning, match="layers 1, 4, 5 of theirs are missing"):
+        pb.import_states(source, corpus, to=tmp_path / "more", layers="hf:5")
 
 
 def test_requests_with_a_tokenizer_are_the_pieces_of_an_extraction(

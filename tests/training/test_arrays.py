@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 from scipy.sparse import csr_matrix
 
 import probing as pb
-from probing.errors import BadParameter, CorpusError, DegenerateDesign, NonFiniteStates, ProbingWarning, UnknownName
+from probing.errors import (
+    BadParameter,
+    CorpusError,
+    DegenerateDesign,
+    NonFiniteStates,
+    ProbingWarning,
+    UnitFailed,
+    UnknownName,
+)
+from probing.reporting.overview import entries, overview
+from probing.reporting.task_results import by_task
+from probing.training.array_checks import check_order, check_types
+from probing.training.array_words import FOREIGN, step_for_arrays
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 CORPUS = word_corpus(seed=1, ambiguous=0.3)
@@ -22,6 +36,7 @@ RANDOM = np.random.default_rng(0)
 STORE: Any = word_store(CORPUS, lambda form, tag: vector_of(tag, 6) + 0.3 * RANDOM.standard_normal(6))
 SITE = STORE.sites[0]
 ROWS = STORE.rows
+PACKAGE = Path(pb.__file__).parent
 GIVEN: dict[str, Any] = {"measures": ["accuracy", "log_loss"], "seeds": 1, "progress": False}
 
 
@@ -159,10 +174,35 @@ def test_results_are_kept_shown_and_not_fitted_twice(tmp_path: Path) -> None:
     assert "tag" in found._repr_html_() and "mine" in found.table().model.iloc[0]
     assert found.plot() is not None
     page = pb.report(tmp_path).read_text(encoding="utf-8")
-    assert "How the imported states were computed is not known" in page
+    assert "How the states given as arrays were computed is not known" in page
+
+
+def test_runs_in_one_folder_are_told_apart_by_model_and_in_words(tmp_path: Path) -> None:
+    y = per_row("upos")
+    base: dict[str, Any] = {"groups": GROUPS, "keys": KEYS, "split": SPLIT} | GIVEN
+    for given in (
+        {"X": X, "y": y},
+        {"X": X + 1, "y": y},
+        {"X": X, "y": y, "model": "mine"},
+        {"X": X, "y": y, "keys": [key.upper() + key[:1] for key in KEYS]},
+        {"X": X, "y": [f"{label}s" for label in y]},
+        {"X": X, "y": y, "groups": None, "keys": None},
+    ):
+        pb.probe(**(base | {"to": tmp_path} | given))
+    read = pb.ProbeResults.read(tmp_path)
+    table = read.table()
+    assert table.model.nunique() == 3 and "mine" in set(table.model)
+    assert {f"arrays [{len(X):,} rows, " in model for model in set(table.model) - {"mine"}} == {True}
+    tasks = by_task(list(read))
+    assert len({task.states for task in tasks}) == len(tasks) == 6
+    assert [row.model for row in overview(entries(tasks, ())).rows] == [task.states for task in tasks]
+    page = pb.report(tmp_path).read_text(encoding="utf-8")
+    assert all(str(escape(task.states)) in page for task in tasks)
 
 
 N = 60
+THREE = ["train"] * 40 + ["dev"] * 10 + ["test"] * 10
+CROSSED = ["train"] * 41 + ["dev"] * 9 + ["test"] * 10
 EVEN = [f"g{i // 2}" for i in range(N)]
 FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in range(N)]}
 
@@ -188,6 +228,30 @@ FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in r
         ({"groups": ["a"]}, BadParameter, "groups does not fit"),
         ({"keys": [None] * N}, BadParameter, "without a key"),
         ({"texts": [""] * N}, BadParameter, "without text"),
+        ({"y": [0, "0"] * (N // 2)}, BadParameter, "nothing but their type"),
+        ({"y": np.array([1.0, "1"] * (N // 2), object)}, BadParameter, "nothing but their type"),
+        ({"y": [True, "True"] * (N // 2)}, BadParameter, "nothing but their type"),
+        ({"groups": [3, "3"] * (N // 2)}, BadParameter, "groups has values"),
+        ({"keys": [3, "3"] * (N // 2)}, BadParameter, "keys has values"),
+        ({"kind": "real", "y": ["a", "b"] * (N // 2)}, BadParameter, "is not numeric"),
+        ({"controls": ["word_type"]}, DegenerateDesign, "needs words"),
+        ({"controls": ["keyed"]}, UnknownName, "unknown key"),
+        ({"controls": ["random_states"]}, DegenerateDesign, "random_states needs"),
+        ({"controls": ["untrained_model"]}, BadParameter, "second store"),
+        ({"controls": ["static"]}, BadParameter, "nothing to compare"),
+        ({"keys": range(N), "controls": ["keyed:key=type"]}, DegenerateDesign, "hardly recurs"),
+        ({"keys": FEW["y"], "controls": ["keyed:key=type"]}, DegenerateDesign, "same as the label"),
+        ({"keys": [0] * N}, DegenerateDesign, "fewer than two distinct"),
+        ({"probes": ["attention_pooling"]}, BadParameter, "reads all pieces"),
+        ({"y": list(range(N)), "kind": "classes"}, DegenerateDesign, "fewer train rows than classes"),
+        ({"y": ["a", "b"] * 20 + ["c"] * 10 + ["d"] * 10, "split": THREE}, DegenerateDesign, "no label of"),
+        ({"measures": ["auroc"], "y": [0, 1] * 20 + [0] * 20, "split": THREE}, DegenerateDesign, "undefined"),
+        ({"y": [0.5] * N}, DegenerateDesign, "one label"),
+        ({"y": [0.5, 1.5] * 20 + [0.5] * 20, "split": THREE}, DegenerateDesign, "all targets in"),
+        ({"y": [0, 1] * 20 + [None] * 20, "split": THREE}, DegenerateDesign, "no labelled rows"),
+        ({"groups": ["a", "b"] * 20 + ["d"] * 10 + ["t"] * 10, "split": CROSSED}, DegenerateDesign, "crosses splits"),
+        ({"groups": ["a", "b"] * 20 + ["d"] * 10 + ["t"] * 10, "split": THREE}, DegenerateDesign, "to resample"),
+        ({"analyses": ["capacity:values=a"]}, BadParameter, "different numbers"),
         ({"kind": "ordinal"}, BadParameter, "unknown kind"),
         ({"name": "a:b"}, BadParameter, "without a colon"),
         ({"probes": ["linaer"]}, UnknownName, "linear"),
@@ -206,8 +270,77 @@ FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in r
     ids=str,
 )
 def test_what_cannot_be_probed_is_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as raised:
         pb.probe(**(FEW | {"progress": False} | given))
+    step = raised.value.next_step  # type: ignore[attr-defined]
+    assert not FOREIGN.search(step) and "store" not in step, step
+
+
+def test_every_next_step_of_training_is_one_that_a_user_of_arrays_can_take() -> None:
+    folders = ("training", "tasks", "controls", "measures", "analyses", "probes", "statistics", "text")
+    sources = [path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py"))]
+    calls = [
+        {k.arg: k.value for k in node.keywords} | {"message": node.args[0]}
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and node.args and "next_step" in {k.arg for k in node.keywords}
+    ]
+    pairs = [(ast.unparse(call["message"]).strip("f'\""), ast.unparse(call["next_step"])) for call in calls]
+    assert len(pairs) > 60 and any(FOREIGN.search(step) for _, step in pairs)
+    for message, step in pairs:
+        assert not FOREIGN.search(step_for_arrays(message, step)), message
+
+
+def test_errors_of_several_fits_have_next_steps_of_arrays() -> None:
+    bad = X.copy()
+    bad[0] = np.nan
+    with pytest.raises(UnitFailed) as raised, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pb.probe({"resid.0": bad, "resid.1": bad}, per_row("upos"), groups=GROUPS, split=SPLIT, **GIVEN)
+    assert len(raised.value.errors) == 2
+    assert {"out of X" in one.next_step for one in raised.value.errors.values()} == {True}
+
+
+PANDAS: dict[str, Any] = {
+    "X": pd.DataFrame(FEW["X"], index=[f"r{i}" for i in range(N)]),
+    "y": pd.Series(FEW["y"], index=[f"r{i}" for i in range(N)]),
+    "groups": pd.Series(EVEN, index=[f"r{i}" for i in range(N)]),
+    "keys": pd.Series([i % 7 for i in range(N)], index=[f"r{i}" for i in range(N)]),
+    "split": pd.Series(["train"] * 40 + ["dev"] * 10 + ["test"] * 10, index=[f"r{i}" for i in range(N)]),
+}
+
+
+@pytest.mark.parametrize("moved", PANDAS)
+@pytest.mark.parametrize("index", ["names", "numbers", "twice", "levels"])
+def test_an_index_in_another_order_is_refused_wherever_it_is(moved: str, index: str) -> None:
+    names = {
+        "names": pd.Index([f"r{i}" for i in range(N)]),
+        "numbers": pd.RangeIndex(N),
+        "twice": pd.Index([i // 2 for i in range(N)]),
+        "levels": pd.MultiIndex.from_product([range(N // 2), ["a", "b"]]),
+    }[index]
+    given = {name: one.set_axis(names) for name, one in PANDAS.items()}
+    check_order(given)
+    turned = np.roll(np.arange(N), 3)
+    with pytest.raises(BadParameter, match="in another order") as raised:
+        pb.probe(**(given | {moved: given[moved].iloc[turned]}), progress=False)
+    other = "y" if moved == "X" else moved
+    assert f"{other}.loc[X.index]" in raised.value.next_step
+    check_order(given | {moved: given[moved].iloc[turned].reset_index(drop=True).set_axis(range(N, 2 * N))})
+    check_order(given | {moved: given[moved].iloc[turned].to_numpy()})
+    check_order({name: one.iloc[turned] for name, one in given.items()})  # all in one order
+
+
+def test_states_of_each_site_have_one_order_of_rows() -> None:
+    frames = {"resid.0": PANDAS["X"], "resid.1": PANDAS["X"].iloc[::-1]}
+    with pytest.raises(BadParameter, match=r"X, resid\.1 has the index of X, resid\.0 in another order"):
+        pb.probe(frames, FEW["y"], progress=False)
+
+
+def test_labels_that_differ_by_more_than_their_type_are_labels_of_their_own() -> None:
+    assert check_types([1, 2, "a", None, 1.5, True, float("inf")], "y") is None
+    found = pb.probe(FEW["X"], [(1, "one")[i // 2 % 2] for i in range(N)], groups=EVEN, progress=False)
+    assert found[-1].classes == ("1", "one")
 
 
 def test_too_few_rows_are_not_judged() -> None:

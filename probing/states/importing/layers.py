@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from probing.errors import BadParameter
 from probing.models.site import Site
@@ -45,6 +46,21 @@ def sites_of(columns: Sequence[str], layers: str | None, *, must_say: bool, wher
     if len(found) < len(columns):
         raise BadParameter("two arrays of one site", needed="one array a site", found=", ".join(columns), where=where)
     return found
+
+
+def missing_layers(columns: Sequence[str], layers: str | None) -> list[int]:
+    """Return the numbers of the layers that a source lacks: between its lowest and highest, and for `hf:L`, which says
+    how many there are, among 0 to L. Layers that follow each other at one distance above 1, such as every fourth, are
+    lacking on purpose if there are three or more of them.
+    """
+    numbers = sorted({int(column) for column in columns if column.isdigit()})
+    if not numbers:
+        return []
+    kind, _, last = (layers or "").partition(":")
+    whole = range(int(last) + 1) if kind == "hf" else range(numbers[0], numbers[-1] + 1)
+    steps = {after - before for before, after in pairwise(numbers)}
+    is_regular = len(numbers) > 2 and len(steps) == 1 and steps != {1}
+    return [] if is_regular else [number for number in whole if number not in numbers]
 
 
 def _by_number(numbers: Sequence[int], layers: str, where: str) -> dict[int, str]:

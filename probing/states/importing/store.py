@@ -15,7 +15,7 @@ import numpy as np
 from probing.errors import BadParameter, CorpusError, ProvenanceMismatch, UntrustedFile
 from probing.states.importing.foreign.process import Spool, hand_over
 from probing.states.importing.foreign.sources import ChildJob
-from probing.states.importing.layers import sites_of
+from probing.states.importing.layers import missing_layers, sites_of
 from probing.states.importing.rows import INDEX_COLUMNS, MatchedRows, Sentence
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import load_record
@@ -156,6 +156,7 @@ class Arrays:
         sentences: entries of the source about each sentence.
         requests: number of pieces of each request, if the source holds requests.
         facts: further metadata of the source.
+        missing_layers: numbers of layers that the source lacks between others.
     """
 
     spool: Spool
@@ -164,6 +165,7 @@ class Arrays:
     sentences: list[Sentence] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    missing_layers: list[int] = field(default_factory=list)
 
     def stored_dtype(self) -> str:
         """Return the source's data type if all sites have the same and it can be stored, else float32."""
@@ -223,7 +225,7 @@ def name_sites(arrays: Arrays, layers: str | None, *, must_say: bool, where: str
     """Assign a site to each column of states that was received.
 
     Args:
-        arrays: the received columns; `sites` is set.
+        arrays: the received columns; `sites` and `missing_layers` are set.
         layers: meaning of layer numbers, see `sites_of`.
         must_say: whether `layers` must be given.
         where: the source, for messages.
@@ -234,6 +236,7 @@ def name_sites(arrays: Arrays, layers: str | None, *, must_say: bool, where: str
     """
     columns = [column for column in arrays.spool.names if arrays.spool.column(column).ndim == 2]
     arrays.sites = sites_of(columns, layers, must_say=must_say, where=where)
+    arrays.missing_layers = missing_layers(columns, layers)
     if not arrays.sites:
         raise BadParameter(
             "the source has no states",
