@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, overload
 
 from probing import registry
-from probing.errors import BadParameter, CorpusError, NoSuchExample, unknown_name
+from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
 from probing.system.screen import card, some
-from probing.text.example import Example
+from probing.text.example import Example, example_at, in_split
 from probing.text.grouping import (
     Ints,
     Label,
@@ -28,7 +28,7 @@ from probing.text.grouping import (
     unit_names,
     units_of,
 )
-from probing.text.sources import SPLITS, Source, parts_of, split_name, split_order
+from probing.text.sources import SPLITS, Source, parts_of, split_among, split_order
 
 _OF_WHOLE = ("split_seed", "group")  # options of a whole corpus; the others are of its reader
 _SHOWN = 6
@@ -78,31 +78,11 @@ class Corpus:
             BadParameter: it is no number, slice or name.
         """
         if isinstance(index, str):
-            return self._of_split(index)
+            split = split_among(index, self.splits, self.source)
+            return self.filter(lambda example: example.split == split)
         if isinstance(index, slice):
             return replace(self, examples=self.examples[index])
-        try:
-            return self.examples[index]
-        except IndexError:
-            raise NoSuchExample(
-                f"there is no example {index}",
-                needed=f"a number from 0 to {len(self) - 1}, or from -1 back to -{len(self)}" if len(self) else "",
-                found=f"{index}, in a corpus of {len(self):,} examples",
-                where=self.source,
-            ) from None
-        except TypeError:
-            raise BadParameter(
-                "a corpus is not indexed in this way",
-                needed="corpus[3], corpus[10:20] or the name of a split, corpus['train']",
-                found=f"{type(index).__name__} {index!r}"[:200],
-                next_step="corpus.filter(lambda example: …) chooses examples by what they hold",
-            ) from None
-
-    def _of_split(self, name: str) -> Corpus:
-        split = name if name in self.splits else split_name(name)
-        if split not in self.splits:
-            raise unknown_name("split", name, self.splits, where=self.source)
-        return self.filter(lambda example: example.split == split)
+        return example_at(self.examples, index, self.source)
 
     def __repr__(self) -> str:
         sizes = Counter(example.split for example in self.examples)
@@ -344,7 +324,7 @@ class Corpus:
                 next_step="give train=, dev= and test= files",
             )
         splits = random_splits(self.examples, self.units, seed, fractions)
-        return replace(self, examples=tuple(_in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
+        return replace(self, examples=tuple(in_split(e, s) for e, s in zip(self.examples, splits, strict=True)))
 
     def _repr_html_(self) -> str:
         sizes = Counter(example.split or "no split" for example in self.examples)
@@ -411,13 +391,6 @@ def _split_seed(options: Mapping[str, str | int]) -> int | None:
         return None if value is None else int(value)
     except ValueError:
         raise BadParameter("split_seed is not a number", needed="an integer", found=repr(value)) from None
-
-
-def _in_split(example: Example, split: str) -> Example:
-    """Return the example in another split: `replace` would go through all of its labels again."""
-    moved = object.__new__(Example)
-    moved.__dict__.update(example.__dict__, split=split)
-    return moved
 
 
 def _prefixed(example: Example, document: object, same_ids: object) -> Example:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from probing.errors import CorpusError
+from probing.errors import BadParameter, CorpusError, NoSuchExample
 from probing.text.grouping import Label, are_decomposed, compact, interned, named, once
 
 _WALKING = -2
@@ -124,3 +124,36 @@ class Example:
     def group(self) -> str:
         """Id of the group that must stay in one split: the document, or the example itself if it has none."""
         return self.document if self.document is not None else self.id
+
+
+def example_at(examples: Sequence[Example], index: int, source: str) -> Example:
+    """Return the example with this ordinal.
+
+    Raises:
+        NoSuchExample: there is none; the message names `source`, where the examples came from.
+        BadParameter: the index is no whole number.
+    """
+    try:
+        return examples[index]
+    except IndexError:
+        count = len(examples)
+        raise NoSuchExample(
+            f"there is no example {index}",
+            needed=f"a number from 0 to {count - 1}, or from -1 back to -{count}" if count else "",
+            found=f"{index}, in a corpus of {count:,} examples",
+            where=source,
+        ) from None
+    except TypeError:
+        raise BadParameter(
+            "a corpus is not indexed in this way",
+            needed="corpus[3], corpus[10:20] or the name of a split, corpus['train']",
+            found=f"{type(index).__name__} {index!r}"[:200],
+            next_step="corpus.filter(lambda example: …) chooses examples by what they hold",
+        ) from None
+
+
+def in_split(example: Example, split: str) -> Example:
+    """Return the example in another split: `replace` would go through all of its labels again."""
+    moved = object.__new__(Example)
+    moved.__dict__.update(example.__dict__, split=split)
+    return moved

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from probing import registry
-from probing.errors import CorpusError
+from probing.errors import CorpusError, unknown_name
 from probing.reference import REFERENCE, shipped
 
 HUB = "hub:"
@@ -167,3 +167,15 @@ def _refuse_twice(splits: list[str], source: Mapping[str, object]) -> None:
 
 def _files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+
+
+def split_among(name: str, splits: Sequence[str], source: str) -> str:
+    """Return which of the splits of a corpus is called so (`validation` is `dev`).
+
+    Raises:
+        UnknownName: none is; the message lists the splits.
+    """
+    split = name if name in splits else split_name(name)
+    if split not in splits:
+        raise unknown_name("split", name, splits, where=source)
+    return split
