@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.jobs.study import Study
 from probing.reporting import report
 
+ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "page.png"
 WIDTH, HEIGHT = 1240, 628
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
