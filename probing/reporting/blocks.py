@@ -120,7 +120,8 @@ READING = (
         "the same rows, classes and splits, with labels that mean nothing: each key (a word type, or the "
         "field named) drew its label by lot. A probe can be good at it only by memorising keys. Its ceiling is what a "
         "probe that memorised every key of train would reach there on average: below 1, because the labels of keys "
-        "that do not occur in train have to be guessed. It is about the control alone, not about the task or its baselines.",
+        "that do not occur in train have to be guessed. It is about the control alone, not about the task or its "
+        "baselines.",
     ),
     (
         "Selectivity",
