@@ -190,8 +190,10 @@ def _further_tables(task: TaskResults) -> list[Table]:
         found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
         has_ceiling = task.has_ceiling(control)
         rows: list[list[str | Number]] = [
-            [result.site, result.probe, number(against.score), number(against.selectivity)]
-            + ([decimal(against.ceiling)] if has_ceiling else [])
+            [
+                *(result.site, result.probe, number(against.score), number(against.selectivity)),
+                *([decimal(against.ceiling)] if has_ceiling else []),
+            ]
             for result, against in found
             if against
         ]

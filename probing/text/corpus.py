@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from probing import registry
-from probing.errors import BadParameter, CorpusError, NoSuchExample, unknown_name
+from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
 from probing.system.screen import card, some
 from probing.text.example import Example
@@ -28,7 +28,8 @@ from probing.text.grouping import (
     unit_names,
     units_of,
 )
-from probing.text.sources import SPLITS, Source, parts_of, split_name, split_order
+from probing.text.indexing import example_at, split_called
+from probing.text.sources import SPLITS, Source, parts_of, split_order
 
 _OF_WHOLE = ("split_seed", "group")  # options of a whole corpus; the others are of its reader
 _SHOWN = 6
@@ -70,39 +71,13 @@ class Corpus:
     @overload
     def __getitem__(self, index: slice | str) -> Corpus: ...
     def __getitem__(self, index: int | slice | str) -> Example | Corpus:
-        """Return an example by its ordinal, or the corpus of a slice or of one split.
-
-        Raises:
-            NoSuchExample: there is no example of this ordinal; it is an IndexError, too.
-            UnknownName: there is no split of this name; the message lists the splits.
-            BadParameter: it is no number, slice or name.
-        """
+        """Return an example by its ordinal (NoSuchExample: there is none), or the corpus of a slice or split."""
         if isinstance(index, str):
-            return self._of_split(index)
+            split = split_called(index, self.splits, self.source)
+            return self.filter(lambda example: example.split == split)
         if isinstance(index, slice):
             return replace(self, examples=self.examples[index])
-        try:
-            return self.examples[index]
-        except IndexError:
-            raise NoSuchExample(
-                f"there is no example {index}",
-                needed=f"a number from 0 to {len(self) - 1}, or from -1 back to -{len(self)}" if len(self) else "",
-                found=f"{index}, in a corpus of {len(self):,} examples",
-                where=self.source,
-            ) from None
-        except TypeError:
-            raise BadParameter(
-                "a corpus is not indexed in this way",
-                needed="corpus[3], corpus[10:20] or the name of a split, corpus['train']",
-                found=f"{type(index).__name__} {index!r}"[:200],
-                next_step="corpus.filter(lambda example: …) chooses examples by what they hold",
-            ) from None
-
-    def _of_split(self, name: str) -> Corpus:
-        split = name if name in self.splits else split_name(name)
-        if split not in self.splits:
-            raise unknown_name("split", name, self.splits, where=self.source)
-        return self.filter(lambda example: example.split == split)
+        return example_at(self.examples, index, self.source)
 
     def __repr__(self) -> str:
         sizes = Counter(example.split for example in self.examples)
