@@ -1,6 +1,4 @@
-"""Corpus: an ordered sequence of examples with texts, words, label columns, splits and groups; independent of
-models.
-"""
+"""Corpus: an ordered sequence of examples with texts, words, label columns, splits and groups, for any model."""
 
 from __future__ import annotations
 
