@@ -126,7 +126,8 @@ def lines(most: int) -> Iterator[list[str]]:
     """Yield lists of lines from standard input: all lines that have arrived, at most `most` at a time; the last line
     need not end in a newline. Empty lines are left out, with a warning.
     """
-    stream, rest, found, count = sys.stdin.buffer, b"", [], 0
+    stream: Any = sys.stdin.buffer
+    rest, found, count = b"", [], 0
     is_open = True
     while is_open:
         part = stream.read1(1 << 16)  # what `_is_at_end` looked at is in the buffer of the stream

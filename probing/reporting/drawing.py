@@ -88,8 +88,8 @@ def _titled(chart: Chart) -> Chart:
         return chart | parts
     known = title if isinstance(title, dict) else {"text": title}
     lines = {key: lines_of(str(known[key]), room, _MOST_LINES) for key, room in _TITLE_ROOM.items() if key in known}
-    lines = {key: found if len(found) > 1 else found[0] for key, found in lines.items()}
-    return chart | parts | {"title": known | lines if len(known) > 1 else lines["text"]}
+    shown: Chart = {key: found if len(found) > 1 else found[0] for key, found in lines.items()}
+    return chart | parts | {"title": known | shown if len(known) > 1 else shown["text"]}
 
 
 def _shown(value: Any) -> Any:

@@ -245,7 +245,7 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
     ticks, label = found.ticks(list(order))
     scale = {"domain": [0, len(order)], "nice": False}
-    encoding = {
+    encoding: Chart = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},
         "y": {"field": "top", "type": "quantitative", "title": None, "axis": _names_axis(tops[:-1], shown)},
         "tooltip": nominal("hints"),

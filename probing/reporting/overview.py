@@ -14,7 +14,7 @@ from probing.reporting.task_results import TaskResults, by_task, model_of, site_
 from probing.reporting.use_panels import Use, uses
 from probing.reporting.use_words import MARKS, SHORT, effect_words
 from probing.reporting.warnings import warnings_of_task
-from probing.reporting.wording import decimal, measure_title, with_interval
+from probing.reporting.wording import decimal, measure_title, short, with_interval
 from probing.results.probe import ProbeResult, Score
 from probing.results.use import UseCell
 from probing.system.screen import shown
@@ -281,17 +281,12 @@ def _reached(judged: Sequence[Judgement]) -> str:
     if best.gain is None:
         return ""
     score, own = best.measured.score.value, baseline_value(best.measured, best.gain)
-    reached = f"probes reach {_plain(score)}, {best.gain.baseline} {_plain(own)}"
+    reached = f"probes reach {short(score, 2)}, {best.gain.baseline} {short(own, 2)}"
     prior = next((gain for gain in best.measured.gains if gain.baseline == "prior"), None)
     if prior is None or prior is best.gain or prior.is_shown:
         return f" ({reached})"
-    return (
-        f" ({reached}; label frequencies alone {_plain(baseline_value(best.measured, prior))}, not shown to be beaten)"
-    )
-
-
-def _plain(value: float) -> str:
-    return decimal(value, 2).replace("0.", ".", 1)
+    alone = short(baseline_value(best.measured, prior), 2)
+    return f" ({reached}; label frequencies alone {alone}, not shown to be beaten)"
 
 
 def _beyond(judged: Sequence[Judgement]) -> str:
@@ -309,9 +304,8 @@ def _span(low: float, high: float) -> str:
 
 
 def _two(value: float) -> str:
-    text = decimal(value, 2)
-    sign = "" if text.startswith("−") else "+"
-    return sign + text.replace("0.", ".", 1)
+    text = short(value, 2)
+    return text if text.startswith("−") else f"+{text}"
 
 
 def use_line(use: Use, position: str) -> str:
@@ -350,9 +344,9 @@ def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
         return ""
     shares = [share for _, share in known]
     if max(shares) - min(shares) < _SAME:
-        return f" (mediated {_plain(sum(shares) / len(shares))})"
+        return f" (mediated {short(sum(shares) / len(shares), 2)})"
     (least, low), (most, high) = (pick(known, key=lambda pair: pair[1]) for pick in (min, max))
-    return f" (mediated {_plain(low)} at {least} to {_plain(high)} at {most})"
+    return f" (mediated {short(low, 2)} at {least} to {short(high, 2)} at {most})"
 
 
 def _weakness(word: Word, found: Sequence[tuple[int, UseCell, Verdict]]) -> str:

@@ -123,7 +123,7 @@ def results_table(task: TaskResults) -> Table:
     control = next(iter(task.controls()), None)
     has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
     head = ["site", "probe", measure_title(task.primary)]
-    has_ceiling = _has_ceiling(task, control)
+    has_ceiling = task.has_ceiling(control)
     head += ["control", *(["ceiling"] if has_ceiling else []), "selectivity"] if control else []
     head += ["gain over baseline", "finding"] if has_gain else []
     rows = [_result_row(task, result, control, has_ceiling, has_gain) for result in task.all]
@@ -134,11 +134,6 @@ def results_table(task: TaskResults) -> Table:
     texts = (0, 1, len(head) - 1) if has_gain else (0, 1)
     more = f"; {CEILING}" if has_ceiling else ""
     return Table(f"What probes read, with 95 % intervals{of}{chosen}{more}.", head, rows, texts, marked)
-
-
-def _has_ceiling(task: TaskResults, control: str | None) -> bool:
-    found = (comparison(score(result, task.primary), control) for result in task.all)
-    return any(against is not None and against.ceiling is not None for against in found)
 
 
 def _result_row(
@@ -193,10 +188,12 @@ def _further_tables(task: TaskResults) -> list[Table]:
     tables = [_measures_table(task)] if task.results or task.baselines else []
     for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
         found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
-        has_ceiling = any(against and against.ceiling is not None for _, against in found)
+        has_ceiling = task.has_ceiling(control)
         rows: list[list[str | Number]] = [
-            [result.site, result.probe, number(against.score), number(against.selectivity)]
-            + ([decimal(against.ceiling)] if has_ceiling else [])
+            [
+                *(result.site, result.probe, number(against.score), number(against.selectivity)),
+                *([decimal(against.ceiling)] if has_ceiling else []),
+            ]
             for result, against in found
             if against
         ]

@@ -118,7 +118,7 @@ def _table(task: TaskResults, width: int, left_out: Sequence[str] = ()) -> Table
     second = task.secondary
     columns = ["site", "probe", measure_title(task.primary)]
     columns += ["control", "selectivity"] if control else []
-    columns += ["ceiling"] if _has_ceiling(task, control) else []
+    columns += ["ceiling"] if task.has_ceiling(control) else []
     columns += [_second(task)] if second else []
     columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     columns = [name for name in columns if name not in left_out]
@@ -130,11 +130,6 @@ def _table(task: TaskResults, width: int, left_out: Sequence[str] = ()) -> Table
     for result in task.baselines:
         table.add_row(*map(shown, _row(task, result, columns, control, width)))
     return table
-
-
-def _has_ceiling(task: TaskResults, control: str | None) -> bool:
-    found = (comparison(score(result, task.primary), control) for result in task.results)
-    return any(against and against.ceiling is not None for against in found)
 
 
 def grid(columns: Sequence[str], texts: Sequence[int] | None = None) -> Table:
@@ -182,7 +177,7 @@ def _shown(found: Score, width: int) -> str:
 
 def _control_table(task: TaskResults, control: str, width: int) -> Table:
     _, second, name = _control_words(task, control)
-    table = grid(["site", "probe", second, name, *(["ceiling"] if _has_ceiling(task, control) else [])])
+    table = grid(["site", "probe", second, name, *(["ceiling"] if task.has_ceiling(control) else [])])
     for result in task.results:
         against = comparison(score(result, task.primary), control)
         if against is not None:
@@ -224,7 +219,7 @@ def _notes(task: TaskResults, width: int) -> Text:
     notes = [f"* best on {task.chosen_on}"] if len(task.results) > 1 and task.best() else []
     notes += [] if width >= _WIDE else ["± half the 95 % interval"]
     notes += [f"control: {task.controls()[0]}"] if task.controls() else []
-    if _has_ceiling(task, next(iter(task.controls()), None)):
+    if task.has_ceiling(next(iter(task.controls()), None)):
         notes += [CEILING]
     notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
     notes += [resampled_by(task.any.facts)] if resampled_by(task.any.facts) else []

@@ -195,6 +195,11 @@ class TaskResults:
         """Return the names of the controls against which selectivity is defined, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: c.is_selectivity)
 
+    def has_ceiling(self, control: str | None) -> bool:
+        """Return whether a ceiling is known of a control, the score of a probe that has memorised its keys."""
+        found = (comparison(score(result, self.primary), control) for result in self.all)
+        return any(against is not None and against.ceiling is not None for against in found)
+
     def chance_checks(self) -> tuple[str, ...]:
         """Return the names of the chance checks, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: not c.is_selectivity and not c.above)

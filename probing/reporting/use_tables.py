@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from probing.reporting.use_words import SHORT, adjusted_p, deciding, flags_said
+from probing.reporting.tables import grid
+from probing.reporting.use_words import SHORT, adjusted_p, deciding, effect_words, flags_said, mediated_words
 from probing.reporting.wording import count, decimal, p_value, plural, short
 from probing.results.patching import PatchingResult
 from probing.results.use import EditEffect, UseCell, answers_said
@@ -102,7 +102,7 @@ def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
     numbers = ["–"] * 3
     if edit is not None:
         dagger = "†" if verdict.word is Word.USED_SITE else ""
-        numbers = [_effect(edit, width) + dagger, mediated(edit, width), _p(edit)]
+        numbers = [_effect(edit, width) + dagger, _mediated(edit, width), _p(edit)]
     return [verdict.place, short(gate.accuracy) if gate else "–", *numbers, SHORT[verdict.word] + flags]
 
 
@@ -112,11 +112,9 @@ def _doses(group: Sequence[Verdict]) -> Table:
     """
     cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
     doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve} | {cell.dose for cell in cells})
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
-    table.add_column("swap by dose", overflow="fold", min_width=6)
     has_alike = any(cell.whole.alike is not None for cell in cells)
-    for name in (*(f"{dose:g}" for dose in doses), "complete", "MDE", *(["same value"] if has_alike else [])):
-        table.add_column(name, justify="right", no_wrap=True, min_width=4)
+    names = (*(f"{dose:g}" for dose in doses), "complete", "MDE", *(["same value"] if has_alike else []))
+    table = grid(("swap by dose", *names), texts=(0,))
     for cell in cells:
         by_dose = {cell.dose: cell.subspace.effect_size} | dict(cell.dose_curve)
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
@@ -159,36 +157,21 @@ def _mde(cell: UseCell) -> float:
 
 def _effect(edit: EditEffect, width: int) -> str:
     if width >= _WIDE:
-        return (
-            f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
-        )
-    return f"{decimal(edit.effect_size, 2)} ±{short2((edit.effect_size_high - edit.effect_size_low) / 2)}"
+        return effect_words(edit)
+    return f"{decimal(edit.effect_size, 2)} ±{short((edit.effect_size_high - edit.effect_size_low) / 2, 2)}"
 
 
-def mediated(edit: EditEffect, width: int = _WIDE) -> str:
-    """Return the mediated fraction as `0.95 [0.80, 1.12]`, or a dash if the natural contrast is not established."""
+def _mediated(edit: EditEffect, width: int) -> str:
     if edit.mediated_fraction is None or edit.mediated_fraction_low is None or edit.mediated_fraction_high is None:
         return "–"
-    low, high = (
-        bound(v) if width >= _WIDE else short2(v) for v in (edit.mediated_fraction_low, edit.mediated_fraction_high)
-    )
-    return f"{decimal(edit.mediated_fraction, 2) if width >= _WIDE else short2(edit.mediated_fraction)} [{low}, {high}]"
-
-
-def bound(value: float) -> str:
-    """Return a bound of an interval with two decimals, or `∞` or `−∞` if it is infinite."""
-    return decimal(value, 2) if math.isfinite(value) else ("−∞" if value < 0 else "∞")
-
-
-def short2(value: float) -> str:
-    """Return a bound as `bound` does, without the zero before the point."""
-    text = bound(value)
-    sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
-    return sign + (digits[1:] if digits.startswith("0.") else digits)
+    if width >= _WIDE:
+        return mediated_words(edit)
+    ends = short(edit.mediated_fraction_low, 2), short(edit.mediated_fraction_high, 2)
+    return f"{short(edit.mediated_fraction, 2)} [{ends[0]}, {ends[1]}]"
 
 
 def _p(edit: EditEffect) -> str:
-    return p_value(adjusted_p(edit)).replace("< 0", "<").replace("0.", ".", 1)
+    return p_value(adjusted_p(edit)).replace("< 0", "<").removeprefix("0")
 
 
 def _notes(group: Sequence[Verdict], width: int) -> str:
@@ -287,7 +270,7 @@ def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -
     value = exact.normalised[i, j]
     if not np.isfinite(value):
         return ""
-    return short2(float(value)) + ("" if rough is None else f" ({short2(float(rough.normalised[i, j]))})")
+    return short(float(value), 2) + ("" if rough is None else f" ({short(float(rough.normalised[i, j]), 2)})")
 
 
 def _effect_columns(first: str) -> Table:
@@ -351,7 +334,7 @@ def _heads(found: AblationResult) -> Table:
         table.add_column(str(head), justify="right", no_wrap=True)
     layers = sorted({component.layer for component in found.components})
     for layer, values in zip(layers, grid, strict=True):
-        table.add_row(str(layer), *(short2(float(value)) if np.isfinite(value) else "" for value in values))
+        table.add_row(str(layer), *(short(float(value), 2) if np.isfinite(value) else "" for value in values))
     return table
 
 

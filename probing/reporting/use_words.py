@@ -129,7 +129,7 @@ def _edits_sentence(verdict: Verdict) -> str:
     if edit is None or cell is None:
         return ""
     told = verdict.word in (Word.USED_SITE, Word.USED_SUBSPACE) and "off-contrast" not in verdict.flags
-    mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {_mediated(edit)}"
+    mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {mediated_words(edit)}"
     alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
     return (
         f"Swap {effect_words(cell.subspace)} SD, whole state {effect_words(cell.whole)} SD{alike}{mediated}; smallest "
@@ -148,7 +148,8 @@ def effect_words(edit: EditEffect) -> str:
     return f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
 
 
-def _mediated(edit: EditEffect) -> str:
+def mediated_words(edit: EditEffect) -> str:
+    """Return the mediated fraction with its interval, such as `0.95 [0.80, 1.12]`; a bound may be infinite."""
     low, high = finite(edit.mediated_fraction_low), finite(edit.mediated_fraction_high)
     return f"{decimal(edit.mediated_fraction, 2)} [{low}, {high}]"
 

@@ -54,9 +54,11 @@ def decimal(value: float | None, places: int = 3) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def short(value: float | None) -> str:
-    """Return a number as `decimal` does, without the zero before the point, for narrow tables: `.953`."""
-    text = decimal(value)
+def short(value: float | None, places: int = 3) -> str:
+    """Return a number as `decimal` does, without the zero before the point, for narrow tables and sentences: `.953`,
+    `−.012`, `10.250`; `∞` or `−∞` if it is infinite.
+    """
+    text = decimal(value, places) if value is None or math.isfinite(value) else finite(value)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
 
@@ -80,7 +82,7 @@ def with_interval(score: Score) -> str:
 
 def plain_score(found: MeasureResult | None) -> str:
     """Return a score with two decimals and no zero before the point, for sentences: `.95`; a dash for None."""
-    return _NOTHING if found is None else decimal(found.score.value, 2).replace("0.", ".", 1)
+    return short(None if found is None else found.score.value, 2)
 
 
 def half_width(score: Score) -> float:
