@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,24 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
     return digest({name: tokenizer.get(name) for name in ("files", "special_pieces")})
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return library versions, host, command and UTC time, which are recorded beside results and are never part of an
-    identity.
-    """
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of the installed libraries; reading them takes some 50 ms, and they stay what they are."""
     versions = {"probing": __version__}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return versions
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Return library versions, host, command and UTC time, which are recorded beside results and are never part of an
+    identity.
+    """
     return {
-        "versions": versions,
+        "versions": dict(_versions()),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,7 +19,6 @@ from probing.plantbench.baselines import Protocol
 from probing.reporting.page import Contents, rendered
 from probing.reporting.use_panels import uses
 from probing.reporting.use_words import SHORT
-from probing.results.use import UseResult
 from probing.use.contrasts import FromTo
 from probing.use.edited_models.arrays import ArrayInstrument
 from probing.use.effects import EditMeasurement, UseOptions
@@ -29,31 +27,11 @@ from probing.use.pairing import allotted, exchanges
 from probing.use.row_weights import RowWeights
 from probing.use.strata import Shares
 from probing.verdicts.judging import judge
-from probing.verdicts.verdict import UseRun, Verdict, Word
+from probing.verdicts.verdict import UseRun, Word
 from scripts._bench_use import Planted, planted
 from tests.conftest import some
-from tests.samples.counting import at_most
+from tests.samples.planted_verdicts import QUICK, is_as_rare_as_stated, verdict_of, words
 from tests.samples.use_samples import sample
-
-QUICK = UseOptions(curve=False, details=False, null=False)
-SEEDS = 100
-
-
-def verdict_of(p: Planted, seed: int, options: UseOptions = QUICK) -> tuple[UseResult, Verdict]:
-    instrument, prop = planted(p, seed)
-    result = measure_property(instrument, prop, options=dataclasses.replace(options, seed=seed))
-    return result, judge([result])[0]
-
-
-def words(p: Planted, seeds: int) -> Counter[str]:
-    return Counter(verdict_of(p, seed)[1].word.coarse for seed in range(seeds))
-
-
-def is_as_rare_as_stated(word: str, p: Planted) -> bool:
-    """Whether a word that is wrong is said in no more of the seeds than 5 % allows for."""
-    most = binom.ppf(0.975, SEEDS, 0.05)
-    return at_most(most, lambda seed: verdict_of(p, seed)[1].word.coarse == word, range(SEEDS))
-
 
 # 1.1: more than two classes
 
