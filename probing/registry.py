@@ -32,7 +32,7 @@ _SINGULAR = {"readers": "corpus reader", "analyses": "analysis"}
 
 
 def names(folder: str) -> list[str]:
-    """Return the registered names in one extension folder, sorted, without importing any member.
+    """Return the registered names in one extension folder, such as `probes`, sorted, without importing any member.
 
     Raises:
         UnknownName: there is no such folder.
@@ -46,7 +46,8 @@ def names(folder: str) -> list[str]:
 
 
 def get(folder: str, name: str) -> ModuleType:
-    """Import the file of a member (a probe, control, …) and return the module; no other member is imported.
+    """Import the file of the member `name` in an extension folder such as `probes`, and return the module; no other
+    member is imported.
 
     Raises:
         UnknownName: there is no such member; the message lists all and names the nearest.

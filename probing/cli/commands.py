@@ -141,8 +141,7 @@ def compare(
     against: Annotated[str | None, typer.Option(help="compare models with this one, by a part of its name")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the scores of sites, probes and models on one task pair by pair, on the same rows and bootstrap
-    resamples.
+    """Compare every two sites, probes or models by their scores on one task, on the same rows and bootstrap resamples.
 
     Examples: probing compare cache/results/upos --task upos --measure accuracy --probe linear
     probing compare cache/results/two --task upos --between best

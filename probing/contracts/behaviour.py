@@ -30,8 +30,8 @@ class Texts:
         tokenizer: the model's tokenizer.
         encoded: the tokenised examples.
         example: `(N,)` for each row, the index of its example in `encoded`.
-        pieces: for each named position, N arrays with the indices of the tokens that it covers; the name is "" where
-            rows are words.
+        pieces: by name of a position, N arrays with the indices of the tokens that it covers in each row; where rows
+            are words, the only name is "".
         labels: by name of a label column, `(N,)` class codes.
     """
 
@@ -135,8 +135,8 @@ class Behaviour(ABC):
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """Fit the behaviour on the rows and return a `Readout`, a function that measures it on each batch of outputs;
-        `self` is never changed.
+        """Fit the behaviour on the rows and return a `Readout`, a function that is called with each batch of outputs
+        and returns the measured values; `self` is never changed.
 
         Args:
             texts: the rows.

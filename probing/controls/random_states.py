@@ -96,7 +96,8 @@ class RandomStates(StateSource):
         return f"width {self.table.width(site)}"
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the vectors `(N, D)` for the rows' values of the field.
+        """Return the vectors `(N, D)` for the values of the field in these N rows of the store; `draw` is the number of
+        the random version, and D the width of `site`.
 
         Raises:
             DegenerateDesign: a row has no label, so its key is not known.
@@ -114,7 +115,7 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """Return the name of the field for each value of which one vector is drawn."""
+        """Return `{"key": name}`: the field for each value of which one vector is drawn."""
         return {"key": self.key}
 
 

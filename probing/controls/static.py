@@ -67,7 +67,9 @@ class StaticStates(StateSource):
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of the rows at the fixed site, whatever `draw` is."""
+        """Return the states `(N, D)` of these N rows of the store at the fixed site; `site` and `draw` have no
+        effect.
+        """
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:

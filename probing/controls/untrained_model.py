@@ -72,11 +72,13 @@ class TwinStates(StateSource):
         return site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the twin's states `(N, D)` of the rows, whatever `draw` is."""
+        """Return the twin's states `(N, D)` of these N rows of the store at `site`; `draw` has no effect."""
         return self.table.read(site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the content id of the twin's store, which does not depend on the folder that the store is in."""
+        """Return a dict with the content id of the twin's store, which does not depend on the folder that the store is
+        in.
+        """
         return {"content_id": self.table.content_id}
 
 

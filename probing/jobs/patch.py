@@ -49,8 +49,13 @@ class RunningModel(LoadedModel):
 
 @dataclass(frozen=True)
 class Patched:
-    """Holds the results of patching, their title, which prompt of each pair was run, and the paths of the files
-    written.
+    """Holds the results of patching.
+
+    Attributes:
+        found: the effects.
+        title: title of the results in the report.
+        run_prompt: which prompt of each pair was run, `corrupted` or `clean`.
+        files: paths of the files written.
     """
 
     found: PairPatching
@@ -137,8 +142,13 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """Holds the results of ablation, the paths of the files written, the answers whose logits were measured, and
-    reasons to doubt that these are right.
+    """Holds the results of ablation.
+
+    Attributes:
+        found: the effects, one result per kind of component.
+        files: paths of the files written.
+        answers: for each answer, the tokens whose logits were measured; an empty tuple if there are no answers.
+        doubts: reasons to doubt that the answers are right, as sentences.
     """
 
     found: tuple[AblationResult, ...]

@@ -34,7 +34,12 @@ class BalancedAccuracy(Measure):
         return np.concatenate([has * (y == values)[:, None], has], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean recall over the classes that occur."""
+        """Return the mean recall over the classes that occur, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2K,)` for one sample, or `(R, 2K)` for R
+                resamples.
+        """
         hits, rows = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         return mean_of_known(np.where(rows > 0, hits / np.where(rows > 0, rows, 1.0), np.nan))
 

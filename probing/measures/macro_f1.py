@@ -35,7 +35,12 @@ class MacroF1(Measure):
         return statistics.reshape(len(y), 3 * n_classes)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean F1 over the classes that occur."""
+        """Return the mean F1 over the classes that occur, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(3K,)` for one sample, or `(R, 3K)` for R
+                resamples.
+        """
         hits, true, predicted = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, -1), -2, 0)
         both = true + predicted
         f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)

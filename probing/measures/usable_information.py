@@ -47,7 +47,8 @@ class UsableInformation(Measure):
         return copy
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the bits that each row gains over the label frequencies, and the constant 1.
+        """Return two numbers per row, `(N, 2)`: the bits that each row gains over the label frequencies, and the
+        constant 1.
 
         Raises:
             BadParameter: `informed` was not called, or the probe gives no probabilities.
@@ -63,7 +64,12 @@ class UsableInformation(Measure):
         return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean number of bits gained."""
+        """Return the mean number of bits gained per row, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

@@ -42,8 +42,8 @@ class FittedState(Probe):
     n_features_in_: int
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. Probes that choose anything on held-out
-        rows use `dev` for it.
+        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. `dev` is a pair of held-out states and
+        labels, for probes that choose anything on held-out rows.
 
         Raises:
             ValueError: X or y has a wrong shape, or holds numbers that are not finite.
@@ -63,7 +63,7 @@ class FittedState(Probe):
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
         """Fit one probe for each set of labels in `targets` and each seed, on the same X, and return them as
-        `result[m][s]`. See `Probe.fit_many`.
+        `result[m][s]`, fitted on `targets[m]` with `seeds[s]`. See `Probe.fit_many`.
 
         A probe that does not depend on the seed is fitted once per set of labels; its copies share their arrays.
         """

@@ -89,10 +89,10 @@ class KNearestProbe(_Nearest, ClassifierProbe):
     """Predicts the label that most of the `k` nearest training states have; distances are between standardised states,
     and the search is exact.
 
-    The probability of a class is `(n + 1) / (k + K)`, with n of the neighbours in it and K classes. This keeps log loss
-    finite but coarse; read accuracy and F1 instead. `fit_many` searches once for all its sets of labels. A saved probe
-    contains the training states. A training state is its own nearest neighbour, so scores on training data mean
-    nothing.
+    The probability of a class is `(n + 1) / (k + K)`, where n of the neighbours are of this class and K is the number
+    of classes. This keeps log loss finite but coarse; read accuracy and F1 instead. `fit_many` searches once for all
+    its sets of labels. A saved probe contains the training states. A training state is its own nearest neighbour, so
+    scores on training data mean nothing.
 
     Args:
         k: number of neighbours; all training states if there are fewer.

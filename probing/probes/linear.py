@@ -49,7 +49,7 @@ class _Standard:
 
 class LinearProbe(ClassifierProbe):
     """Fits softmax regression on standardised states. It minimises mean log loss + ½ (l2/N)·‖W‖², with W the weights
-    and N the number of rows; the intercept is not penalised.
+    and N the number of rows; intercepts are not penalised.
 
     This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. With two
     classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2. The
@@ -70,7 +70,7 @@ class LinearProbe(ClassifierProbe):
             of `rank=None`.
 
     Attributes:
-        coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
+        coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, with mean 0 over classes.
         intercept_: `(K,)` intercepts.
         converged_: whether the tolerance was met (or no improvement is possible in this precision).
         objective_: the objective at the solution.

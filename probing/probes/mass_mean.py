@@ -43,8 +43,8 @@ class MassMeanProbe(ClassifierProbe):
 
     Args:
         whitened: whether M is the inverse within-class covariance.
-        shrinkage: γ, from 0 to 1, for `whitened`; None means that it is estimated (Ledoit & Wolf 2004, §3). 0 needs
-            more rows than columns.
+        shrinkage: γ, from 0 to 1, for `whitened`; None means that it is estimated (Ledoit & Wolf 2004, §3). With 0,
+            more rows than columns are needed.
         intercept: `fitted`, or `midpoint`: boundaries half-way between the means, in the metric.
 
     Attributes:

@@ -28,7 +28,7 @@ class SklearnProbe(ClassifierProbe):
 
     Attributes:
         estimator_: the fitted clone.
-        converged_: whether it stopped before its `max_iter`, as far as it reports its iterations.
+        converged_: whether the estimator stopped before its `max_iter`; True if it does not report its iterations.
     """
 
     stochastic = True

@@ -98,7 +98,8 @@ class TextScores(Sequence[TextScore]):
     """Holds the scores that one probe gives to texts, in the order of the texts.
 
     Attributes:
-        recipe: how states were read and pooled, the probe, the scored label and the threshold.
+        recipe: a description of how the scores were made: how states were read and pooled, the probe, the scored label
+            and the threshold.
         model: name of the model.
     """
 
@@ -137,7 +138,7 @@ class TextScores(Sequence[TextScore]):
         return [record | scored | remarks for text in self for record in text.records()]
 
     def json_lines(self) -> str:
-        """Return the records as text, one line of JSON each."""
+        """Return the records as text, one line of JSON per record."""
         return "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in self.records())
 
     def table(self) -> pd.DataFrame:

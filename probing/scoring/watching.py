@@ -173,14 +173,17 @@ def watch(
             time.
         threshold: threshold for the callback, one number for all probes or a mapping by name; None means the threshold
             that was saved with each probe.
-        alarm_on: what is compared with the threshold: an aggregation of the scores so far, listed at `running`, which
-            also explains `decay` and `width`; or `as_trained`, the score of the text so far, pooled as in training.
+        alarm_on: what is compared with the threshold: an aggregation of the scores so far, such as `last`, `mean` or
+            `max` (`probing.statistics.aggregations.running` lists all); or `as_trained`, the score of the text so far,
+            pooled as in training.
         role: tokens to score: `assistant` (generated ones) or `all` (also those of the prompt).
+        decay, width: for `alarm_on`: weight of the past in an `exponential` mean, and number of tokens of a `rolling`
+            mean.
         any_model: as in `score`.
 
     Yields:
         The scores as `GenerationScores`. Tokens are added as they are generated; the scores are complete after the
-            generation.
+        generation.
 
     Raises:
         UnsupportedModel: the model does not continue texts.

@@ -78,8 +78,8 @@ class Rows:
         char: `(R, 2)` half-open span of the row's characters; (0, 0) for special tokens.
         first: `(R+1,)`; row r is pooled from `pieces[first[r]:first[r+1]]`.
         pieces: indices, in the example's input, of the tokens that are pooled.
-        missing: (example, word, reason) of words without a row.
-        skipped: (example, reason) of examples without any row.
+        missing: (index of the example, index of the word, reason) for each word without a row.
+        skipped: (index of the example, reason) for each example without any row.
         position: `(R,)` index of the named position, if rows are positions; `missing` then has this index in place of
             the word.
     """
@@ -222,8 +222,8 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """Return one row per example that has tokens; the row pools all tokens that are not special, or is the CLS token if
-    `pool` is `cls`.
+    """Return one row per example that has tokens; the row pools all tokens that are not special, or is the CLS token
+    (vocabulary id `cls_id`) if `pool` is `cls`.
 
     Raises:
         AlignmentError: `pool` is `cls` and an input has no CLS token.

@@ -78,7 +78,7 @@ def probe(
         split: `(N,)` the split of each row: `train`, `dev` (or `validation`) or `test`. None means that whole groups
             are assigned at random, in proportions of 80/10/10.
         split_seed: seed of that random split.
-        kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are no whole numbers
+        kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are not whole numbers
             or there are more than 20 different ones.
         name: name of the property, for tables and messages.
         model: name of the source of the states, which is recorded with the results.

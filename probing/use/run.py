@@ -111,10 +111,11 @@ def intervene(
         corpus: corpus with labels. All its splits are used unless `split` names one, since groups are divided at random
             into three folds, whatever their split.
         tasks: names of tasks, all about words (`feature:Number`) or all about sentences (`column:tense`).
-        behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
-        sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
-        positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
-        covariates: names of further tasks; see above.
+        behaviour: what is measured: `next_token:answers= was| were` (spaces count), `masked_token` with such answers,
+            `head`, `readout`, or an object.
+        sites: names of sites, with wildcards, such as `resid.*`, `attn_out.1` or `heads.*`.
+        positions: for tasks of sentences, the positions whose states are edited, such as `subject` or `end`.
+        covariates: names of tasks whose labels compared rows must share, in addition to the above.
         split: split of the corpus to use; None means all.
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.

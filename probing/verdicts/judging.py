@@ -1,4 +1,5 @@
-"""Turns measured effects of edits into verdicts: corrects for multiple tests, then applies the criteria at each place.
+"""Turns measured effects of edits into verdicts: first corrects for multiple tests, and then applies the criteria at
+each place.
 
 A cell is one property at one place. A deal is one random division of the groups outside the measured fold into two
 parts: one to fit the edit on, one to fit the contrast on (the direction of the output along which the effect is

@@ -241,19 +241,21 @@ class HuggingFaceTrunk(HookedModule):
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the model without its head."""
+        """Run one forward pass of the model without its head, and return its output. `ids` and `mask` are `(B, T)`; the
+        mask is 1 at tokens and 0 at padding.
+        """
         return self.trunk(**self.inputs(ids, mask))
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the whole model; return None for a model without a head, and for the encoder of an
-        encoder-decoder.
+        """Run one forward pass of the whole model on ids and mask `(B, T)` (0 at padding), and return its output; None
+        for a model without a head, and for the encoder of an encoder-decoder.
         """
         has_none = self.model is self.trunk and self.side is None
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions are counted from the first token that is no padding, also
-        after padding on the left.
+        """Return the arguments of a forward pass over ids and mask `(B, T)` (0 at padding); positions are counted from
+        the first token that is not padding, also after padding on the left.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
@@ -280,8 +282,8 @@ class HuggingFaceTrunk(HookedModule):
             yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run one forward pass without the head and return the states `(B, T, D)` at the sites; the pass is stopped
-        once all are read.
+        """Run one forward pass without the head on ids and mask `(B, T)` (0 at padding), and return the states `(B, T,
+        D)` by site; the pass is stopped once all are read.
 
         Raises:
             UnknownSite: the model does not have one of the sites.
@@ -297,7 +299,9 @@ class HuggingFaceTrunk(HookedModule):
 
 
 def known_ids(trunk: HookedModule) -> int | None:
-    """Return the number of ids that have an embedding vector; None if the model is not a Hugging Face model."""
+    """Return the number of vocabulary ids that have an embedding vector in the model that `trunk` reads; None if it is
+    not a Hugging Face model.
+    """
     return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
 
 

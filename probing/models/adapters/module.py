@@ -81,11 +81,12 @@ class ModuleTrunk(HookedModule):
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the module."""
+        """Run one forward pass of the module on ids and mask `(B, T)` (0 at padding), and return its output."""
         return self._call(self.model, ids, mask)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` at the sites; at padding they are 0 if the module takes no mask.
+        """Run one forward pass on ids and mask `(B, T)` (0 at padding), and return the states `(B, T, D)` by site; if
+        the module takes no mask, states at padding are 0.
 
         Raises:
             UnknownSite: the module does not have one of the sites.
