@@ -72,7 +72,7 @@ class EditEffect(OldAttributes):
         p_adjusted: the same, adjusted (max-T) over edits, statistics and places of the property.
         total: T, the size of the natural contrast, in the behaviour's unit.
         total_low, total_high: ends of its 95 % interval.
-        spread: standard deviation of the behaviour of the unedited model.
+        spread: standard deviation of the unedited behaviour along the natural contrast, the unit of ES.
         mediated_fraction: τ / T; None if T is not shown to differ from 0.
         mediated_fraction_low, mediated_fraction_high: ends of its 95 % interval; None likewise.
         whole_effect_size: size of the whole effect.

@@ -99,7 +99,7 @@ class AtPlace:
     Attributes:
         states: states by fold.
         shifts: for each rotation, how states differ between values of the property, fitted on F1.
-        swapped: swapped states by dose, see `EditMeasurement.swapped_states`.
+        swapped: by dose, what `EditMeasurement.swapped_states` returns.
     """
 
     states: FoldStates
@@ -338,7 +338,7 @@ class EditMeasurement:
         return at.swapped[dose]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
-        """Run rows of the experiment with these states at a place, and return the changes in behaviour `(n, V)`."""
+        """Run n `rows` of the experiment with these states at a place, and return the changes in behaviour `(n, V)`."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
     def run_folds(
@@ -357,8 +357,8 @@ class EditMeasurement:
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
     ) -> Floats:
-        """Run rows with these states at several positions of a site together, and return the changes in behaviour `(n,
-        V)`.
+        """Run n `rows` with these states `(n, D)` at several positions of a site together, and return the changes in
+        behaviour `(n, V)`.
         """
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]

@@ -46,14 +46,14 @@ class ResultCache:
             sweep(place)
 
     def unit(self, key: Mapping[str, Any]) -> str:
-        """Return the hash of everything that determines a result."""
+        """Return the hash of everything that determines a result: the settings in `key` and those of the whole run."""
         return digest(self._common | dict(key))[:32]
 
     def _file(self, key: Mapping[str, Any]) -> Path | None:
         return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
 
     def get(self, key: Mapping[str, Any]) -> UseResult | None:
-        """Return a stored result; None if it was not measured or cannot be read."""
+        """Return the stored result with these settings (`key`); None if it was not measured or cannot be read."""
         file = self._file(key)
         if file is None or not file.is_file():
             return None
@@ -72,7 +72,7 @@ class ResultCache:
         return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
-        """Store a result, and return it."""
+        """Store a result under its settings (`key`), and return it."""
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)

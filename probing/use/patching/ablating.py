@@ -69,7 +69,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Return the result as a list of dicts, one per component."""
+        """Return a list of dicts, one per component, with its name, its effect and its share of flips."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {
