@@ -137,7 +137,8 @@ class Certificate:
         e: E, the root mean square effect.
         mf: effect as a share of the natural difference in output; None if that difference is below 0.10 SD.
         s_frozen: S with the scales of norms frozen; None if it was not measured.
-        s_subspace: S of a swap of class means, with the true means of the generator; None if it was not measured.
+        s_subspace: S of a swap of class means, computed within strata over all rows of the pairs; None if it was not
+            measured.
         n_pairs: number of pairs measured.
         s_total: mean effect within strata divided by the SD of the whole unedited output, the definition of S before
             version 2.
