@@ -48,8 +48,8 @@ def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def value_at(value: Any, key: str) -> str:
-    """Return, as JSON cut to 80 characters, the value at a path returned by `differing_keys`; keys may themselves
-    contain dots.
+    """Return, as JSON cut to 80 characters, the value at a path `key` that `differing_keys` returned; keys may
+    themselves contain dots.
     """
     if key and isinstance(value, dict):
         parts = key.split(".")

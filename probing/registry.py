@@ -62,7 +62,7 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """Return the name that identifies a member's class, whatever module it is in: `probes:mlp`, or
+    """Return the name that identifies a member's class (`kind`), whatever module it is in: `probes:mlp`, or
     `probes:mlp/regression` for its regression form; None for a class that is not registered.
     """
     folder, own = member_of(kind.__module__)
@@ -72,17 +72,17 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the name by which options select a member's class, such as `mlp`; for a class that is not registered, the
-    class's name.
+    """Return the name by which options select a member's class (`kind`), such as `mlp`; for a class that is not
+    registered, the class's name.
     """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def identity_of(kind: type) -> str:
-    """Return a text that identifies a class and is the same in every process: what `name_of` returns or, for a class
-    that is not registered, its module and name. (In worker processes, the module of a script is called `__mp_main__`;
-    it becomes `__main__`.)
+    """Return a text that identifies a class (`kind`) and is the same in every process: what `name_of` returns or, for a
+    class that is not registered, its module and name. (In worker processes, the module of a script is called
+    `__mp_main__`; it becomes `__main__`.)
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

@@ -42,7 +42,9 @@ class Coordinates(Analysis):
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return a dict with a note on which of the numbers have intervals, and of which kind."""
+        """Return a dict with a note on which of the numbers have intervals, and of which kind. `data` is what the
+        analysis is run on.
+        """
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:

@@ -106,7 +106,7 @@ class Behaviour(ABC):
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
         """Return, for each answer, the tokens whose logits are measured, as pairs (vocabulary id, text); an empty tuple
-        for a behaviour that does not consist of logits of single tokens.
+        for a behaviour that does not consist of logits of single tokens. `tokenizer` is the model's.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.
@@ -115,6 +115,7 @@ class Behaviour(ABC):
 
     def pieces(self, texts: Texts) -> Ints | None:
         """Return, for each row, the index of the token whose logits are read, `(N,)`; None if `source` is not `logits`.
+        `texts` are the rows.
 
         Raises:
             NoBehaviour: a row has no such token.

@@ -52,7 +52,7 @@ class Control(ABC):
 
     def key_of(self, labels: Labels) -> str:
         """Return the name of the key for each value of which one label is drawn; "" if there is none. Rows without a
-        value of the key are left out of the task.
+        value of the key are left out of the task. `labels` are those of the task.
         """
         return ""
 
@@ -184,6 +184,6 @@ class StateControl(ABC):
 
     def key_of(self, labels: Labels) -> str:
         """Return the name of the key for each value of which one state is drawn at random; "" if there is none. Rows
-        without a value of the key are left out of the task.
+        without a value of the key are left out of the task. `labels` are those of the task.
         """
         return ""

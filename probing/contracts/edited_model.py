@@ -154,7 +154,8 @@ class Instrument(ABC):
         places: Sequence[Place],
     ) -> dict[Place, NDArray[np.float64]]:
         """Return, for each place, a first-order estimate `(n,)`, from gradients, of how `exchange` with these rows and
-        donors changes a weighted sum of each row's behaviour (`coefficients` are the weights, `(n, V)`).
+        donors changes a weighted sum of each row's behaviour (`coefficients` are the weights, `(n, V)`). `places` are
+        the places to estimate it for.
         """
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}

@@ -67,7 +67,8 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Fit the edit on states `(N, D)` and their labels, and return it; `self` is never changed.
+        """Fit the edit on states `(N, D)` and their labels and strata (`targets`), and return it; `self` is never
+        changed. `seed` determines all random choices.
 
         Raises:
             DegenerateDesign: the rows have one class only, or nothing can be learned from them.

@@ -85,7 +85,7 @@ class Measure(ABC):
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return, for each row, the J numbers whose sums over rows the score is computed from: an array `(N, J)`. `y`
-        are the targets `(N,)`.
+        are the targets `(N,)`. `prediction` holds what the probe predicts for these rows.
         """
 
     @abstractmethod

@@ -72,7 +72,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted labels `(N,)`, in the caller's own label values."""
+        """Return the labels `(N,)` predicted for states X `(N, D)`, in the label values that `fit` was given."""
 
     def fit_many(
         self,

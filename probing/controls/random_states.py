@@ -48,7 +48,8 @@ class RandomStatesControl(StateControl):
         return self.key
 
     def source(self, probed: Probed) -> RandomStates:
-        """Return a source that gives one vector for each value of the key of the labelled rows.
+        """Return a source that gives one vector for each value of the key of the labelled rows. `probed` holds the
+        store, the sites and the labels.
 
         Raises:
             DegenerateDesign: the rows are not words and no other key is named; or the key equals the label or hardly
@@ -81,7 +82,15 @@ class RandomStatesControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class RandomStates(StateSource):
-    """Gives one random vector for every value of a field of the rows."""
+    """Gives one random vector for every value of a field of the rows.
+
+    Attributes:
+        table: the store of the probed states.
+        labels: labels of the task.
+        key: name of the field.
+        seed: root seed of the vectors.
+        name, above, seen: as in `StateSource`.
+    """
 
     table: StateTable
     labels: Labels

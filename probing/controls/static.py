@@ -30,7 +30,7 @@ class StaticControl(StateControl):
     site: str = ""
 
     def source(self, probed: Probed) -> StaticStates:
-        """Return a source of the states of that site.
+        """Return a source of the states of that site. `probed` holds the store, the sites and the labels.
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
@@ -55,7 +55,13 @@ class StaticControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class StaticStates(StateSource):
-    """Gives the states of one fixed site, whichever site is asked for."""
+    """Gives the states of one fixed site, whichever site is asked for.
+
+    Attributes:
+        table: the store of the states.
+        site: name of the fixed site.
+        name, above: as in `StateSource`.
+    """
 
     table: StateTable
     site: str

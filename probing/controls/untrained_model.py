@@ -36,7 +36,7 @@ class UntrainedModelControl(StateControl):
     store: str = ""
 
     def source(self, probed: Probed) -> TwinStates:
-        """Return a source of the states of the untrained twin.
+        """Return a source of the states of the untrained twin. `probed` holds the store, the sites and the labels.
 
         Raises:
             BadParameter: no store is named.
@@ -61,6 +61,10 @@ class UntrainedModelControl(StateControl):
 class TwinStates(StateSource):
     """Gives the states of the untrained twin (the same architecture with random weights) at the same site, from its own
     store.
+
+    Attributes:
+        table: the twin's store.
+        name, above: as in `StateSource`.
     """
 
     table: StateTable

@@ -209,14 +209,16 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     # What the Trainer calls.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model before the first step of a new or resumed run; errors stop the run."""
+        """Probe the model before the first step of a new or resumed run; errors stop the run. The `Trainer` calls this,
+        with its arguments, state and control.
+        """
         if state.is_world_process_zero:
             self._at = state.global_step
             self.probe(given["model"], state.global_step, tokenizer=given.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model every `every` steps and at the last one; an error of this package becomes a warning, and
-        training continues.
+        training continues. The `Trainer` calls this, with its arguments, state and control.
         """
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._probe_once(state, given)
@@ -225,17 +227,19 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     # Trainer loads the best checkpoint in place of it, one of these two events follows.
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model if training stops here."""
+        """Probe the model if training stops here. The `Trainer` calls this, with its arguments, state and control."""
         if control.should_training_stop:
             self._probe_once(state, given)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model if training stops here."""
+        """Probe the model if training stops here. The `Trainer` calls this, with its arguments, state and control."""
         if control.should_training_stop:
             self._probe_once(state, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the last step if it has not been probed, and write the page of the results, unless `page` is False."""
+        """Probe the last step if it has not been probed, and write the page of the results, unless `page` is False. The
+        `Trainer` calls this, with its arguments, state and control.
+        """
         if not args.load_best_model_at_end:  # else the weights may be those of another step
             self._probe_once(state, given)
         if state.is_world_process_zero and self._page and len(self.results):

@@ -90,7 +90,9 @@ class PatchJob(RunningModel):
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
-        """Read the pairs, patch at every site and position, write the results and return them."""
+        """Read the pairs, patch at every site and position, write the results and return them. `progress`: whether to
+        show progress on standard error.
+        """
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.system.progress").steps_bar(
@@ -178,7 +180,8 @@ class AblateJob(CorpusOptions, RunningModel):
     seed: int = option(0, help="seed of the choice of texts")
 
     def run(self, *, progress: bool = True) -> Ablated:
-        """Ablate the components one at a time, write the effects and return them.
+        """Ablate the components one at a time, write the effects and return them. `progress`: whether to show progress
+        on standard error.
 
         Raises:
             NoBehaviour: no behaviour is named.

@@ -63,7 +63,7 @@ class ScoreJob(CorpusOptions):
 
     def run(self, *, progress: bool = True) -> Iterator[TextScores]:
         """Check the options, load probe and model, and yield the scores of each batch of texts; files are written after
-        the last batch.
+        the last batch. `progress`: whether to show progress on standard error.
         """
         self._check()
         probe = pb.load_probe(self.probe)

@@ -104,8 +104,8 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file, or the one that ships with the package (`probing:reference`), and return the study;
-        relative paths in the file refer to its folder.
+        """Read the study file `path`, or the one that ships with the package (`probing:reference`), and return the
+        study; relative paths in the file refer to its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
@@ -130,7 +130,8 @@ class Study(Job):
         return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Extract states, train probes, measure use, write the report, and return the path of the page.
+        """Extract states, train probes, measure use, write the report, and return the path of the page. `progress`:
+        whether to show progress on standard error. `to` is the folder of the results (see `folder`).
 
         Raises:
             UnitFailed: some tasks failed. All other tasks were trained and are in the report.

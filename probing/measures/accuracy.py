@@ -21,7 +21,9 @@ class Accuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two numbers per row, `(N, 2)`: whether each row is correct (1 or 0), and the constant 1."""
+        """Return two numbers per row, `(N, 2)`: whether each row is correct (1 or 0), and the constant 1. Arguments are
+        those of `Measure.row_statistics`.
+        """
         correct = np.asarray(prediction.values) == np.asarray(y)
         correct = correct if correct.ndim == 1 else correct.all(axis=1)
         return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)

@@ -27,7 +27,7 @@ class BalancedAccuracy(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return 0 or 1 in `(N, 2K)`: K columns for whether the row is correctly predicted as each class, then K for
-        whether it has each class.
+        whether it has each class. Arguments are those of `Measure.row_statistics`.
         """
         y, values = np.asarray(y), np.asarray(prediction.values)
         has = indicators(y, int(y.max()) + 1)

@@ -29,7 +29,7 @@ class Brier(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return two numbers per row, `(N, 2)`: the squared distance of each row's probabilities from its true class,
-        and the constant 1.
+        and the constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.

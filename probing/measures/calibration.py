@@ -43,7 +43,7 @@ class Calibration(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return an array `(N, bins + 1)`. The column of a row's bin contains the row's confidence, minus 1 if its
-        prediction is correct; the last column contains the constant 1.
+        prediction is correct; the last column contains the constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.

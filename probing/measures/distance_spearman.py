@@ -33,7 +33,8 @@ class DistanceSpearman(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return sums and counts of correlations by sentence length, as an array `(N, 92)`.
+        """Return sums and counts of correlations by sentence length, as an array `(N, 92)`. Arguments are those of
+        `Measure.row_statistics`.
 
         There are two columns for each of the 46 lengths from 5 to 50 words. The first row of a sentence holds the
         sentence's mean correlation and a count of 1 in the two columns of its length; all else is 0.

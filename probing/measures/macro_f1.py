@@ -21,7 +21,7 @@ class MacroF1(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return 0 or 1 in three blocks of K columns, `(N, 3K)`: whether the row is correctly predicted as each class,
-        has it, and is predicted as it.
+        has it, and is predicted as it. Arguments are those of `Measure.row_statistics`.
         """
         y, values = np.asarray(y), np.asarray(prediction.values)
         if y.ndim == 2:

@@ -20,7 +20,7 @@ class R2(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return four numbers per row, `(N, 4)`: 1, the target, its square, and the squared error. The target is
-        centred first, which does not change the score.
+        centred first, which does not change the score. Arguments are those of `Measure.row_statistics`.
         """
         y, values = np.asarray(y, np.float64), np.asarray(prediction.values, np.float64)
         centred = y - y.mean()

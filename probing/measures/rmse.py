@@ -22,7 +22,9 @@ class RMSE(Measure):
     higher_is_better = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two numbers per row, `(N, 2)`: the squared error of each row, and the constant 1."""
+        """Return two numbers per row, `(N, 2)`: the squared error of each row, and the constant 1. Arguments are those
+        of `Measure.row_statistics`.
+        """
         error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
         return np.stack([error**2, np.ones(len(error))], axis=1)
 

@@ -26,6 +26,7 @@ class Spearman(Measure):
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return six numbers per row, `(N, 6)`: 1; the midrank of its target minus the mean rank; the midrank of its
         prediction minus the mean rank; the squares of these two; and their product. Ranks are those of the full sample.
+        Arguments are those of `Measure.row_statistics`.
         """
         weights = np.ones((len(np.asarray(y)), 1))
         a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))

@@ -29,7 +29,7 @@ class UAS(Measure):
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return two numbers per row, `(N, 2)`, which are 0 except in the first row of each word's alternatives: there
         they are the credit for the prediction (1 if it is right, 1/c if c alternatives share the highest probability
-        and the right one is among them, else 0), and 1.
+        and the right one is among them, else 0), and 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities, or the rows are not alternatives.

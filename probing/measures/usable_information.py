@@ -39,7 +39,9 @@ class UsableInformation(Measure):
         self._prior_bits: NDArray[np.float64] | None = None
 
     def informed(self, labels: Labels) -> UsableInformation:
-        """Return a copy that stores −log₂ of the label frequencies of train, `(K,)`."""
+        """Return a copy that stores −log₂ of the label frequencies of train, `(K,)`. `labels` are those of all
+        splits.
+        """
         counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
         copy = type(self)()
         with np.errstate(divide="ignore"):
@@ -48,7 +50,7 @@ class UsableInformation(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return two numbers per row, `(N, 2)`: the bits that each row gains over the label frequencies, and the
-        constant 1.
+        constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: `informed` was not called, or the probe gives no probabilities.

@@ -31,7 +31,7 @@ class UUAS(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return two numbers per row, `(N, 2)`: whether the pair is a gold edge that is in the spanning tree, and
-        whether it is a gold edge.
+        whether it is a gold edge. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the rows are not pairs.

@@ -199,7 +199,7 @@ def _count(part: int, whole: int, low: float, high: float) -> str:
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
     """Return rules by name. Among `names` may be `protocol`, its variants such as `protocol_without_strata`, and
     `field`, which stands for all rules of the literature; their thresholds are fitted on two development seeds, on tier
-    0.
+    0. `tiers` are the tiers that they will be asked about.
 
     Raises:
         BadParameter: one of the names is unknown.

@@ -367,8 +367,8 @@ def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -
 
 
 def power_table(knob: str, curve: Curve) -> str:
-    """Return a table with one line per value of the knob: for each rule, the shares of used cells and of unused cells
-    that it calls used.
+    """Return a text table with one line per value of a knob, from what `power_curve` returned: for each rule, the
+    shares of used cells and of unused cells that it calls used.
     """
     names = list(next(iter(curve.values())))
     width = max(13, *(len(name) for name in names))

@@ -122,7 +122,7 @@ class AttentionPoolingProbe(ClassifierProbe):
         return self._pooled(X)[1]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N rows of X, `(N, K)`."""
         return np.asarray(log_softmax(self._pooled(X)[0] @ self.coef_ + self.intercept_, axis=1))
 
     def _pooled(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

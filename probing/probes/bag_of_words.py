@@ -27,7 +27,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
 
 
 class BagOfWordsRegressorProbe(WordCounts, TextRegressor):
-    """Fits ridge regression on the same features as `BagOfWordsProbe`."""
+    """Fits ridge regression on the same features as `BagOfWordsProbe`, with the same arguments."""
 
     _arrays = ("coef", "mean", "scale", "words")
     _scalars = ("of_texts", "intercept")

@@ -61,6 +61,8 @@ class BilinearProbe(ClassifierProbe):
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
         dev_losses_: the dev loss of every epoch.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 3 (bilinear probes).
@@ -121,8 +123,8 @@ class BilinearProbe(ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike | Pairs) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`; where exactly one of several pairs is right, their
-        probabilities of being right sum to 1.
+        """Return the natural log probabilities of K classes for each of the N pairs of X, `(N, K)`; where exactly one
+        of several pairs is right, their probabilities of being right sum to 1.
         """
         pairs = self._given_pairs(X)
         scores = self._scores(pairs)

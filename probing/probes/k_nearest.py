@@ -102,7 +102,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
     _arrays = ("classes", "mean", "scale", "rows", "values")
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         near = self._near(self._rows(X))
         counts = np.stack([(near == code).sum(1) for code in range(len(self.classes_))], axis=1)
         return np.asarray(np.log((counts + 1) / (near.shape[1] + len(self.classes_))))
@@ -114,7 +114,7 @@ class KNearestRegressorProbe(_Nearest, RegressorProbe):
     _arrays = ("mean", "scale", "rows", "values")
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         return np.asarray(self._near(self._rows(X)).mean(1))
 
 

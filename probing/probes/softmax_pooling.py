@@ -83,7 +83,7 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         return np.asarray(self._pooled(X)[1])
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N rows of X, `(N, K)`."""
         return np.asarray(log_softmax(self._pooled(X)[0], axis=1))
 
     def _initial(self, width: int, source: torch.Generator) -> list[Tensor]:

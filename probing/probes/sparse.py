@@ -127,7 +127,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
     intercept_: Matrix
 
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
 
     def _fit_all(
@@ -185,7 +185,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
     intercept_: float
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         return self._outputs(self._rows(X))[:, 0] + self.intercept_
 
     def _fit_all(

@@ -50,6 +50,8 @@ class StructuralProbe(RegressorProbe):
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
         dev_losses_: the dev loss of every epoch.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, sections 2 and 3.
@@ -89,7 +91,9 @@ class StructuralProbe(RegressorProbe):
     def fit(
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
-        """Fit on N pairs, or states `(N, D)`, and targets `(N,)`; return self."""
+        """Fit on X (N pairs, or states `(N, D)`) and targets y `(N,)`, and return self. `dev` is a pair of held-out
+        rows and targets for early stopping.
+        """
         recipe = DescentSettings.of(self)
         if self.form not in _FORMS:
             raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))
@@ -113,7 +117,7 @@ class StructuralProbe(RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike | Pairs) -> NDArray[Any]:
-        """Return the predicted distances or depths, `(N,)` float64."""
+        """Return the distance or depth predicted for each of the N rows of X, `(N,)` float64."""
         if isinstance(X, Pairs):
             self.state()  # refuses where nothing is fitted
             pairs = X

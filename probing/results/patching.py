@@ -102,7 +102,7 @@ class PatchingResult:
         )
 
     def plot(self, title: str = "") -> Any:
-        """Return an Altair chart, a heat map of `normalised` over sites and positions.
+        """Return an Altair chart, a heat map of `normalised` over sites and positions. `title` is its title.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """

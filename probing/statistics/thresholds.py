@@ -168,12 +168,14 @@ def choose_threshold(
     cluster counts as one row.
 
     Args:
-        dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
-        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; if empty, recall and
-            false positives are not measured.
+        dev_scores: `(N,)` scores of the rows of dev.
+        dev_positive: `(N,)` whether each of these rows has the class to be flagged.
+        test_scores, test_positive: `(M,)` the same for rows of test, which were not used in any choice; if empty,
+            recall and false positives are not measured.
         fpr: share of other rows that may be flagged.
-        dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
-            None means that rows are independent.
+        dev_clusters: `(N,)` cluster of each row of dev, such as its document or group; None means that rows are
+            independent.
+        clusters: `(M,)` the same for the rows of test.
         groups: `(M,)` names of groups for which recall and false positives are also given separately.
         by: what the groups are.
         label: name of the class.

@@ -38,7 +38,7 @@ class Head(TreeTask):
         return np.stack([np.repeat(dependents, n), np.tile(np.arange(n), len(dependents))], axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return, for every pair, `yes` if b is the head of a, else `no`."""
+        """Return, for every pair of `places(example)`, `yes` if b is the head of a, else `no`."""
         a, b = self.places(example).T
         return tuple(["yes" if right else "no" for right in (heads(example)[a] == b).tolist()])
 

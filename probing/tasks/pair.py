@@ -64,7 +64,7 @@ class Pair(Task):
         return [(a, b) for a, b, _ in example.pairs.get(self.field, ())]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the label of every pair."""
+        """Return the label of every pair of `places(example)`."""
         convert = number if self.kind == "real" else class_name
         return tuple([convert(label) for _, _, label in example.pairs.get(self.field, ())])
 

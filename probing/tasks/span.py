@@ -59,7 +59,7 @@ class Span(Task):
         return [(first, last) for first, last, _ in self._spans(example)]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the type of every span."""
+        """Return the type of every span of `places(example)`."""
         return tuple([kind for _, _, kind in self._spans(example)])
 
     def _spans(self, example: Example) -> list[tuple[int, int, str]]:

@@ -32,7 +32,7 @@ class TreeDistance(TreeTask):
         return np.stack(np.triu_indices(len(example.words), 1), axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the number of arcs between the two words of every pair."""
+        """Return the number of arcs between the two words of every pair of `places(example)`."""
         lengths = path_lengths(example)[np.triu_indices(len(example.words), 1)]
         return tuple([None if length == np.inf else length for length in lengths.tolist()])
 

@@ -187,8 +187,9 @@ def piece_rows(
     """Return one row per token that is not special; its `word` is the first word that the token belongs to, -1 if there
     is none.
 
-    With `with_special`, special tokens have rows too, with word -1 and characters 0 to 0. Words that have no row in
-    `word_rows` are listed in `missing`, so that later pooling also leaves them out.
+    With `with_special`, special tokens have rows too, with word -1 and characters 0 to 0. Arguments are those of
+    `word_rows`. Words that have no row in `word_rows` are listed in `missing`, so that later pooling also leaves them
+    out.
     """
     offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)

@@ -142,7 +142,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """Return one `ProbeResults` with the results of several runs."""
+        """Return one `ProbeResults` with the results of several runs. `parts` are the results of each."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -208,7 +208,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     def table(self, split: str = "test") -> pd.DataFrame:
         """Return a DataFrame with one row per model, site, task and probe: the score by the primary measure (the first
-        one of the run) and on its first control, then the scores by the other measures.
+        one of the run) and on its first control, then the scores by the other measures. Scores are those on `split`.
 
         Intervals are named after what they bound: `accuracy_low` and `accuracy_high` (or those of another primary
         measure), `selectivity_low` and `selectivity_high`. Log loss is called `bits`. If the control only checks for

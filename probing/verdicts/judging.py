@@ -98,7 +98,7 @@ class Levels:
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
     """Return one verdict per property, place and behaviour. Without `criteria`, each result is judged by the criteria
-    stored with it.
+    stored with it. `results` are all results that the corrections for multiple tests are to cover.
 
     Multiple tests are corrected for in two steps. All places of one property and behaviour form a family. The smallest
     adjusted p values of the families of a model go through Benjamini-Hochberg at level q, which selects families; in

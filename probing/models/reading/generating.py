@@ -203,8 +203,8 @@ class _Run:
 def listening(
     model: nn.Module, trunk: HookedModule, sites: Sequence[str], listener: Listener, where: str
 ) -> Iterator[None]:
-    """Return a context manager in whose block every generation by `model.generate` is passed to the listener.
-    Afterwards all hooks are removed, also after an error.
+    """Return a context manager in whose block every generation by `model.generate` is passed to the listener, with the
+    states at `sites`. Afterwards all hooks are removed, also after an error.
 
     Generation does not read the last token, since nothing follows it; an additional pass reads it.
 

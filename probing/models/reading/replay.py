@@ -52,8 +52,8 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the large
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Return the largest difference, relative to the largest logit, that two runs on the same inputs may show in this
-    data type.
+    """Return the largest difference, relative to the largest logit, that two runs on the same inputs may show if the
+    model computes in the data type `dtype`.
     """
     return _TOLERANCE.get(dtype, 1e-2)
 
@@ -142,8 +142,8 @@ class SuffixReplay:
         return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
 
     def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run one pass and return the states `(B, T, D)` by site and the logits `(B, T, V)` (None if there is
-        no head).
+        """Run one pass over the batch `inputs` and return the states `(B, T, D)` by site, for `sites`, and the logits
+        `(B, T, V)` (None if there is no head).
         """
         with torch.inference_mode():
             output, states = self.run(inputs, sites)
@@ -186,8 +186,8 @@ class SuffixReplay:
     def run(
         self, inputs: PaddedBatch, sites: Sequence[str] = (), *, site: str | None = None, states: Tensor | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run one pass, from `states` at `site` if these are given, and return the model's output and the states at
-        `sites`.
+        """Run one pass over the batch `inputs`, from `states` at `site` if these are given, and return the model's
+        output and the states at `sites`.
 
         Raises:
             UnknownSite: the model has no such site.

@@ -167,8 +167,8 @@ class Store:
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one HDF5 dataset of a finished shard, such as `/outputs/logits`, in its stored type, as a read-only,
-        memory-mapped array.
+        """Return the HDF5 dataset `path` of a finished shard, such as `/outputs/logits`, in its stored type, as a
+        read-only, memory-mapped array.
 
         Raises:
             UnknownName: there is no such dataset; the message names the nearest.

@@ -219,8 +219,9 @@ class Evidence:
 
         Args:
             states: `(n, D)` states to edit.
-            start, goal: class codes (or real values) of the rows before and after the edit; `(n,)`, or a scalar for all
-                rows. Erasers ignore them.
+            start: class code (or real value) of each row before the edit, `(n,)` or one for all rows; erasers ignore
+                it.
+            goal: class code (or real value) of each row after the edit, likewise.
             strata: `(n,)` codes in the order of `header.strata`; None means one shift for all rows.
             dose: factor of the edit; 1 is the whole edit.
 
@@ -245,7 +246,8 @@ class Evidence:
         `goal`, from names.
 
         Args:
-            start, goal: names of classes, or numbers; None means the first and the second of two classes, or 0 and 1.
+            start: name of a class, or a number; None means the first of two classes, or 0.
+            goal: name of a class, or a number; None means the second of two classes, or 1.
 
         Raises:
             BadParameter: names are given for an eraser or a probe, `start` and `goal` are the same class, or one of
