@@ -58,7 +58,8 @@ class Labels(OldAttributes):
         punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None if not
             known.
         unit: kind of a cluster: `sentence`, `document`, or the column by which the corpus is grouped.
-        unit_reason: why `unit` is not `sentence`: `asked for`, or a property of the label; "" if it is.
+        unit_reason: why `unit` is not `sentence`: `asked for` (an option chose it), or a property of the labels that
+            requires it; "" if it is.
         fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None if no input of
             dev or test occurs in train.
     """
@@ -227,7 +228,7 @@ class Pieces:
 
     Attributes:
         states: `(R, D)` float32 states of all R tokens: first those of row 0, next those of row 1, and so on.
-        bounds: `(N+1,)` int64: row i has the tokens `bounds[i]` … `bounds[i+1] - 1`.
+        bounds: `(N+1,)` int64: row i has the states `states[bounds[i]:bounds[i+1]]`.
     """
 
     ndim = 2

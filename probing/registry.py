@@ -1,4 +1,6 @@
-"""Finds members (probes, controls, measures, …) by name: the file `probing/probes/linear.py` is the probe `linear`."""
+"""Finds members (such as probes, controls and measures) by name: the file `probing/probes/linear.py` is the probe
+`linear`.
+"""
 
 from __future__ import annotations
 

@@ -170,8 +170,8 @@ def list_members(
     member: Annotated[str, typer.Argument(help="name of one probe, control, …, whose options are shown")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List what options can name: all kinds (probes, controls, …), the members of one kind, or the options of one
-    member.
+    """List what options can name: all kinds (such as probes and controls), the members of one kind, or the options of
+    one member.
 
     Examples: probing list    probing list probes    probing list probes mlp
     """

@@ -17,7 +17,7 @@ class Targets:
     """Holds the labels and strata of n rows (words or sentences). Rows that agree in all covariates are in one stratum.
 
     Attributes:
-        z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
+        z: `(n,)` class codes from 0 to K − 1 (int64), or real values (float64).
         strata: `(n,)` code of the stratum of each row.
         n_classes: K; 0 for real values.
     """

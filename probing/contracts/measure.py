@@ -112,7 +112,7 @@ class Measure(ABC):
         Args:
             y: `(N,)` targets.
             prediction: predictions for the N rows.
-            groups: `(N,)` cluster of each row, 0 … S-1.
+            groups: `(N,)` number of each row's cluster, from 0 to S − 1.
             weights: `(R, S)` how often each cluster is drawn in each resample.
         """
         rows = self.row_statistics(y, prediction)

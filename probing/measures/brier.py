@@ -15,8 +15,8 @@ class Brier(Measure):
     """Computes the mean over rows of Σₖ (pₖ − 1[y = k])², with pₖ the predicted probability of class k and y the true
     class: from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
 
-    It is a proper score like log loss, but bounded: a mistake made with certainty costs 2. It misleads for rare
-    classes, for which even bad probabilities are near 0, so that the score is small.
+    It is a proper score like log loss, but bounded: a wrong class predicted with probability 1 scores 2. It misleads
+    for rare classes, for which even bad probabilities are near 0, so that the score is small.
 
     References:
         Brier 1950, Verification of forecasts expressed in terms of probability.

@@ -16,8 +16,8 @@ _LEAST_LOG = -MOST_BITS * float(np.log(2.0))
 
 
 class LogLoss(Measure):
-    """Computes the mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so a mistake made with
-    certainty costs 50 bits.
+    """Computes the mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so a wrong class predicted
+    with probability 1 adds 50 bits.
 
     It is a cross-entropy; the label entropy minus it is a lower bound of the information that probes of this kind can
     use. It punishes over-confidence: a probe fitted on few rows of wide states may gain accuracy and lose bits.

@@ -46,7 +46,7 @@ class LanguageModel:
     Attributes:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
-        padding_side: `right` or `left`; the states of tokens that are no padding are the same for both.
+        padding_side: `right` or `left`; the states of tokens (not padding) are the same for both.
         source: the arguments that `load` was called with; None for a model that was built in memory.
         suffix: runs only the blocks after a given one, from states that are put in there.
     """
@@ -112,8 +112,8 @@ class LanguageModel:
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit; a folder has none.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
-            step, run: for a checkpoint, the number of steps it was trained for and the name of the training run. Stores
-                record them, and figures show results over steps.
+            step: for a checkpoint, the number of steps it was trained for; figures show results over steps.
+            run: for a checkpoint, the name of the training run.
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the text
                 while the encoder reads the same text.
             by_blocks: whether to find the Transformer blocks, which give the standard sites; False: use `add_site`.

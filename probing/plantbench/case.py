@@ -87,11 +87,11 @@ class Case:
             (`unused`); "" in the `blind` cases that rules are given.
         seed: seed of the generator of the case.
         instrument: instrument with states and behaviour of N rows.
-        labels: by property, `(N,)` codes 0 … K-1 (int64) or real values (float64).
+        labels: by property, `(N,)` codes from 0 to K − 1 (int64) or real values (float64).
         n_classes: number of classes K by property; 0 for real values.
         groups: `(N,)` code of each row's group (such as a document); groups are independent.
-        types: `(N,)` code of what each row is an occurrence of, such as a word form; None if rows are no occurrences of
-            anything.
+        types: `(N,)` code of what each row is an occurrence of, such as a word form; None if rows are not occurrences
+            of anything.
         cells: the cells that are scored.
         twins: `(N,)` for each row, the row that differs from it in the property only; None except in the cases with
             minimal pairs.
@@ -221,8 +221,8 @@ class Answer:
 
 
 def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
-    """Return the group of each row, `(n,)` codes 0 … G-1 in ascending order; `knobs` gives the sizes of groups, and
-    `rng` draws them if they vary.
+    """Return the group of each row, `(n,)` codes from 0 to G − 1 (for G groups) in ascending order; `knobs` gives the
+    sizes of groups, and `rng` draws them if they vary.
     """
     if knobs.grouping == "equal":
         return np.arange(n) // knobs.group_size

@@ -75,7 +75,7 @@ class AnalysisResult:
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of a long table, one per point."""
+        """Return the rows of a long table, one dict per number (`Point`)."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
         tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]
@@ -122,7 +122,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Records why something that was asked for is not among the results.
+    """Records why a task or another part of a run is not among the results.
 
     Attributes:
         name: name of what failed, such as a task.

@@ -1,5 +1,5 @@
-"""Defines `ProbeResult` and its parts (`Score`, `Comparison`, …), the results of training, and reads and writes them as
-JSON lines and as one long table.
+"""Defines `ProbeResult` and its parts (such as `Score` and `Comparison`), the results of training, and reads and writes
+them as JSON lines and as one long table.
 """
 
 from __future__ import annotations

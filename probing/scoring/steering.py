@@ -155,8 +155,8 @@ def steer(
 
     Args:
         model: the model that the probe was trained on.
-        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), class means from `read_directions`, or a file
-            of either.
+        probe: a saved linear probe (such as `linear`, `ridge` or `mass_mean`), class means from `read_directions`, or a
+            file of either.
         strength: factor of the direction; a negative one makes the label less probable.
         label: label whose log odds the direction raises, or for class means the class that it leads to; None means the
             second of two in sorted order.

@@ -100,8 +100,8 @@ class Corpus:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
             BadParameter: the reader has no such option, or `group` is a column with a value for each word.
-            UnknownName: there is no column of the name `group`, or a name after `probing:` does not ship with the
-                package.
+            UnknownName: there is no column with the name that `group` gives, or a name after `probing:` does not ship
+                with the package.
         """
         parts = parts_of(source)
         readers = [registry.get("readers", part.reader).MEMBER() for part in parts]

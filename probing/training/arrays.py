@@ -67,7 +67,7 @@ def probe(
 
     Args:
         X: states `(N, D)` as array, tensor or DataFrame, converted to float32; or `{site: states}`, several layers of
-            the same rows, such as `{"resid.3": …, "resid.6": …}`.
+            the same rows, such as `{"resid.3": X3, "resid.6": X6}`.
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
             every row is a group. Rows with the same input must share a group, since arrays do not show which inputs are

@@ -213,7 +213,7 @@ class ProbeResults(Sequence[ProbeResult]):
         Intervals are named after what they bound: `accuracy_low` and `accuracy_high` (or those of another primary
         measure), `selectivity_low` and `selectivity_high`. Log loss is called `bits`. If the control only checks for
         chance (such as shuffled labels), the columns of selectivity are empty. `status` is the judgement by the primary
-        measure on test (`selectively decodable`, `not beyond word_type`, `not judged`, …); baselines have none.
+        measure on test (such as `selectively decodable`, `not beyond word_type` or `not judged`); baselines have none.
         """
         return pd.DataFrame([table_row(result, split) for result in self._results])
 

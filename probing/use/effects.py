@@ -59,8 +59,9 @@ class UseOptions:
         control_properties: number of random properties of word forms that are measured in the same way; 0 means none.
         comparisons: other interventions to report, such as `leace`; if there are any, random subspaces and a control
             task are added to them, and a `random_subspace` of your own is ignored.
-        stratify, shared, folds: whether rows are compared only within strata; whether all strata share one shift;
-            whether different rows serve for fitting and measuring. Change these for comparisons only.
+        stratify: whether rows are compared only within strata; False for comparison.
+        shared: whether all strata share one shift; True for comparison.
+        folds: whether different rows serve for fitting and measuring; False for comparison.
     """
 
     seed: int = 0
@@ -324,9 +325,8 @@ class EditMeasurement:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """Return the states `(n, D)` of the measured rows after the class-mean swap, once for each rotation of the
-        three folds (directions are estimated on one fold, chosen on another and measured on the third). Those of the
-        last dose are cached.
+        """Return, for each rotation, the states `(n, D)` of the rows of F3 after the class-mean swap with the shifts
+        fitted on F1, times `dose`. Those of the last dose are cached.
         """
         at = self.at(place)
         if dose not in at.swapped:

@@ -46,8 +46,13 @@ class HuggingFaceTrunk(HookedModule):
     encoder reads the same input. The state of a token is the decoder's state at the position where it reads this token,
     as in a decoder-only model.
 
+    Args:
+        model: the model.
+        side: side of an encoder-decoder that is read, `encoder` or `decoder`; None means the encoder.
+        by_blocks: whether to find the blocks and their parts; if not, the only sites are `embed` and added ones.
+
     Attributes:
-        blocks: the list of blocks; empty if the model was loaded with `by_blocks=False`.
+        blocks: the list of blocks; empty if `by_blocks` was False.
         final_norm: the norm after the last block, if there is one.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
@@ -55,14 +60,9 @@ class HuggingFaceTrunk(HookedModule):
     def __init__(self, model: nn.Module, *, side: Sides | None = None, by_blocks: bool = True) -> None:
         """Find the blocks, the final norm and the embedding.
 
-        Args:
-            model: the model.
-            side: which side of an encoder-decoder; None: its encoder.
-            by_blocks: find the blocks and what they are made of; else the only sites are `embed` and added ones.
-
         Raises:
-            UnsupportedModel: a model without a list of blocks or without a piece embedding.
-            BadParameter: a side of a model that has one only.
+            UnsupportedModel: the model has no list of blocks, or no embedding of tokens.
+            BadParameter: a side is given for a model that has one side only.
         """
         super().__init__()
         self.model = model.eval()

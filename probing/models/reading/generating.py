@@ -144,8 +144,8 @@ class Listener(Protocol):
         """Receive ids and mask `(B, T)` of the prompts (the mask is 0 at padding), and the ids that end a text."""
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
-        """Receive a forward pass over ids `(B, t)`, columns `start` … `start + t - 1`, with states `(B, t, D)`
-        by site.
+        """Receive a forward pass over ids `(B, t)`, which are the columns from `start` to `start + t - 1` of the batch,
+        with states `(B, t, D)` by site.
         """
 
     def ends(self, ids: Tensor) -> None:

@@ -312,7 +312,7 @@ class Store:
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
-            BadParameter: a row number is out of range, or labels are no numbers or not as many as rows.
+            BadParameter: a row number is out of range, or the labels are not numbers, or not as many as rows.
         """
         return torch_dataset(self, site, y, None if rows is None else self._check_rows(rows))
 

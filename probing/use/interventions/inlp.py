@@ -1,4 +1,6 @@
-"""Projects out the directions of one linear probe after another, until a probe is no better than a constant (INLP)."""
+"""Projects out the directions of one linear probe after another, until a probe is hardly better than a constant
+prediction (INLP).
+"""
 
 from __future__ import annotations
 
