@@ -311,7 +311,10 @@ class DamagedUnit(ProbingWarning):
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, where: str = "", error: type[ProbingError] = UnknownName
 ) -> ProbingError:
-    """Return an error that says that a name is unknown, names the nearest known one and lists all."""
+    """Return an error that says that a name is unknown, names the nearest known one and lists all. `kind` says what is
+    named (such as `site`), `known` lists the known names, `where` is the place of the mistake, and `error` the class of
+    the error.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     step = f"did you mean {near[0]!r}?" if near else "choose one of the names above"
@@ -365,7 +368,9 @@ class _OldAttribute:
 
 
 def warn_of_old_name(sentence: str) -> None:
-    """Warn of a deprecated name; the warning points to the line outside this package that uses it."""
+    """Warn of a deprecated name; the warning points to the line outside this package that uses it. `sentence` says
+    which name replaces it.
+    """
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back

@@ -38,9 +38,10 @@ class Labels(OldAttributes):
             (a, b) word a.
         row: `(N,)` int64 row of the store that holds the state of that word or sentence.
         keys: further fields of the rows, for controls that draw one label for each value: by name, `(N,)` int64 codes
-            that are comparable across splits. `type` is the surface form (absent for sentences); others are `lemma`,
-            `document`, … For pairs, `type` is both forms together, `first` and `second` are one form each, and `offset`
-            is how many words b comes after a, at most 20. A row without a value has the code `MISSING`.
+            that are comparable across splits. `type` is the surface form (absent for sentences); others are columns
+            such as `lemma`, or `document`. For pairs, `type` is both forms together, `first` and `second` are one form
+            each, and `offset` is how many words b comes after a, at most 20. A row without a value has the code
+            `MISSING`.
         key_names: for each key, the string of every code.
         excluded: number of rows left out, by reason.
         ceiling: for labels of a control, the accuracy to be expected on `test` from a probe that has memorised the
@@ -50,14 +51,15 @@ class Labels(OldAttributes):
         control: name and draw of the control that made `y`; "" for the task's own labels.
         row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
             span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
-        other_word, other_row: `(N,)` int64 index of the last word of a span, or of word b of a pair, and its row of the
-            store; None for other rows.
+        other_word: `(N,)` int64 index of the last word of a span, or of word b of a pair; None if rows are neither.
+        other_row: `(N,)` int64 row of the store that holds the state of that word; None likewise.
         choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None if rows
             are not alternatives.
         punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None if not
             known.
         unit: kind of a cluster: `sentence`, `document`, or the column by which the corpus is grouped.
-        unit_reason: why `unit` is not `sentence`: `asked for`, or a property of the label; "" if it is.
+        unit_reason: why `unit` is not `sentence`: `asked for` (an option chose it), or a property of the labels that
+            requires it; "" if it is.
         fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None if no input of
             dev or test occurs in train.
     """
@@ -204,7 +206,8 @@ class Pairs(OldAttributes):
 
 
 def check_laid_out(nbytes: int, where: str = "") -> None:
-    """Check that pairs laid out as one matrix would fit into memory.
+    """Check that pairs laid out as one matrix of `nbytes` bytes would fit into memory; `where` names the task or site
+    in the message.
 
     Raises:
         BadParameter: they take more than `MOST_BYTES`.
@@ -224,8 +227,8 @@ class Pieces:
     tokens of each row, `(N, D)`.
 
     Attributes:
-        states: `(R, D)` float32 states of the tokens of row 0, then of row 1, …
-        bounds: `(N+1,)` int64: row i has the tokens `bounds[i]` … `bounds[i+1] - 1`.
+        states: `(R, D)` float32 states of all R tokens: first those of row 0, next those of row 1, and so on.
+        bounds: `(N+1,)` int64: row i has the states `states[bounds[i]:bounds[i+1]]`.
     """
 
     ndim = 2

@@ -38,7 +38,9 @@ def file_sha256(path: Path) -> str:
 
 
 def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Return the dotted paths at which two JSON values differ, for messages."""
+    """Return the dotted paths (such as `model.revision`) at which two JSON values differ, for messages; each begins
+    with `path`.
+    """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = sorted(set(ours) | set(theirs))
         pairs = ((f"{path}.{key}" if path else key, ours.get(key), theirs.get(key)) for key in keys)
@@ -47,8 +49,8 @@ def differing_keys(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def value_at(value: Any, key: str) -> str:
-    """Return, as JSON cut to 80 characters, the value at a path returned by `differing_keys`; keys may themselves
-    contain dots.
+    """Return, as JSON cut to 80 characters, the value at a path `key` that `differing_keys` returned; keys may
+    themselves contain dots.
     """
     if key and isinstance(value, dict):
         parts = key.split(".")
@@ -63,7 +65,7 @@ def model_called(model: Mapping[str, Any], stored: str = "") -> str:
     float32]`.
 
     Args:
-        model: the `model` block of a store's identity; facts missing from it are left out of the name.
+        model: the value of the key `model` in a store's identity; facts missing from it are left out of the name.
         stored: data type that states are stored in, which the name contains if they were computed in another.
     """
     twin, side, dtype, made = (model.get(name) for name in ("untrained", "side", "dtype", "checkpoint"))
@@ -93,7 +95,7 @@ def weights_digest(model: Mapping[str, Any]) -> str:
     known.
 
     Args:
-        model: the `model` block of a store's identity.
+        model: the value of the key `model` in a store's identity.
     """
     drawn, weights = model.get("untrained"), model.get("weights")
     if isinstance(drawn, Mapping):
@@ -106,7 +108,7 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
     and whatever side they pad.
 
     Args:
-        tokenizer: the `tokenizer` block of a store's identity.
+        tokenizer: the value of the key `tokenizer` in a store's identity.
     """
     return digest({name: tokenizer.get(name) for name in ("files", "special_pieces")})
 
@@ -124,8 +126,8 @@ def _versions() -> dict[str, str]:
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return library versions, host, command and UTC time, which are recorded beside results and are never part of an
-    identity.
+    """Return library versions, host, torch device (`device`), command and UTC time, which are recorded beside results
+    and are never part of an identity.
     """
     return {
         "versions": dict(_versions()),

@@ -20,8 +20,8 @@ def folder() -> Path:
 
 
 def shipped(name: str, part: str) -> str:
-    """Return the path of a part of the reference study, such as `model`, if `name` is `probing:reference`; otherwise
-    return `name`.
+    """Return the path of a part (`model`, `corpus` or `study`) of the reference study, if `name` is
+    `probing:reference`; otherwise return `name`.
 
     Raises:
         UnknownName: the name begins with `probing:` but is not `probing:reference`.

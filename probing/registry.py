@@ -1,4 +1,6 @@
-"""Finds members (probes, controls, measures, …) by name: the file `probing/probes/linear.py` is the probe `linear`."""
+"""Finds members (such as probes, controls and measures) by name: the file `probing/probes/linear.py` is the probe
+`linear`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _SINGULAR = {"readers": "corpus reader", "analyses": "analysis"}
 
 
 def names(folder: str) -> list[str]:
-    """Return the registered names in one extension folder, sorted, without importing any member.
+    """Return the registered names in one extension folder, such as `probes`, sorted, without importing any member.
 
     Raises:
         UnknownName: there is no such folder.
@@ -46,7 +48,8 @@ def names(folder: str) -> list[str]:
 
 
 def get(folder: str, name: str) -> ModuleType:
-    """Import the file of a member (a probe, control, …) and return the module; no other member is imported.
+    """Import the file of the member `name` in an extension folder such as `probes`, and return the module; no other
+    member is imported.
 
     Raises:
         UnknownName: there is no such member; the message lists all and names the nearest.
@@ -61,7 +64,7 @@ def get(folder: str, name: str) -> ModuleType:
 
 @cache
 def name_of(kind: type) -> str | None:
-    """Return the name that identifies a member's class, whatever module it is in: `probes:mlp`, or
+    """Return the name that identifies a member's class (`kind`), whatever module it is in: `probes:mlp`, or
     `probes:mlp/regression` for its regression form; None for a class that is not registered.
     """
     folder, own = member_of(kind.__module__)
@@ -71,17 +74,17 @@ def name_of(kind: type) -> str | None:
 
 
 def member_name(kind: type) -> str:
-    """Return the name by which options select a member's class, such as `mlp`; for a class that is not registered, the
-    class's name.
+    """Return the name by which options select a member's class (`kind`), such as `mlp`; for a class that is not
+    registered, the class's name.
     """
     found = name_of(kind)
     return found.partition(":")[2].partition("/")[0] if found else kind.__name__
 
 
 def identity_of(kind: type) -> str:
-    """Return a text that identifies a class and is the same in every process: what `name_of` returns or, for a class
-    that is not registered, its module and name. (In worker processes, the module of a script is called `__mp_main__`;
-    it becomes `__main__`.)
+    """Return a text that identifies a class (`kind`) and is the same in every process: what `name_of` returns or, for a
+    class that is not registered, its module and name. (In worker processes, the module of a script is called
+    `__mp_main__`; it becomes `__main__`.)
     """
     module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
     return name_of(kind) or f"{module}.{kind.__qualname__}"

@@ -1,1 +1,1 @@
-"""Holds the analyses, one a file; each fits a probe many times at one site and reports a curve or a number."""
+"""Holds the analyses, one per file; each fits a probe many times at one site and reports a curve or a number."""

@@ -34,9 +34,9 @@ class Capacity(Analysis):
     """Fits and scores the probe at every value of one of its parameters, on the task and on its control tasks.
 
     At each value it reports `accuracy` (or `r2`) on test, for the task and, averaged over draws, for every control;
-    `selectivity`, the difference of the two (called `above_chance` if the control is a chance check); and
-    `dev_accuracy` (`dev_r2`), by which a value should be chosen. Intervals cover the sampling of test sentences or
-    documents, of seeds, and of random labels of controls.
+    `selectivity`, the difference of the two (called `above_chance` if the control only checks for chance, such as
+    shuffled labels); and `dev_accuracy` (`dev_r2`), by which a value should be chosen. Intervals cover the sampling of
+    test sentences or documents, of seeds, and of random labels of controls.
 
     It misleads if the value with the best selectivity on test is chosen, since that selectivity is biased upwards:
     choose on dev. A larger l2 means *less* capacity. The probe is trained anew at each value, so the curve of a
@@ -45,7 +45,7 @@ class Capacity(Analysis):
     Args:
         parameter: the probe's parameter: rank, hidden, k, l2, dropout, weight_decay or any other number; empty means
             the first of hidden, k, rank, l2 that the probe has. Probes without this parameter are skipped.
-        values: its values, joined by `|`, such as 1|2|5|10 (default: a list for each parameter).
+        values: its values, joined by `|`, such as 1|2|5|10; empty means a built-in list for the parameter.
 
     References:
         Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, §4.2.
@@ -73,12 +73,14 @@ class Capacity(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the split that is scored and the sources of variation that the intervals cover, as values that JSON
-        can hold.
+        can hold. `data` is what the analysis is run on.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probe with every value of the parameter and return the points, in the order of the values."""
+        """Fit the probe with every value of the parameter and return the scores as numbers on a curve (`Point`), in the
+        order of the values.
+        """
         name = self._parameter(probe)
         whole = isinstance(probe.get_params()[name], int | None)
         points: list[Point] = []

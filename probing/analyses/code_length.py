@@ -31,20 +31,21 @@ class CodeLength(Analysis):
 
     Blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the train rows, at the next end of a
     sentence or document (what is resampled for intervals). Every probability is mixed with the uniform one at weight
-    0.0001, so that a label never seen before costs at most log₂(10,000 K) bits. Where all rows so far have one class
-    and no probe can be fitted, labels are coded by their frequencies so far, with 1 added to each count. A probe that
-    is easy to fit makes the code short early: length measures how well, and from how little data, labels can be read.
+    0.0001, so that the code of a label never seen before has at most log₂(10,000 K) bits. Where all rows so far have
+    one class and no probe can be fitted, labels are coded by their frequencies so far, with 1 added to each count. A
+    probe that is easy to fit makes the code short early: length measures how well, and from how little data, labels can
+    be read.
 
     It reports, for the task and every draw of every control: `code_length`; `compression`, n log₂ K divided by the code
     length (n train rows), and `marginal_compression`, n H(Y) divided by it (H(Y) is the entropy of the train labels);
     `data_part`, the cross-entropy of the train rows under the probe fitted on all of them, and `model_part`, the rest
-    of the length; `learning_curve`, the cost per label of the block after x rows. The intervals cover the order of the
-    data (by Student's t; not covered with one order) and the sampling of train sentences or documents, given their
-    number; they do not cover other fits on the same rows.
+    of the length; `learning_curve`, the code length per label of the block that begins after x rows. The intervals
+    cover the order of the data (by Student's t; not covered with one order) and the sampling of train sentences or
+    documents, given their number; they do not cover other fits on the same rows.
 
     It misleads across data of different sizes: lengths grow with n, so compare lengths only on the same rows, and
-    compression otherwise. A probe that overfits small blocks has a longer code, so labels that are noise can cost more
-    than n log₂ K, and wide states more than narrow ones.
+    compression otherwise. A probe that overfits small blocks has a longer code, so the code of labels that are noise
+    can be longer than n log₂ K, and longer for wide states than for narrow ones.
 
     Args:
         orders: number of orders of the data, each a random permutation of the groups.
@@ -70,7 +71,7 @@ class CodeLength(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the numbers of rows and groups, the ends of the blocks and the smoothing, as values that JSON can
-        hold.
+        hold. `data` is what the analysis is run on.
         """
         train = data.labels.rows("train")
         return {
@@ -96,13 +97,14 @@ class CodeLength(Analysis):
 
 
 def points_of(codes: Sequence[CodedRows], labels: Labels, control: str, draw: int, *, compatible: bool) -> list[Point]:
-    """Return the results of one set of labels from the code lengths of its rows in every data order.
+    """Compute the results for one set of labels from the code lengths of its rows in every data order, and return them,
+    one `Point` each.
 
     Args:
         codes: code lengths of the rows, for each data order.
         labels: the set of labels.
-        control: name of the control that drew the labels; empty for the task's own.
-        draw: number of the draw of that control.
+        control: name of the control that drew the labels; "" for the task's own.
+        draw: number of the draw of that control; -1 for the task's own.
         compatible: whether the first block counts in bits and the others in nats, as in the code of Voita and Titov.
     """
     in_bits = [code.nats / math.log(2.0) for code in codes]

@@ -21,11 +21,12 @@ _MEASURES = {"classes": "accuracy", "real": "r2"}
 class Coordinates(Analysis):
     """Reports the path of a sparse probe: which coordinates it chose, in what order, and the score after each.
 
-    It reports points for the task and for every draw of every control. At x = 1 … s coordinates, with the index of the
-    coordinate added last as `label`, they are the scores that the probe recorded on train and dev, such as
-    `dev_accuracy` and `dev_log_loss`, without intervals. At x = s there is also `accuracy` (or `r2`) on test, with an
-    interval. A probe has such a path if it names its columns in `PATH_COLUMNS` and has `path_` and `coordinates_` when
-    fitted, as `sparse` does. For test scores at other numbers of coordinates, use `capacity:parameter=k`.
+    It reports a curve for the task and for every draw of every control. For each number x of coordinates from 1 to the
+    chosen number s, it has the scores that the probe recorded on train and dev, such as `dev_accuracy` and
+    `dev_log_loss`, without intervals; their `label` is the index of the coordinate that was added last. At x = s there
+    is also `accuracy` (or `r2`) on test, with an interval. A probe has such a path if it names its columns in
+    `PATH_COLUMNS` and has `path_` and `coordinates_` when fitted, as `sparse` does. For test scores at other numbers of
+    coordinates, use `capacity:parameter=k`.
 
     It misleads where two coordinates carry the same information, since only one of them is named. Compare the path with
     that of the control: the probe selects coordinates for random labels as well.
@@ -41,12 +42,14 @@ class Coordinates(Analysis):
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return a note on which intervals the points have, as a value that JSON can hold."""
+        """Return a dict with a note on which of the numbers have intervals, and of which kind. `data` is what the
+        analysis is run on.
+        """
         return {"interval": "clusters of test; none on train and dev"}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probe on every set of labels and return the points of all paths; with several seeds, only the path of
-        the first.
+        """Fit the probe on the task's labels and on every draw of every control, and return the numbers of all paths
+        (`Point`); with several seeds, only the path of the first seed.
         """
         measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
         points: list[Point] = []

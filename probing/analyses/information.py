@@ -1,5 +1,5 @@
-"""Measures how many bits about the label a kind of probe extracts from states, or from states beyond those of another
-site.
+"""Measures how many bits about the label a kind of probe extracts from the states of a site, or how many it gains if it
+reads these in addition to the states of a second site.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), where X is the state and Y the label. If a
-    second site is given, with states B, it measures what X adds to B: I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
+    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), where X is the state at the site and Y the
+    label. If a second site is given, with states B, it measures what X adds to B: I_V(X→Y|B) = H_V(Y|[B; 0]) −
+    H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies. The others are those of the probe, fitted on
@@ -58,12 +59,14 @@ class Information(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the split, the sources of variation that the intervals cover, and the second site, as values that JSON
-        can hold.
+        can hold. `data` is what the analysis is run on.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
 
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Fit the probes and return, for every set of labels, both entropies and their difference."""
+        """Fit the probes and return, for the task's labels and every draw of every control, both entropies and their
+        difference, one `Point` each.
+        """
         loss, resampler = measure_of("log_loss"), data.resamplers["test"]
         if data.given is None:
             without = [_entropy(labels, loss, resampler) for _, _, labels in data.label_sets]

@@ -141,8 +141,7 @@ def compare(
     against: Annotated[str | None, typer.Option(help="compare models with this one, by a part of its name")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the scores of sites, probes and models on one task pair by pair, on the same rows and bootstrap
-    resamples.
+    """Compare every two sites, probes or models by their scores on one task, on the same rows and bootstrap resamples.
 
     Examples: probing compare cache/results/upos --task upos --measure accuracy --probe linear
     probing compare cache/results/two --task upos --between best
@@ -171,8 +170,8 @@ def list_members(
     member: Annotated[str, typer.Argument(help="name of one probe, control, …, whose options are shown")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List what options can name: all kinds (probes, controls, …), the members of one kind, or the options of one
-    member.
+    """List what options can name: all kinds (such as probes and controls), the members of one kind, or the options of
+    one member.
 
     Examples: probing list    probing list probes    probing list probes mlp
     """

@@ -1,4 +1,4 @@
-"""Defines the abstract classes that extensions implement (contracts), one file each. Read this folder first.
+"""Defines the abstract classes that extensions implement (contracts), one per file. Read this folder first.
 
 Letters in shapes: N rows (labelled words or sentences, one state each), D width of a state, K classes, V numbers of a
 behaviour (or size of the vocabulary), S sentences or other clusters, T tokens, L layers, B texts of a batch, M sets of

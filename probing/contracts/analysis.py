@@ -51,6 +51,9 @@ class SiteData:
 class Analysis(ABC):
     """Base class of analyses: each fits one probe many times at one site, and reports numbers such as a learning curve,
     a code length or conditional information.
+
+    Class attributes:
+        kinds: kinds of labels that it can be used for: `classes`, `real` numbers, or both.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("classes",)
@@ -65,13 +68,13 @@ class Analysis(ABC):
         return True
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return the settings that affect the numbers but are not parameters of the analysis, as values that JSON can
-        hold.
+        """Return, by name, the settings that affect the numbers but are not parameters of the analysis; JSON can hold
+        their values. `data` is what the analysis is run on.
         """
         return {}
 
     @abstractmethod
     def run(self, probe: Probe, data: SiteData) -> Sequence[Point]:
-        """Run the analysis and return its points, in the order in which they are reported. `probe` itself is never
-        fitted, only clones of it.
+        """Run the analysis on `data` and return its numbers, one `Point` each, in the order in which they are reported.
+        `probe` itself is never fitted, only clones of it.
         """

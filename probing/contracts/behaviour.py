@@ -30,8 +30,8 @@ class Texts:
         tokenizer: the model's tokenizer.
         encoded: the tokenised examples.
         example: `(N,)` for each row, the index of its example in `encoded`.
-        pieces: for each named position, N arrays with the indices of the tokens that it covers; the name is "" where
-            rows are words.
+        pieces: by name of a position, N arrays with the indices of the tokens that it covers in each row; where rows
+            are words, the only name is "".
         labels: by name of a label column, `(N,)` class codes.
     """
 
@@ -106,7 +106,7 @@ class Behaviour(ABC):
 
     def answer_pieces(self, tokenizer: Any) -> Answers:
         """Return, for each answer, the tokens whose logits are measured, as pairs (vocabulary id, text); an empty tuple
-        for a behaviour that does not consist of logits of single tokens.
+        for a behaviour that does not consist of logits of single tokens. `tokenizer` is the model's.
 
         Raises:
             NoBehaviour: the model cannot give one of the answers.
@@ -115,6 +115,7 @@ class Behaviour(ABC):
 
     def pieces(self, texts: Texts) -> Ints | None:
         """Return, for each row, the index of the token whose logits are read, `(N,)`; None if `source` is not `logits`.
+        `texts` are the rows.
 
         Raises:
             NoBehaviour: a row has no such token.
@@ -135,8 +136,8 @@ class Behaviour(ABC):
 
     @abstractmethod
     def fit(self, texts: Texts, clean: Callable[[], Iterable[Outputs]]) -> Readout:
-        """Fit the behaviour on the rows and return a `Readout`, a function that measures it on each batch of outputs;
-        `self` is never changed.
+        """Fit the behaviour on the rows and return a `Readout`, a function that is called with each batch of outputs
+        and returns the measured values; `self` is never changed.
 
         Args:
             texts: the rows.

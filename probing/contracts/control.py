@@ -23,8 +23,8 @@ class Control(ABC):
     Controls that keep the labels and change the states are `probing.contracts.control.StateControl`.
 
     Class attributes:
-        is_selectivity: whether the task's score minus that of this control is called selectivity; False for a chance
-            check.
+        is_selectivity: whether the task's score minus that of this control is called selectivity; False for a control
+            that only checks for chance, such as shuffled labels.
         levels: levels of tasks that it can be used for: `word`, `sentence` or both.
         answers: the objection to a probe's result that the control answers, as a reader would put it.
         draws: how many times labels are drawn; probes are trained on each draw. A parameter of the same name overrides
@@ -38,7 +38,8 @@ class Control(ABC):
 
     @abstractmethod
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task at random and return them: the task's labels with a new `y`.
+        """Draw the labels of the control task at random and return them: the task's labels with a new `y`. `draw` is
+        the number of the random version, and `seed` the root seed; both determine the result.
 
         A control that draws one label for each value of a key (such as each word form) also sets two fields of the
         returned labels: `ceiling`, the accuracy of a probe that has memorised every value in train, and `seen`, which
@@ -51,7 +52,7 @@ class Control(ABC):
 
     def key_of(self, labels: Labels) -> str:
         """Return the name of the key for each value of which one label is drawn; "" if there is none. Rows without a
-        value of the key are left out of the task.
+        value of the key are left out of the task. `labels` are those of the task.
         """
         return ""
 
@@ -139,30 +140,31 @@ class StateSource(ABC):
 
     @abstractmethod
     def stand_in(self, site: str) -> str:
-        """Return a name for the states that replace those of `site`; "" if the control has none for this site. Sites
-        for which the same name is returned are given the same states.
+        """Return a name for the states that replace those of the site `site`; "" if the control has none for this site.
+        Sites for which the same name is returned are given the same states.
         """
 
     @abstractmethod
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` that replace those of these rows, in one of the random versions of the control
-        (`draw` is its number).
+        """Return the states `(N, D)` that replace those of these N rows at `site`; `draw` is the number of the random
+        version of the control.
         """
 
     @abstractmethod
     def recipe(self) -> dict[str, str]:
-        """Return what determines the states beside the probed store, the labels, the seed and the number of the draw:
-        options, and hashes of files instead of paths.
+        """Return, by name, everything else that determines the states, beside the probed store, the labels, the seed
+        and the number of the draw: options, and hashes of files instead of their paths.
         """
 
 
 class StateControl(ABC):
     """Base class of controls that keep the labels of a task and replace its states; the same probe is then fitted on
-    the other states, with the same budget.
+    the other states, with the same limits on training.
 
     Class attributes:
         levels: levels of tasks that it can be used for: `word`, `sentence` or both.
         answers: the objection to a probe's result that the control answers, as a reader would put it.
+        draws: how many random versions of the states there are; probes are trained on each.
     """
 
     is_selectivity: ClassVar[bool] = False
@@ -172,7 +174,8 @@ class StateControl(ABC):
 
     @abstractmethod
     def source(self, probed: Probed) -> StateSource:
-        """Return a source of states for these rows, after checking that it has states for all of them.
+        """Return a source of states for the rows of `probed` (store, sites and labels), after checking that it has
+        states for all of them.
 
         Raises:
             BadParameter, UnknownSite, ProvenanceMismatch, DegenerateDesign: there are no such states, or they belong to
@@ -181,6 +184,6 @@ class StateControl(ABC):
 
     def key_of(self, labels: Labels) -> str:
         """Return the name of the key for each value of which one state is drawn at random; "" if there is none. Rows
-        without a value of the key are left out of the task.
+        without a value of the key are left out of the task. `labels` are those of the task.
         """
         return ""

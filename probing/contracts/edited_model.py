@@ -112,7 +112,7 @@ class Instrument(ABC):
         return None
 
     def batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Split the rows into batches and return the indices into `rows` of each."""
+        """Split the row numbers `rows` into batches, and return for each batch the indices of its rows in `rows`."""
         return np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 8192)))
 
     def slopes(self, rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> dict[Place, NDArray[np.float64]]:
@@ -121,7 +121,7 @@ class Instrument(ABC):
 
         Args:
             rows: `(n,)` row numbers.
-            coefficients: `(n, V)` weights of the sum, for each dimension of the behaviour.
+            coefficients: `(n, V)` weights of the sum: for each row, one per number of the behaviour.
         """
         found: dict[Place, list[NDArray[np.float64]]] = {place: [] for place in self.places}
         parts = self.batches(rows)
@@ -137,8 +137,9 @@ class Instrument(ABC):
         return {place: np.concatenate(slopes)[back] for place, slopes in found.items()}
 
     def exchange(self, place: Place, rows: NDArray[np.int64], donors: NDArray[np.int64]) -> Tensor:
-        """Run each of n rows with its state at a place replaced by that of another row, its donor, and return the
-        behaviour `(n, V)`. Where a state was pooled from several tokens, the states of these are replaced one by one.
+        """Run each of n rows (`rows`, row numbers `(n,)`) with its state at a place replaced by that of another row,
+        its donor (`donors`, `(n,)`), and return the behaviour `(n, V)`. Where a state was pooled from several tokens,
+        the states of these are replaced one by one.
 
         Raises:
             BadParameter: a row and its donor have different numbers of tokens there.
@@ -152,8 +153,9 @@ class Instrument(ABC):
         coefficients: NDArray[np.float64],
         places: Sequence[Place],
     ) -> dict[Place, NDArray[np.float64]]:
-        """Return, for each place, a first-order estimate `(n,)`, from gradients, of how `exchange` changes a weighted
-        sum of each row's behaviour (`coefficients` are the weights, `(n, V)`).
+        """Return, for each place, a first-order estimate `(n,)`, from gradients, of how `exchange` with these rows and
+        donors changes a weighted sum of each row's behaviour (`coefficients` are the weights, `(n, V)`). `places` are
+        the places to estimate it for.
         """
         slopes = self.slopes(rows, coefficients)
         states = {place: self.states(place).astype(np.float64) for place in places}

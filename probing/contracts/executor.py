@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerSlot:
-    """Describes a worker: its number among the workers, and its processor threads.
+    """Describes a worker of an executor.
 
     Attributes:
         slot: its number among the workers, from 0 on; None for the one worker in the caller's own process.
@@ -134,12 +134,16 @@ WorkerFactory = Callable[[WorkerSlot], Worker]
 
 
 class Executor(ABC):
-    """Base class of executors: each runs units of work on workers; a factory makes each worker once.
+    """Base class of executors: each runs units of work on workers, which a function (the factory) makes.
 
     It may run a unit more than once, and its report of what is done may be wrong: the files on disk decide.
 
     Class attributes:
-        in_process: whether the worker lives in the caller's process. If not, factory and payloads are sent there.
+        in_process: whether the worker lives in the caller's process. If not, the factory and the units are sent to
+            other processes.
+
+    Attributes:
+        threads: number of processor threads that each worker uses; None means that the executor chooses it.
     """
 
     in_process: ClassVar[bool] = False
@@ -157,7 +161,7 @@ class Executor(ABC):
 
         Raises:
             Stalled: no worker made progress for as long as the executor waits.
-            WorkerLost: workers die before they begin.
+            WorkerLost: workers die before they begin a unit.
             MissingDependency: a package that the executor needs is not installed.
             ProbingError: the factory raised it.
         """

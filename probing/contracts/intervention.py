@@ -17,7 +17,7 @@ class Targets:
     """Holds the labels and strata of n rows (words or sentences). Rows that agree in all covariates are in one stratum.
 
     Attributes:
-        z: `(n,)` class codes 0 … K-1 (int64), or real values (float64).
+        z: `(n,)` class codes from 0 to K − 1 (int64), or real values (float64).
         strata: `(n,)` code of the stratum of each row.
         n_classes: K; 0 for real values.
     """
@@ -67,7 +67,8 @@ class Intervention(ABC):
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:
-        """Fit the edit on states `(N, D)` and their labels, and return it; `self` is never changed.
+        """Fit the edit on states `(N, D)` and their labels and strata (`targets`), and return it; `self` is never
+        changed. `seed` determines all random choices.
 
         Raises:
             DegenerateDesign: the rows have one class only, or nothing can be learned from them.

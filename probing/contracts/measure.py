@@ -53,6 +53,17 @@ class Prediction:
 class Measure(ABC):
     """Base class of measures (scores). Each is a function of sums of numbers that are computed for each row (a word or
     text), so that one set of bootstrap resamples serves all measures.
+
+    Class attributes:
+        kinds: kinds of labels that it can score: `classes`, `real` numbers, or `labels` (several for each row).
+        unit: unit of the score. In `fraction` (0 to 1) a gain has a margin of 0.02, in `bits` of 0.05, in others of 0.
+        higher_is_better: whether a higher score is a better one.
+        reads_probabilities: whether it scores only probes that give probabilities.
+        counts_bits: whether it reads `Prediction.believed`, the calibrated probabilities.
+        needs_two_classes: whether it is undefined on rows that all have one class.
+        needs: `pair` or `choice` if it scores only tasks whose rows are pairs of words, or alternatives of which one is
+            right; "" for any task.
+        scores_parts: whether a part of the rows can be scored. False if the rows of a sentence count together.
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -63,8 +74,8 @@ class Measure(ABC):
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
 
     def informed(self, labels: Labels) -> Measure:
-        """Return a copy of this measure that knows what it needs of the labels of all splits, such as label
-        frequencies; a measure that needs nothing returns itself.
+        """Return a copy of this measure that has stored what it needs of `labels`, those of all splits (such as label
+        frequencies); a measure that needs nothing returns itself.
         """
         return self
 
@@ -73,16 +84,24 @@ class Measure(ABC):
 
     @abstractmethod
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return, for each row, the J numbers whose sums the score is computed from, `(N, J)`."""
+        """Return, for each row, the J numbers whose sums over rows the score is computed from: an array `(N, J)`. `y`
+        are the targets `(N,)`. `prediction` holds what the probe predicts for these rows.
+        """
 
     @abstractmethod
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute scores from sums of the row statistics, an array `(…, J)`, and return them as `(…)`; NaN where a
-        score is not defined.
+        """Compute scores from sums of the row statistics over rows, and return them; a score that is not defined is
+        NaN.
+
+        Args:
+            totals: `(J,)` sums for one sample, or `(R, J)` for R resamples.
+
+        Returns:
+            One score for each sample: a scalar, or `(R,)`.
         """
 
     def value(self, y: NDArray[Any], prediction: Prediction) -> float:
-        """Return the score on all rows."""
+        """Return the score of the prediction on all rows; `y` are their targets `(N,)`."""
         return float(self.from_totals(self.row_statistics(y, prediction).sum(0)))
 
     def resampled(
@@ -93,7 +112,7 @@ class Measure(ABC):
         Args:
             y: `(N,)` targets.
             prediction: predictions for the N rows.
-            groups: `(N,)` cluster of each row, 0 … S-1.
+            groups: `(N,)` number of each row's cluster, from 0 to S − 1.
             weights: `(R, S)` how often each cluster is drawn in each resample.
         """
         rows = self.row_statistics(y, prediction)

@@ -72,7 +72,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted labels `(N,)`, in the caller's own label values."""
+        """Return the labels `(N,)` predicted for states X `(N, D)`, in the label values that `fit` was given."""
 
     def fit_many(
         self,
@@ -83,7 +83,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
         """Fit one probe for each of M arrays of labels (`targets`, each `(N,)`) and each seed, all on the same X, and
-        return them as lists: `result[m][s]`.
+        return them as lists: `result[m][s]` is fitted on `targets[m]` with `seeds[s]`. `dev` is a pair: held-out
+        states, and M arrays of their labels.
 
         The default is a loop over clones; probes that can share work override it. `self` is never fitted.
         """
@@ -102,8 +103,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows for every b and return the probes as `result[b][m][s]`; `ends` is increasing.
-        The other arguments are those of `fit_many`.
+        """Fit on the first `ends[b]` rows for every b and return the probes as `result[b][m][s]`, for labels
+        `targets[m]` and seed `seeds[s]`; `ends` is increasing. The other arguments are those of `fit_many`.
 
         The default fits each prefix anew; probes that can start from the fit of the prefix before override it.
         """
@@ -126,13 +127,13 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return, by name, the fitted arrays that `predict` needs beside the parameters: `coef_` has the name
-        `coef`.
+        """Return, by name, the fitted arrays that `predict` needs beside the parameters: the attribute `coef_` has the
+        name `coef`.
         """
 
     @abstractmethod
     def with_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Set the fitted attributes from the arrays that `state` returned, and return self."""
+        """Set the fitted attributes from the arrays that the method `state` returned, and return self."""
 
     def __repr__(self, *arguments: Any, **options: Any) -> str:
         if not self.about.get("site"):
@@ -213,7 +214,7 @@ class RowBlocks:
 
     Raises:
         UnknownSite: the store has no such site; the message names the nearest.
-        BadParameter: the budget is below 16 MiB.
+        BadParameter: `budget` is below 16 MiB.
     """
 
     ndim = 2
@@ -232,14 +233,14 @@ class RowBlocks:
 
     @property
     def fits(self) -> bool:
-        """Whether three copies of all rows fit into the budget; if so, a fit reads the rows once and holds them in
-        memory.
+        """Whether three copies of all rows fit into the memory budget (`budget`); if so, a fit reads the rows once and
+        holds them in memory.
         """
         return 3 * self.dtype.itemsize * self.shape[0] * self.shape[1] <= self.budget
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the rows in order, block by block, as pairs (index of the first row, states `(n, D)`); a block takes at
-        most 1/32 of the budget.
+        """Yield the rows in order, block by block, as pairs (index of the first row, states `(n, D)`); a block has at
+        most 8,192 rows and takes at most 1/32 of the memory budget (`budget`).
         """
         most = max(1, min(8192, self.budget // (32 * self.dtype.itemsize * max(1, self.shape[1]))))
         start = 0

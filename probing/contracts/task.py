@@ -16,7 +16,7 @@ from probing.text.corpus import Corpus, Example
 
 class Task(OldAttributes, ABC):
     """Base class of tasks: each gives labels to words, spans, pairs of words or whole examples of a corpus. `argument`
-    is the part of a task's name after the colon, such as `Number` in `feature:Number`.
+    is the part of a task's name after the colon, such as `Number` in `feature:Number`; "" if there is none.
 
     Attributes:
         level: what has a label: `word`, `span`, `pair` or `sentence`. If states are read at named positions of a text,
@@ -25,7 +25,8 @@ class Task(OldAttributes, ABC):
         row_form: how the state of a labelled unit is made from states of the store: `row`, one state as it is; for
             spans, `mean` or `ends` (first and last word side by side); for pairs, `pair`, `difference` or `product`.
         chooses: for pairs (a, b), whether exactly one word b is right for each word a; labels are then `no` and `yes`.
-        probes, controls, measures: used if the caller names none; empty means the defaults of `kind`.
+        probes, controls, measures: names of those that are used if the caller names none; if empty, the defaults for
+            labels of this kind are used.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -42,11 +43,12 @@ class Task(OldAttributes, ABC):
 
     @abstractmethod
     def prepare(self, corpus: Corpus) -> None:
-        """Check that the corpus has what the task needs, and set `level` and `kind`.
+        """Check that the corpus has what the task needs, and set the attributes `level` and `kind` if they depend on
+        the corpus.
 
         Raises:
-            UnknownName: there is no such column or feature; the message names the nearest.
-            DegenerateDesign: the column is entirely null.
+            UnknownName: the corpus has no column or feature of this name; the message names the nearest.
+            DegenerateDesign: there is such a column, but all its values are missing.
         """
 
     @abstractmethod
@@ -56,8 +58,8 @@ class Task(OldAttributes, ABC):
         """
 
     def places(self, example: Example) -> Sequence[tuple[int, int]] | NDArray[np.int64]:
-        """Return two word indices, counted from 0, for each span (its first and last word) or pair (its words a and b)
-        of an example.
+        """Return, for each span or pair of words of an example, two word indices counted from 0: first and last word of
+        the span, or words a and b of the pair.
         """
         return ()
 

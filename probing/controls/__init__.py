@@ -1,3 +1,3 @@
-"""Holds the controls, one a file: each makes random labels of the same form as the task's labels, or other states for
+"""Holds the controls, one per file: each makes random labels of the same form as the task's labels, or other states for
 the same labels.
 """

@@ -18,14 +18,14 @@ KEY = "first"  # of a pair: the form of the word that depends
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeControl(Control):
-    """Draws, once for every word form, which word counts as the head: the word itself, the first or the last word of
-    the sentence.
+    """Draws, once for every word form, which word counts as its head: the word itself, the first word of the sentence,
+    or the last.
 
     It is the control `word_type` for tasks in which each word chooses a word of its sentence: a hash of (form, seed,
     draw) selects the rule, which is the same at every occurrence of the form in every split. First and last mean the
     first and last of the alternatives. The root, which has no alternatives, is not scored. A probe cannot know the rule
     of a form that is not in train; the best guess is right with probability ⅓, or ⅔ where two of the three rules lead
-    to the same word. The ceiling (a UAS) is computed from this.
+    to the same word. The ceiling, the UAS of a probe that knows the rules of train, is computed from this.
 
     Args:
         draws: number of independent control tasks.
@@ -43,7 +43,8 @@ class EdgeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task at random, and return them.
+        """Draw the labels of the control task at random, and return them: `labels` with a new `y`. `draw` (the number
+        of the random version) and `seed` determine the result.
 
         Raises:
             DegenerateDesign: the rows are not pairs of a word and a possible head, of which one is right for each word.

@@ -36,7 +36,8 @@ class KeyedControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task at random, and return them.
+        """Draw the labels of the control task at random, and return them: `labels` with a new `y`. `draw` (the number
+        of the random version) and `seed` determine the result.
 
         Raises:
             UnknownName: there is no such key; the message names the nearest.

@@ -48,7 +48,8 @@ class RandomStatesControl(StateControl):
         return self.key
 
     def source(self, probed: Probed) -> RandomStates:
-        """Return a source that gives one vector for each value of the key of the labelled rows.
+        """Return a source that gives one vector for each value of the key of the labelled rows. `probed` holds the
+        store, the sites and the labels.
 
         Raises:
             DegenerateDesign: the rows are not words and no other key is named; or the key equals the label or hardly
@@ -81,7 +82,15 @@ class RandomStatesControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class RandomStates(StateSource):
-    """Gives one random vector for every value of a field of the rows."""
+    """Gives one random vector for every value of a field of the rows.
+
+    Attributes:
+        table: the store of the probed states.
+        labels: labels of the task.
+        key: name of the field.
+        seed: root seed of the vectors.
+        name, above, seen: as in `StateSource`.
+    """
 
     table: StateTable
     labels: Labels
@@ -96,7 +105,8 @@ class RandomStates(StateSource):
         return f"width {self.table.width(site)}"
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the vectors `(N, D)` for the rows' values of the field.
+        """Return the vectors `(N, D)` for the values of the field in these N rows of the store; `draw` is the number of
+        the random version, and D the width of `site`.
 
         Raises:
             DegenerateDesign: a row has no label, so its key is not known.
@@ -114,7 +124,7 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """Return the name of the field for each value of which one vector is drawn."""
+        """Return `{"key": name}`: the field for each value of which one vector is drawn."""
         return {"key": self.key}
 
 

@@ -36,7 +36,8 @@ class ShuffledLabelsControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Permute the labels once, and return them.
+        """Permute the labels at random, and return them: `labels` with a new `y`. `draw` (the number of the
+        permutation) and `seed` determine the result.
 
         Raises:
             DegenerateDesign: train has fewer than two classes.

@@ -30,7 +30,7 @@ class StaticControl(StateControl):
     site: str = ""
 
     def source(self, probed: Probed) -> StaticStates:
-        """Return a source of the states of that site.
+        """Return a source of the states of that site. `probed` holds the store, the sites and the labels.
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
@@ -55,7 +55,13 @@ class StaticControl(StateControl):
 
 @dataclass(frozen=True, eq=False)
 class StaticStates(StateSource):
-    """Gives the states of one fixed site, whichever site is asked for."""
+    """Gives the states of one fixed site, whichever site is asked for.
+
+    Attributes:
+        table: the store of the states.
+        site: name of the fixed site.
+        name, above: as in `StateSource`.
+    """
 
     table: StateTable
     site: str
@@ -67,7 +73,9 @@ class StaticStates(StateSource):
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of the rows at the fixed site, whatever `draw` is."""
+        """Return the states `(N, D)` of these N rows of the store at the fixed site; `site` and `draw` have no
+        effect.
+        """
         return self.table.read(self.site, rows)
 
     def recipe(self) -> dict[str, str]:

@@ -36,7 +36,7 @@ class UntrainedModelControl(StateControl):
     store: str = ""
 
     def source(self, probed: Probed) -> TwinStates:
-        """Return a source of the states of the untrained twin.
+        """Return a source of the states of the untrained twin. `probed` holds the store, the sites and the labels.
 
         Raises:
             BadParameter: no store is named.
@@ -61,6 +61,10 @@ class UntrainedModelControl(StateControl):
 class TwinStates(StateSource):
     """Gives the states of the untrained twin (the same architecture with random weights) at the same site, from its own
     store.
+
+    Attributes:
+        table: the twin's store.
+        name, above: as in `StateSource`.
     """
 
     table: StateTable
@@ -72,11 +76,13 @@ class TwinStates(StateSource):
         return site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:
-        """Return the twin's states `(N, D)` of the rows, whatever `draw` is."""
+        """Return the twin's states `(N, D)` of these N rows of the store at `site`; `draw` has no effect."""
         return self.table.read(site, rows)
 
     def recipe(self) -> dict[str, str]:
-        """Return the content id of the twin's store, which does not depend on the folder that the store is in."""
+        """Return a dict with the content id of the twin's store, which does not depend on the folder that the store is
+        in.
+        """
         return {"content_id": self.table.content_id}
 
 

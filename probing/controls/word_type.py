@@ -38,7 +38,8 @@ class WordTypeControl(Control):
         check_draws(self.draws)
 
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
-        """Draw the labels of the control task at random, and return them.
+        """Draw the labels of the control task at random, and return them: `labels` with a new `y`. `draw` (the number
+        of the random version) and `seed` determine the result.
 
         Raises:
             DegenerateDesign: the rows are not words, or fewer than two classes are left in train.

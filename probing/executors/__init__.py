@@ -1,3 +1,3 @@
-"""Holds the executors, one a file, which run units of work (shards of an extraction, fits of probes) in one or several
-processes.
+"""Holds the executors, one per file, which run units of work (shards of an extraction, fits of probes) in one or
+several processes.
 """

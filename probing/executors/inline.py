@@ -34,7 +34,9 @@ class Inline(Executor):
         self.threads = threads
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit and yield its outcome; while the result of a unit is written, the next unit is computed."""
+        """Run every unit and yield its outcome; while the result of a unit is written, the next unit is computed.
+        Arguments are those of `Executor.run`.
+        """
         if not plan.units:
             return
         before: Callable[[], Outcome] | None = None

@@ -57,7 +57,9 @@ class Processes(Executor):
         self.stall_seconds = stall_seconds
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit and yield its outcome; the processes are ended with the run, however it ends."""
+        """Run every unit and yield its outcome; the processes are ended with the run, however it ends. Arguments are
+        those of `Executor.run`.
+        """
         pool = _Pool(self, plan, factory, report)
         try:
             yield from pool.outcomes()

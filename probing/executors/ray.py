@@ -65,7 +65,9 @@ class RayActors(Executor):
         self.stall_seconds = stall_seconds
 
     def run(self, plan: WorkPlan, factory: WorkerFactory, report: Report) -> Iterator[Outcome]:
-        """Run every unit and yield its outcome; the actors are ended with the run, however it ends."""
+        """Run every unit and yield its outcome; the actors are ended with the run, however it ends. Arguments are those
+        of `Executor.run`.
+        """
         if not plan.units:
             return
         with _signals_heard(), reaped():

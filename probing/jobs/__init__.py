@@ -55,9 +55,7 @@ Files = Annotated[list[str], BeforeValidator(_as_corpus)]
 
 
 class Job(BaseModel):
-    """Base class of all jobs, which hold options (a frozen pydantic model), refuse unknown keys and give readable
-    errors.
-    """
+    """Base class of jobs: frozen pydantic models of options, each described in its field, which refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 

@@ -41,7 +41,7 @@ _STEPS = "steps.jsonl"
 class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Probes a held-out corpus with the model that is being trained, and writes the results into a folder as it goes.
 
-    With `Trainer(…, callbacks=[callback])` it probes before the first step, every `every` steps and after the last one,
+    With `Trainer(callbacks=[callback])` it probes before the first step, every `every` steps and after the last one,
     and writes the page when training ends. In another training loop, call `probe(model, step)`. Training is not
     changed: random generators, training modes of all modules and weights are restored or untouched.
 
@@ -49,9 +49,22 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     differ from before (the run continued from an earlier checkpoint, or it is another run), the step is probed again:
     the old results of this step and of later ones leave the folder, with a warning.
 
-    Attributes:
+    Args:
+        corpus: labelled corpus with splits, none of which the model should be trained on.
+        task: task, or tasks, such as `upos` or `column:tense`.
         to: folder of the results, for `probing report` and `ProbeResults.read`.
         every: number of steps from one probing to the next.
+        sites: names of the sites that are read, as for `extract`.
+        rows: what a state stands for, such as `word:mean`, as for `extract`.
+        tokenizer: fast tokenizer; None means the one that the Trainer has as its `processing_class`.
+        name: name of the model in results; "" means that of its configuration, or of its class.
+        run: name of this training run, if one folder holds several.
+        keep_states: whether the states of every step are kept, in `to`/states.
+        page: whether the page is written when the Trainer ends.
+        options: further options of `train`, such as `probes`, `controls`, `measures` or `seeds`.
+
+    Attributes:
+        to, every: the arguments of these names.
     """
 
     def __init__(
@@ -70,20 +83,7 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         page: bool = True,
         **options: Any,
     ) -> None:
-        """Check the tasks and options, before training starts.
-
-        Args:
-            corpus: labelled corpus with splits, none of which the model should be trained on.
-            task: task, or tasks, such as `upos` or `column:tense`.
-            to: folder of the results.
-            every: number of steps from one probing to the next.
-            sites, rows: what is read of the model; see `extract`.
-            tokenizer: fast tokenizer; None: the one that the Trainer has as its `processing_class`.
-            name: name of the model in results; "": that of its configuration, or its class.
-            run: name of this training run, if one folder holds several.
-            keep_states: whether the states of every step are kept, in `to`/states.
-            page: whether the page is written when the Trainer ends.
-            **options: further options of `train`: `probes`, `controls`, `measures`, `seeds`, `root_seed`, ….
+        """Check the tasks and options, before training starts; the class describes them.
 
         Raises:
             BadParameter: `every` is not a positive number, or there is no such option.
@@ -209,14 +209,16 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     # What the Trainer calls.
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model before the first step of a new or resumed run; errors stop the run."""
+        """Probe the model before the first step of a new or resumed run; errors stop the run. The `Trainer` calls this,
+        with its arguments, state and control.
+        """
         if state.is_world_process_zero:
             self._at = state.global_step
             self.probe(given["model"], state.global_step, tokenizer=given.get("processing_class"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Probe the model every `every` steps and at the last one; an error of this package becomes a warning, and
-        training continues.
+        training continues. The `Trainer` calls this, with its arguments, state and control.
         """
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._probe_once(state, given)
@@ -225,17 +227,19 @@ class ProbingCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     # Trainer loads the best checkpoint in place of it, one of these two events follows.
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model if training stops here."""
+        """Probe the model if training stops here. The `Trainer` calls this, with its arguments, state and control."""
         if control.should_training_stop:
             self._probe_once(state, given)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the model if training stops here."""
+        """Probe the model if training stops here. The `Trainer` calls this, with its arguments, state and control."""
         if control.should_training_stop:
             self._probe_once(state, given)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Probe the last step if it has not been probed, and write the page of the results, unless `page` is False."""
+        """Probe the last step if it has not been probed, and write the page of the results, unless `page` is False. The
+        `Trainer` calls this, with its arguments, state and control.
+        """
         if not args.load_best_model_at_end:  # else the weights may be those of another step
             self._probe_once(state, given)
         if state.is_world_process_zero and self._page and len(self.results):

@@ -69,7 +69,7 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
 
     def run(self, *, progress: bool = True) -> AppliedDirection:
         """Read the direction and the texts, load the model, run it without the direction and with it, and return both
-        outputs.
+        outputs. `progress`: whether to show progress on standard error.
         """
         if bool(self.prompts) == bool(self.corpus):
             raise ConfigError(

@@ -72,8 +72,8 @@ class ModelOptions(Job):
         return self.model_copy(update={"name": str(local)}) if is_there else self
 
     def at_one_place(self) -> tuple[str, str | None, int | None]:
-        """Return where the weights come from, (path or hub name, revision, seed); two models for which this is equal
-        are the same model.
+        """Return where the weights come from, as (path or hub name, revision, seed of random weights); two models for
+        which this is equal are the same model.
         """
         path = Path(shipped(self.name, "model")).expanduser()
         return str(path.resolve()) if path.is_dir() else self.name, self.revision, self.untrained

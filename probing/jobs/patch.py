@@ -49,8 +49,13 @@ class RunningModel(LoadedModel):
 
 @dataclass(frozen=True)
 class Patched:
-    """Holds the results of patching, their title, which prompt of each pair was run, and the paths of the files
-    written.
+    """Holds the results of patching.
+
+    Attributes:
+        found: the effects.
+        title: title of the results in the report.
+        run_prompt: which prompt of each pair was run, `corrupted` or `clean`.
+        files: paths of the files written.
     """
 
     found: PairPatching
@@ -85,7 +90,9 @@ class PatchJob(RunningModel):
     title: str | None = option(None, help="name of the result (default: that of the file of pairs)")
 
     def run(self, *, progress: bool = True) -> Patched:
-        """Read the pairs, patch at every site and position, write the results and return them."""
+        """Read the pairs, patch at every site and position, write the results and return them. `progress`: whether to
+        show progress on standard error.
+        """
         module = import_module("probing.use.patching.prompt_pairs")
         pairs, model = module.PromptPairs.read(self.pairs, spans=self._span_columns()), self.load()
         with import_module("probing.system.progress").steps_bar(
@@ -137,8 +144,13 @@ class PatchJob(RunningModel):
 
 @dataclass(frozen=True)
 class Ablated:
-    """Holds the results of ablation, the paths of the files written, the answers whose logits were measured, and
-    reasons to doubt that these are right.
+    """Holds the results of ablation.
+
+    Attributes:
+        found: the effects, one result per kind of component.
+        files: paths of the files written.
+        answers: for each answer, the tokens whose logits were measured; an empty tuple if there are no answers.
+        doubts: reasons to doubt that the answers are right, as sentences.
     """
 
     found: tuple[AblationResult, ...]
@@ -168,7 +180,8 @@ class AblateJob(CorpusOptions, RunningModel):
     seed: int = option(0, help="seed of the choice of texts")
 
     def run(self, *, progress: bool = True) -> Ablated:
-        """Ablate the components one at a time, write the effects and return them.
+        """Ablate the components one at a time, write the effects and return them. `progress`: whether to show progress
+        on standard error.
 
         Raises:
             NoBehaviour: no behaviour is named.

@@ -48,7 +48,9 @@ class PlantbenchJob(Job):
     json_file: str | None = option(None, help="file to write the scorecard to", flag="json")
 
     def run(self, *, progress: bool = True) -> Scorecard:
-        """Score the rules and return the scorecard; if `json_file` is set, also write it there."""
+        """Score the rules and return the scorecard; if `json_file` is set, also write it there. `progress`: whether to
+        show progress on standard error.
+        """
         if not set(self.tiers) <= {"0", "1", "2"}:
             raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""

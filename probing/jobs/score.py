@@ -62,7 +62,7 @@ class ScoreJob(CorpusOptions):
 
     def run(self, *, progress: bool = True) -> Iterator[TextScores]:
         """Check the options, load probe and model, and yield the scores of each batch of texts; files are written after
-        the last batch.
+        the last batch. `progress`: whether to show progress on standard error.
 
         Raises:
             CorpusError: standard input has no line with a text; where it is at its end, before the model is loaded.

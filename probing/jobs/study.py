@@ -43,8 +43,8 @@ def _listed(value: Any) -> Any:
 
 
 class StudyTrain(TrainOptions):
-    """Holds one entry of the list `train` in a study's YAML file. If several extractions of the study fit, `rows`
-    selects one; for a store of all tokens, it says how states are pooled.
+    """Holds one entry of the list `train` in a study's YAML file. If several extractions of the study have states for
+    the tasks, the key `rows` selects one; for a store of all tokens, it says how states are pooled.
     """
 
     tasks: Many = Field(alias="task")
@@ -104,8 +104,8 @@ class Study(Job):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Study:
-        """Read a study file, or the one that ships with the package (`probing:reference`), and return the study;
-        relative paths in the file refer to its folder.
+        """Read the study file `path`, or the one that ships with the package (`probing:reference`), and return the
+        study; relative paths in the file refer to its folder.
 
         Raises:
             ConfigError: the file is missing or not YAML, or has duplicate, unknown or missing keys.
@@ -124,12 +124,14 @@ class Study(Job):
         """Return the models of the study, checked and in order.
 
         Raises:
-            ConfigError: see `probing.jobs.models.models_of`.
+            ConfigError: a model is named twice or with a malformed option, two checkpoints have the same step and run,
+                or checkpoints of one run have different architectures.
         """
         return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Extract states, train probes, measure use, write the report, and return the path of the page.
+        """Extract states, train probes, measure use, write the report, and return the path of the page. `progress`:
+        whether to show progress on standard error. `to` is the folder of the results (see `folder`).
 
         Raises:
             UnitFailed: some tasks failed. All other tasks were trained and are in the report.
@@ -277,8 +279,8 @@ class Study(Job):
         return fitting[0].rows, fitting[0].untrained
 
     def recipe(self) -> bytes:
-        """Return the options of the study as canonical JSON (sorted keys, no spaces), without the folder it was read
-        from.
+        """Return everything that determines the study, as canonical JSON (sorted keys, no spaces): its options, without
+        the folder it was read from.
         """
         unset = {"root"} | {name for name in ("model", "models") if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=unset))

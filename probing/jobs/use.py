@@ -77,7 +77,7 @@ class UseOptionsOfJob(Job):
 
     def use(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
         """Load the model, run `probing.intervene` with these options, and return the run. With `save_directions`, the
-        directions are written too.
+        directions are written too. `to` is the folder of the results, and `progress` says whether a bar is shown.
 
         Raises:
             ConfigError: no task is named.
@@ -115,7 +115,7 @@ class UseJob(CorpusOptions, UseOptionsOfJob):
 
     def run(self, *, progress: bool = True) -> UseRun:
         """Measure the effects of the edits, judge them, write results and verdicts, and return them; for several
-        models, return all results in the folder.
+        models, return all results in the folder. `progress`: whether to show progress on standard error.
         """
         models, corpus = import_module("probing.jobs.models").models_of(self.model), self.read_corpus()
         runs = [self.use(one, corpus, self.to, progress=progress) for one in models]

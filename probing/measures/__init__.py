@@ -1,1 +1,1 @@
-"""Holds the measures, one a file, which score the predictions of a probe."""
+"""Holds the measures, one per file, which score the predictions of a probe."""

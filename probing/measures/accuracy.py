@@ -21,13 +21,20 @@ class Accuracy(Measure):
     unit = "fraction"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: whether each row is correct (1 or 0), and the constant 1."""
+        """Return two numbers per row, `(N, 2)`: whether each row is correct (1 or 0), and the constant 1. Arguments are
+        those of `Measure.row_statistics`.
+        """
         correct = np.asarray(prediction.values) == np.asarray(y)
         correct = correct if correct.ndim == 1 else correct.all(axis=1)
         return np.stack([correct.astype(np.float64), np.ones(len(correct))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the number of correct rows divided by the number of rows."""
+        """Return the number of correct rows divided by the number of rows, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

@@ -25,15 +25,17 @@ class AUROC(OneVsRest):
     """
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return, for each row of the class (`has`), the share of the other rows with a lower score; equal scores count
-        half.
+        """Return, for each row of the class, the share of the other rows with a lower score; equal scores count half.
+        `has` is a bool array `(N,)`, true for rows of the class, and `score` the scores of all N rows. The result is
+        one number per row of the class.
         """
         others = np.sort(score[~has])
         return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")) / (2 * len(others))
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
         """Sort the scores once and return a function that computes the area under the curve for many resamples: it
-        takes cluster weights `(S, R)` and returns R areas.
+        takes cluster weights `(S, R)` (how often each of S clusters is drawn in each of R resamples) and returns R
+        areas. `groups` is the cluster of each row, `(N,)`; the other arguments are those of `shares`.
         """
         order = np.argsort(score[~has], kind="stable")
         others, lower, own = score[~has][order], groups[~has][order], groups[has]

@@ -12,11 +12,11 @@ from probing.measures._rows import indicators, log_probabilities
 
 
 class Brier(Measure):
-    """Computes the mean of Σₖ (pₖ − 1[y = k])², from 0 to 2, as Brier defined it; with two classes it is twice the
-    binary score.
+    """Computes the mean over rows of Σₖ (pₖ − 1[y = k])², with pₖ the predicted probability of class k and y the true
+    class: from 0 to 2, as Brier defined it; with two classes it is twice the binary score.
 
-    It is a proper score like log loss, but bounded: a mistake made with certainty costs 2. It misleads for rare
-    classes, for which even bad probabilities are near 0, so that the score is small.
+    It is a proper score like log loss, but bounded: a wrong class predicted with probability 1 scores 2. It misleads
+    for rare classes, for which even bad probabilities are near 0, so that the score is small.
 
     References:
         Brier 1950, Verification of forecasts expressed in terms of probability.
@@ -28,8 +28,8 @@ class Brier(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the squared distance of each row's probabilities from its true class, and the
-        constant 1.
+        """Return two numbers per row, `(N, 2)`: the squared distance of each row's probabilities from its true class,
+        and the constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -39,7 +39,12 @@ class Brier(Measure):
         return np.stack([distance, np.ones(len(p))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean squared distance of the rows."""
+        """Return the mean squared distance of the rows, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

@@ -13,8 +13,8 @@ from probing.measures._rows import log_probabilities
 
 
 class Calibration(Measure):
-    """Computes the expected calibration error: Σ over bins of (rows of the bin / N) · |mean confidence − accuracy|,
-    where confidence is the probability of the predicted class.
+    """Computes the expected calibration error: Σ over bins of (rows of the bin / N) · |mean confidence − accuracy| with
+    N rows in all, where confidence is the probability of the predicted class.
 
     The bins hold equally many rows (equal confidences stay together) and are the same in all resamples. The measure
     misleads with few rows: for a perfectly calibrated probe of accuracy a, chance alone makes it about √(2 · bins · a(1
@@ -43,7 +43,7 @@ class Calibration(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return an array `(N, bins + 1)`. The column of a row's bin contains the row's confidence, minus 1 if its
-        prediction is correct; the last column contains the constant 1.
+        prediction is correct; the last column contains the constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -58,14 +58,20 @@ class Calibration(Measure):
         return found
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sum over bins of |sum of confidence − number of correct rows|, divided by the number of rows."""
+        """Return the sum over bins of |sum of confidence − number of correct rows|, divided by the number of rows, for
+        each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(bins + 1,)` for one sample, or `(R, bins + 1)`
+                for R resamples.
+        """
         return np.asarray(np.abs(totals[..., :-1]).sum(-1) / totals[..., -1])
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R resamples, given by `weights` `(R, S)`. The mean amount by which resampling
-        raises scores is subtracted; no score is below 0.
+        """Return the scores `(R,)` on R resamples; arguments are those of `Measure.resampled`. The mean amount by which
+        resampling raises scores is subtracted; no score is below 0.
         """
         raw = super().resampled(y, prediction, groups, weights)
         raised = raw.mean() - self.value(y, prediction) if len(raw) > 1 else 0.0

@@ -33,7 +33,8 @@ class DistanceSpearman(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return sums and counts of correlations by sentence length, as an array `(N, 92)`.
+        """Return sums and counts of correlations by sentence length, as an array `(N, 92)`. Arguments are those of
+        `Measure.row_statistics`.
 
         There are two columns for each of the 46 lengths from 5 to 50 words. The first row of a sentence holds the
         sentence's mean correlation and a count of 1 in the two columns of its length; all else is 0.
@@ -54,7 +55,13 @@ class DistanceSpearman(Measure):
         return statistics.reshape(len(labels), -1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over lengths of the mean over sentences; NaN if there is no sentence of 5 to 50 words."""
+        """Return, for each sample, the mean over lengths of the mean over sentences of a length; NaN if there is no
+        sentence of 5 to 50 words.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(92,)` for one sample, or `(R, 92)` for R
+                resamples.
+        """
         total, count = np.moveaxis(totals.reshape(*totals.shape[:-1], 2, -1), -2, 0)
         means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         lengths = (count > 0).sum(-1)

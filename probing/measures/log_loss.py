@@ -16,8 +16,8 @@ _LEAST_LOG = -MOST_BITS * float(np.log(2.0))
 
 
 class LogLoss(Measure):
-    """Computes the mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so a mistake made with
-    certainty costs 50 bits.
+    """Computes the mean of −log₂ p(true class), in bits; p is taken to be at least 2⁻⁵⁰, so a wrong class predicted
+    with probability 1 adds 50 bits.
 
     It is a cross-entropy; the label entropy minus it is a lower bound of the information that probes of this kind can
     use. It punishes over-confidence: a probe fitted on few rows of wide states may gain accuracy and lose bits.
@@ -32,8 +32,8 @@ class LogLoss(Measure):
     reads_probabilities: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the bits of each row, and the constant 1. In tasks where exactly one of several
-        pairs is right, both are 0 except in one row of these.
+        """Return two numbers per row, `(N, 2)`: the bits of each row, and the constant 1. In tasks where exactly one of
+        several pairs is right, both are 0 except in one row of these. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.
@@ -53,7 +53,12 @@ class LogLoss(Measure):
         return _bits(np.maximum(logs, _LEAST_LOG), np.ones(len(y)))
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean number of bits."""
+        """Return the mean number of bits per row, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

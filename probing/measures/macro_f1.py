@@ -21,7 +21,7 @@ class MacroF1(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return 0 or 1 in three blocks of K columns, `(N, 3K)`: whether the row is correctly predicted as each class,
-        has it, and is predicted as it.
+        has it, and is predicted as it. Arguments are those of `Measure.row_statistics`.
         """
         y, values = np.asarray(y), np.asarray(prediction.values)
         if y.ndim == 2:
@@ -35,7 +35,12 @@ class MacroF1(Measure):
         return statistics.reshape(len(y), 3 * n_classes)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean F1 over the classes that occur."""
+        """Return the mean F1 over the classes that occur, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(3K,)` for one sample, or `(R, 3K)` for R
+                resamples.
+        """
         hits, true, predicted = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, -1), -2, 0)
         both = true + predicted
         f1 = np.divide(2 * hits, both, out=np.zeros_like(both), where=both > 0)

@@ -32,8 +32,9 @@ class RecallAtFPR(OneVsRest):
         self.fpr = fpr
 
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:
-        """Return, for each row of the class (`has`), 1 if its score is above the threshold, else 0. The threshold is
-        the highest score among the rows of other classes that must not be flagged.
+        """Return, for each row of the class, 1 if its score is above the threshold, else 0. The threshold is the
+        highest score among the rows of other classes that must not be flagged. `has` is a bool array `(N,)`, true for
+        rows of the class, and `score` the scores `(N,)`.
         """
         others = np.sort(score[~has])[::-1]
         threshold = others[int(np.floor(self.fpr * len(others) + 1e-9))]
@@ -41,7 +42,9 @@ class RecallAtFPR(OneVsRest):
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
         """Sort the scores once and return a function that computes the recall for many resamples: it takes cluster
-        weights `(S, R)` and returns R recalls, NaN where no row of another class is drawn.
+        weights `(S, R)` (how often each of S clusters is drawn in each of R resamples) and returns R recalls, NaN where
+        no row of another class is drawn. `groups` is the cluster of each row, `(N,)`; the other arguments are those of
+        `shares`.
         """
         down, mine = np.argsort(-score[~has], kind="stable"), np.argsort(-score[has], kind="stable")
         others, own = groups[~has][down], groups[has][mine]

@@ -22,12 +22,19 @@ class RMSE(Measure):
     higher_is_better = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the squared error of each row, and the constant 1."""
+        """Return two numbers per row, `(N, 2)`: the squared error of each row, and the constant 1. Arguments are those
+        of `Measure.row_statistics`.
+        """
         error = np.asarray(y, np.float64) - np.asarray(prediction.values, np.float64)
         return np.stack([error**2, np.ones(len(error))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the root of the mean squared error."""
+        """Return the root of the mean squared error, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return np.asarray(np.sqrt(totals[..., 0] / totals[..., 1]))
 
 

@@ -24,8 +24,9 @@ class Spearman(Measure):
     unit = "rho"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return six columns, `(N, 6)`: 1, the midranks of target and prediction minus their means, the squares of
-        both, and their product; ranks are those of the full sample.
+        """Return six numbers per row, `(N, 6)`: 1; the midrank of its target minus the mean rank; the midrank of its
+        prediction minus the mean rank; the squares of these two; and their product. Ranks are those of the full sample.
+        Arguments are those of `Measure.row_statistics`.
         """
         weights = np.ones((len(np.asarray(y)), 1))
         a, b = (_Order(values).midranks(weights)[:, 0] for values in (y, prediction.values))
@@ -33,14 +34,20 @@ class Spearman(Measure):
         return np.stack([np.ones(len(a)), a, b, a * a, b * b, a * b], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the correlation; 0 where predictions are all equal, NaN where targets are."""
+        """Return the correlation for each sample. It is NaN if all targets of the sample are equal; otherwise it is 0
+        if all predictions are equal.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(6,)` for one sample, or `(R, 6)` for R
+                resamples.
+        """
         return _correlation(*np.moveaxis(totals, -1, 0))
 
     def resampled(
         self, y: NDArray[Any], prediction: Prediction, groups: NDArray[np.int64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the scores `(R,)` on R resamples, given by `weights` `(R, S)`, with exact ranks in each. Only two
-        sorts are needed, whatever R is.
+        """Return the scores `(R,)` on R resamples, with exact ranks in each; arguments are those of
+        `Measure.resampled`. Only two sorts are needed, whatever R is.
         """
         orders = _Order(y), _Order(prediction.values)
         step = max(1, _BLOCK // max(1, len(groups)))

@@ -16,8 +16,9 @@ class UAS(Measure):
     """Computes the share of words for which the most probable alternative is the right one; for the task `head`, this
     is the unlabelled attachment score.
 
-    If c alternatives share the highest probability, each counts 1/c, so a probe that cannot distinguish them scores as
-    a guess does on average. Punctuation counts like every other word; roots are not scored.
+    If c alternatives share the highest probability and the right one is among them, the word counts 1/c, so a probe
+    that cannot distinguish them scores as a guess does on average. Punctuation counts like every other word; roots are
+    not scored.
     """
 
     kinds = ("classes",)
@@ -26,9 +27,9 @@ class UAS(Measure):
     needs: ClassVar[str] = "choice"
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`, which are 0 except in the first row of each word's alternatives: there they are
-        the credit for the prediction (1 if it is right, 1/c if c alternatives share the highest probability and the
-        right one is among them, else 0), and 1.
+        """Return two numbers per row, `(N, 2)`, which are 0 except in the first row of each word's alternatives: there
+        they are the credit for the prediction (1 if it is right, 1/c if c alternatives share the highest probability
+        and the right one is among them, else 0), and 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities, or the rows are not alternatives.
@@ -48,7 +49,13 @@ class UAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the share of words for which the right alternative was predicted (with ties counted in part)."""
+        """Return, for each sample, the share of words for which the right alternative was predicted (ties are counted
+        in part).
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

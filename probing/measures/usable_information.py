@@ -39,7 +39,9 @@ class UsableInformation(Measure):
         self._prior_bits: NDArray[np.float64] | None = None
 
     def informed(self, labels: Labels) -> UsableInformation:
-        """Return a copy that stores −log₂ of the label frequencies of train, `(K,)`."""
+        """Return a copy that stores −log₂ of the label frequencies of train, `(K,)`. `labels` are those of all
+        splits.
+        """
         counts = np.bincount(labels.y[labels.rows("train")], minlength=len(labels.classes))
         copy = type(self)()
         with np.errstate(divide="ignore"):
@@ -47,7 +49,8 @@ class UsableInformation(Measure):
         return copy
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: the bits that each row gains over the label frequencies, and the constant 1.
+        """Return two numbers per row, `(N, 2)`: the bits that each row gains over the label frequencies, and the
+        constant 1. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: `informed` was not called, or the probe gives no probabilities.
@@ -63,7 +66,12 @@ class UsableInformation(Measure):
         return np.stack([self._prior_bits[np.asarray(y)] - bits, np.ones(len(bits))], axis=1)
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean number of bits gained."""
+        """Return the mean number of bits gained per row, for each sample.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         return totals[..., 0] / totals[..., 1]
 
 

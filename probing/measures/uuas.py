@@ -30,8 +30,8 @@ class UUAS(Measure):
     scores_parts: ClassVar[bool] = False
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
-        """Return two columns, `(N, 2)`: whether the pair is a gold edge that is in the spanning tree, and whether it is
-        a gold edge.
+        """Return two numbers per row, `(N, 2)`: whether the pair is a gold edge that is in the spanning tree, and
+        whether it is a gold edge. Arguments are those of `Measure.row_statistics`.
 
         Raises:
             BadParameter: the rows are not pairs.
@@ -52,14 +52,20 @@ class UUAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the number of gold edges in the tree divided by the number of gold edges; NaN without gold edges."""
+        """Return, for each sample, the number of gold edges in the tree divided by the number of gold edges; NaN
+        without gold edges.
+
+        Args:
+            totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R
+                resamples.
+        """
         found, gold = totals[..., 0], totals[..., 1]
         return np.asarray(np.where(gold > 0, found / np.where(gold > 0, gold, 1.0), np.nan))
 
 
 def spanning_tree(a: NDArray[np.int64], b: NDArray[np.int64], length: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Find the minimum spanning tree by Prim's algorithm (a forest, if the graph is not connected), and return for each
-    edge (a, b) whether it is in the tree.
+    """Find the minimum spanning tree by Prim's algorithm (a forest, if the graph is not connected), and return the
+    indices of its edges. Edge i joins the words a[i] and b[i] and has the length length[i].
 
     If edges to several words are equally long, the earliest word is added first.
     """

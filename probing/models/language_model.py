@@ -41,12 +41,12 @@ from probing.text.alignment import Encoded
 class LanguageModel:
     """Wraps a Transformer (encoder or decoder), or any PyTorch module that takes tokens, and reads its states at sites.
 
-    A site is a named place in the model, such as `resid.6` (see `Site`). In options and shapes, a piece is a token.
+    A site is a named place in the model, such as `resid.6` (see `Site`). Names with `piece` are about tokens.
 
     Attributes:
         name: hub name or folder name.
         tokenizer: the fast tokenizer.
-        padding_side: `right` or `left`; the states of tokens that are no padding are the same for both.
+        padding_side: `right` or `left`; the states of tokens (not padding) are the same for both.
         source: the arguments that `load` was called with; None for a model that was built in memory.
         suffix: runs only the blocks after a given one, from states that are put in there.
     """
@@ -112,8 +112,8 @@ class LanguageModel:
             padding_side: `right` (default) or `left`.
             revision: hub branch, tag or commit; a folder has none.
             untrained: seed of random weights in the same architecture, instead of the trained ones.
-            step, run: for a checkpoint, the number of steps it was trained for and the name of the training run. Stores
-                record them, and figures show results over steps.
+            step: for a checkpoint, the number of steps it was trained for; figures show results over steps.
+            run: for a checkpoint, the name of the training run.
             side: which side of an encoder-decoder is read: `encoder` (default) or `decoder`, teacher-forced on the text
                 while the encoder reads the same text.
             by_blocks: whether to find the Transformer blocks, which give the standard sites; False: use `add_site`.
@@ -123,7 +123,7 @@ class LanguageModel:
         Raises:
             UnsupportedModel: the model cannot be loaded, or the self-check failed.
             RemoteCodeRefused: the model needs Python code in its folder, which is never run.
-            BadParameter: the dtype, device, kind, side or revision is unknown, or the step is no number.
+            BadParameter: the dtype, device, kind, side or revision is unknown, or `step` is not a number.
             UnknownName: the name after `probing:` is not that of a model that ships with this package.
         """
         given, name, device, checkpoint = name, shipped(name, "model"), str(device or "cpu"), Checkpoint.of(step, run)
@@ -166,7 +166,7 @@ class LanguageModel:
 
         Raises:
             UnsupportedModel: the self-check failed.
-            BadParameter: the step is no number.
+            BadParameter: `step` is not a number.
         """
         how: dict[str, Any] = {
             "trunk": HuggingFaceTrunk(model, side=side, by_blocks=by_blocks),
@@ -265,8 +265,8 @@ class LanguageModel:
         return self._widths[site]
 
     def head_size(self, site: str) -> dict[str, int]:
-        """Return `{"n_heads": …, "head_dim": …}` for a site of attention heads, such as `heads.6`; `{}` for other
-        sites.
+        """Return the number of heads (`n_heads`) and the width of one (`head_dim`) at a site such as `heads.6`, else
+        `{}`.
 
         Raises:
             UnknownSite: the model has no such site.
@@ -292,7 +292,9 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Return the module paths of those sites that `add_site` or `wrap` added, as recorded in stores."""
+        """Return `{"modules": {site: path}}` for those of `sites` that `add_site` or `wrap` added; `{}` if none
+        were.
+        """
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 
@@ -307,7 +309,7 @@ class LanguageModel:
 
     def states(self, batch: Sequence[Encoded], sites: Sequence[str]) -> dict[str, Tensor]:
         """Run the model on a batch and return the states `(batch, tokens, width)` by site. Shorter inputs are padded;
-        `first_piece` returns where each begins.
+        `first_piece` returns at which token each begins.
 
         Raises:
             UnknownSite: the model does not have one of the sites.
@@ -323,9 +325,7 @@ class LanguageModel:
         return many_passes(self._trunk, sites)
 
     def first_piece(self, batch: Sequence[Encoded]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the index of the first token of each input in the padded batch, `(B,)`: 0 unless `padding_side` is
-        `left`.
-        """
+        """Return the index `(B,)` of the first token of each input in a padded batch, which is 0 with padding right."""
         lengths = np.array([len(e) for e in batch], dtype=np.int64)
         return lengths.max() - lengths if self.padding_side == "left" else np.zeros_like(lengths)
 
@@ -355,7 +355,7 @@ class LanguageModel:
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
         """Run only the blocks after a site `resid.l`, with `states` `(batch, tokens, width)` put in there, and return
-        the logits `(batch, tokens, vocabulary)`.
+        logits `(batch, tokens, vocabulary)`. `inputs` is the batch as `padded` returns it.
         """
         return self.suffix.run_from(site, states, inputs)
 
@@ -368,7 +368,7 @@ class LanguageModel:
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return what stores record about model and tokenizer (two keys of these names), without local paths."""
+        """Return what stores record, as a dict with the keys `model` and `tokenizer`; it contains no local paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {

@@ -18,7 +18,8 @@ _STREAMS = ("embed", "resid", "attn_out", "cross_out", "mlp_out", "heads", "fina
 
 @dataclass(frozen=True)
 class Site:
-    """Names a place in the computation at which states are read, such as `resid.6`.
+    """Names a place in the computation at which states are read. The name `resid.6` has the stream `resid` and the
+    layer 6; `embed` has no layer.
 
     `embed` is the token embedding alone. `resid.6` is the residual stream that enters block 6 (blocks are counted from
     0); in a model of 12 blocks, `resid.12` leaves the last block, before any final norm. `final_norm` is the output of

@@ -1,8 +1,13 @@
-"""Defines the rules of the literature, which infer from a probe's accuracy, erasure, gradients or a fitted direction
-whether a property is used. They answer for the same cells as the protocol of this package.
+"""Defines the rules of the literature, which infer whether a property is used. They answer for the same cells (a
+property at a place) as the protocol of this package.
 
-None of them stratifies. A rule that compares two classes takes the first two if there are more, and divides real values
-at their median. The thresholds of (a) and (c) are fitted on development cells (see `fitted`).
+There are four kinds: `probe_accuracy` reads the accuracy of a probe, `attribution_patching` estimates an effect by
+gradients, `amnesic_leace` and `amnesic_inlp` erase the property, and `fitted_direction` exchanges states along a
+direction that is fitted to change the output.
+
+None of them compares rows within strata only. A rule that compares two classes takes the first two if there are more,
+and divides real values at their median. The thresholds of `probe_accuracy` and `attribution_patching` are fitted on
+development cells (see `fitted`).
 
 References:
     Elazar et al. 2021, Amnesic Probing. Nanda 2023, Attribution Patching. Geiger et al. 2024, Finding Alignments
@@ -48,13 +53,19 @@ DRAWS, QUANTILE = 60, 0.95
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answers "used" if a statistic reaches a threshold, else "unused"."""
+    """Answers "used" if a statistic reaches a threshold, else "unused".
+
+    Attributes:
+        statistic: function `statistic(case, cell)` that returns a pair: evidence of use, and an estimate of the
+            mediated fraction (NaN if it estimates none).
+        threshold: the threshold, in the unit of the evidence.
+    """
 
     statistic: Statistic
     threshold: float
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """Answer for every cell of a case, as a rule of `score`."""
+        """Return an answer for every cell of a case, as the function `score` requires of a rule."""
         found = {cell: self.statistic(case, cell) for cell in case.cells}
         return {
             cell: Answer("used" if value >= self.threshold else "unused", score=value, effect=effect)
@@ -63,8 +74,8 @@ class Threshold:
 
 
 def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Truth]]) -> dict[str, Threshold]:
-    """Return one rule for each statistic, with the threshold that has the highest balanced accuracy on the cells of a
-    suite.
+    """Return, by name, one rule for each statistic, with the threshold that has the highest balanced accuracy on the
+    cells of a suite (pairs of a case and its truth).
     """
     values: dict[str, list[float]] = {name: [] for name in statistics}
     used: list[bool] = []
@@ -81,8 +92,9 @@ def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Trut
 
 
 def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
-    """Return the threshold with the highest balanced accuracy (of several, the highest): midway between two values, or
-    beyond all of them.
+    """Return the threshold of `values` that separates used from other cells with the highest balanced accuracy (of
+    several, the highest threshold): midway between two values, or beyond all of them. `used` says of each value whether
+    its cell is used.
     """
     order = np.unique(values)
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])
@@ -104,8 +116,9 @@ def field_rules(suite: Iterable[tuple[Case, Truth]]) -> dict[str, Rule]:
 
 
 def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
-    """(a) Return how accurate a linear probe is, (accuracy − chance) / (1 − chance) for balanced accuracy or R² for
-    real values; and NaN, since this estimates no effect.
+    """Return the evidence of the rule `probe_accuracy`: how accurate a linear probe is. It is (accuracy − chance) / (1
+    − chance) with balanced accuracy, or R² for real values; the second number is NaN, since this rule estimates no
+    effect.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     order = generator(case.seed, "plantbench", "probe").permutation(int(case.groups.max()) + 1)[case.groups]
@@ -116,9 +129,11 @@ def accuracy_above_chance(case: Case, cell: Cell) -> tuple[float, float]:
 
 
 def attribution(case: Case, cell: Cell) -> tuple[float, float]:
-    """(c) Return a first-order estimate of the effect of exchanging class means, its size in SDs of the behaviour and
-    its share of the difference in behaviour between the classes. It is ⟨g, D⟩, with g the mean gradient of the
-    behaviour along that difference and D the difference of class means of the states.
+    """Return the evidence of the rule `attribution_patching`, a first-order estimate of the effect of exchanging class
+    means: its size in SDs of the behaviour, and its share of the difference in behaviour between the classes.
+
+    The estimate is ⟨g, D⟩, with D the difference of class means of the states, and g the mean gradient, with respect to
+    the states, of the behaviour along its difference between the classes.
     """
     rows, z = two_classes(case, cell)
     h = case.instrument.states(cell.place)[rows]
@@ -133,18 +148,22 @@ def attribution(case: Case, cell: Cell) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Amnesic:
-    """(b) Answers "used" if erasing the property changes the behaviour more than 95 % of random erasures of equal rank
-    do (amnesic probing).
+    """Answers "used" if erasing the property changes the behaviour more than 95 % of random erasures of equal rank do
+    (amnesic probing).
 
     The change is the mean KL divergence KL(unedited ‖ erased) where the behaviour is logits, otherwise the mean squared
     change. Random erasures remove directions drawn from N(0, Σ), with Σ the covariance of the states.
+
+    Attributes:
+        eraser: the intervention that erases the property.
+        draws: number of random erasures.
     """
 
     eraser: Intervention
     draws: int = DRAWS
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """Answer for every cell of a case, as a rule of `score`."""
+        """Return an answer for every cell of a case, as the function `score` requires of a rule."""
         return {cell: self._answer(case, cell) for cell in case.cells}
 
     def _answer(self, case: Case, cell: Cell) -> Answer:
@@ -175,17 +194,20 @@ class Amnesic:
 
 @dataclass(frozen=True)
 class FittedDirection:
-    """(d) Answers "used" if exchanging states along a fitted direction moves the output for held-out rows towards the
-    other class (one-sided test at 5 %).
+    """Answers "used" if exchanging states along a fitted direction moves the output for held-out rows towards the other
+    class (one-sided test at 5 %).
 
     One direction is fitted by gradient descent so that exchanging the coordinate along it between rows of two classes
     changes the behaviour by the class contrast; half of the groups are used for fitting, the others for measuring.
+
+    Attributes:
+        steps: number of steps of gradient descent.
     """
 
     steps: int = STEPS
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """Answer for every cell of a case, as a rule of `score`."""
+        """Return an answer for every cell of a case, as the function `score` requires of a rule."""
         return {cell: self._answer(case, cell) for cell in case.cells}
 
     def _answer(self, case: Case, cell: Cell) -> Answer:
@@ -226,8 +248,8 @@ class FittedDirection:
 
 
 def two_classes(case: Case, cell: Cell) -> tuple[Ints, Ints]:
-    """Return rows and a code 0 or 1 for each: rows of the first two classes with their class; for real values, all rows
-    with 1 above the median.
+    """Return row numbers `(n,)` and a code 0 or 1 for each, `(n,)`: the rows of the first two classes with the code of
+    their class; for real values all rows, with code 1 above the median.
     """
     z, k = case.labels[cell.property], case.n_classes[cell.property]
     if not k:
@@ -280,7 +302,8 @@ class Protocol:
     """Runs this package's protocol on a case and answers for each of its cells by the verdict.
 
     Attributes:
-        stratify, shared: see `UseOptions`; changed for comparisons only.
+        stratify: whether rows are compared only within strata; False for comparison.
+        shared: whether all strata share one shift; True for comparison.
         folds: whether different rows are used for fitting and measuring; False for comparison.
     """
 
@@ -289,7 +312,7 @@ class Protocol:
     folds: bool = True
 
     def __call__(self, case: Case) -> dict[Cell, Answer]:
-        """Answer for every cell of a case, as a rule of `score`."""
+        """Return an answer for every cell of a case, as the function `score` requires of a rule."""
         options = UseOptions(
             seed=0, curve=False, details=False, null=False, stratify=self.stratify, shared=self.shared, folds=self.folds
         )
@@ -309,8 +332,8 @@ class Protocol:
 
 def answer(verdict: Verdict) -> Answer:
     """Return the answer for a cell that its verdict means. `score` is the largest effect size of the two edits (along
-    the natural contrast or as a whole), `effect` the mediated fraction of the interchange, `p` the smallest adjusted p
-    value.
+    the natural contrast or as a whole), `effect` the mediated fraction of the interchange, and `p` the smallest
+    adjusted p value of both edits.
     """
     cell = verdict.evidence
     if cell is None:

@@ -24,7 +24,12 @@ Said = Literal["used", "unused", "not_decodable", "abstain"]
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """Names a property at a place (a site and a position). Rules answer for each cell and are scored on it."""
+    """Names a property at a place. Rules answer for each cell and are scored on it.
+
+    Attributes:
+        place: the place, a site and perhaps a position.
+        property: name of the property.
+    """
 
     place: Place
     property: str
@@ -76,16 +81,17 @@ class Case:
     Attributes:
         tier: 0 for random vectors with a known output, 1 for transformers with constructed weights, 2 for trained
             transformers.
-        number, name: number and name of the case in docs/plantbench.md.
+        number: number of the case in docs/plantbench.md.
+        name: its name there.
         twin: which of two models that differ in one thing it is, the one that uses the property (`used`) or the other
             (`unused`); "" in the `blind` cases that rules are given.
-        seed: seed of the generator.
+        seed: seed of the generator of the case.
         instrument: instrument with states and behaviour of N rows.
-        labels: by property, `(N,)` codes 0 … K-1 (int64) or real values (float64).
+        labels: by property, `(N,)` codes from 0 to K − 1 (int64) or real values (float64).
         n_classes: number of classes K by property; 0 for real values.
         groups: `(N,)` code of each row's group (such as a document); groups are independent.
-        types: `(N,)` code of what each row is an occurrence of, such as a word form; None if rows are no occurrences of
-            anything.
+        types: `(N,)` code of what each row is an occurrence of, such as a word form; None if rows are not occurrences
+            of anything.
         cells: the cells that are scored.
         twins: `(N,)` for each row, the row that differs from it in the property only; None except in the cases with
             minimal pairs.
@@ -114,7 +120,7 @@ class Case:
         return replace(self, number=0, name="", twin="")
 
     def covariates(self, name: str) -> dict[str, tuple[Values, int]]:
-        """Return, by name, values and number of classes of the other labelled properties."""
+        """Return, by name, values and number of classes of all labelled properties but `name`."""
         return {other: (z, self.n_classes[other]) for other, z in self.labels.items() if other != name}
 
 
@@ -124,17 +130,21 @@ class Certificate:
     the unedited output.
 
     Attributes:
-        label: `used` (S ≥ 0.10), `unused` (E ≤ 0.02 and S ≤ 0.05), or `band` for cells between, which are not scored.
+        label: `used` (S ≥ 0.10), `unused` (E ≤ 0.02 and S ≤ 0.05), or `band` for cells between, which are not scored; S
+            and E are `s` and `e`.
         sub_label: how the model uses a used cell, such as `norm-mediated` or `site only`; "" for other cells.
-        s, e: S, size of the mean effect (see `yardstick`); E, root mean square effect.
+        s: S, the size of the mean effect (see docs/plantbench.md).
+        e: E, the root mean square effect.
         mf: effect as a share of the natural difference in output; None if that difference is below 0.10 SD.
         s_frozen: S with the scales of norms frozen; None if it was not measured.
-        s_subspace: S of the class-mean swap with population means; None if it was not measured.
+        s_subspace: S of a swap of class means, computed within strata over all rows of the pairs; None if it was not
+            measured.
         n_pairs: number of pairs measured.
         s_total: mean effect within strata divided by the SD of the whole unedited output, the definition of S before
             version 2.
-        along, off: the two parts of S: along the natural contrast (signed), in SDs along it, and off it, in SDs of the
-            whole output.
+        along: part of S along the natural contrast, the difference in output between values of the property (signed, in
+            SDs along it).
+        off: part of S off that contrast, in SDs of the whole output.
     """
 
     label: Label
@@ -155,9 +165,10 @@ class CellTruth:
     """Holds the truth about one cell.
 
     Attributes:
-        intended: label that the builder intended; "" if certification alone decides.
-        certificate: certificate of the oracle.
-        probe_accuracy: balanced accuracy (R² for real values) of the best of the oracle's probes.
+        intended: label that the case was built to have; "" if the measured certificate alone decides.
+        certificate: what exchanging states shows.
+        probe_accuracy: balanced accuracy (R² for real values) of the best of the probes that the builder of the case
+            fits.
         chance: accuracy of chance, 1 / K (0 for real values).
     """
 
@@ -177,8 +188,8 @@ class Truth:
     """Holds the truth about a case.
 
     Attributes:
-        cells: truth about each place alone.
-        joints: certificates of all positions of a site together, if there are several.
+        cells: truth about each property at each place alone.
+        joints: for each property and site with several positions, the certificate of all of them together.
     """
 
     cells: Mapping[Cell, CellTruth]
@@ -196,7 +207,8 @@ class Answer:
     Attributes:
         verdict: `used`, `unused`, `not_decodable`, or `abstain` for no answer.
         score: evidence of use, the larger the stronger; NaN if there is none.
-        effect: estimate of the mediated fraction (MF); NaN if there is none.
+        effect: estimate of the mediated fraction, the effect as a share of the natural difference in output; NaN if
+            there is none.
         p: p value of no effect; NaN if there is none.
         together: verdict on all positions of the site edited together; "" for no answer.
     """
@@ -209,8 +221,8 @@ class Answer:
 
 
 def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
-    """Return the group of each row, `(n,)` codes 0 … G-1 in ascending order; `knobs` gives the sizes of groups, and
-    `rng` draws them if they vary.
+    """Return the group of each row, `(n,)` codes from 0 to G − 1 (for G groups) in ascending order; `knobs` gives the
+    sizes of groups, and `rng` draws them if they vary.
     """
     if knobs.grouping == "equal":
         return np.arange(n) // knobs.group_size
@@ -227,7 +239,7 @@ def groups_of(knobs: Knobs, n: int, rng: np.random.Generator) -> Ints:
 
 
 def zipf_shares(k: int, tail: float) -> NDArray[np.float64]:
-    """Return `(k,)` shares proportional to 1, 1/2, 1/3 … to the power of `tail`."""
+    """Return k shares `(k,)` that sum to 1; the i-th (from 1) is proportional to (1/i) to the power of `tail`."""
     shares = np.arange(1, k + 1) ** -tail
     return np.asarray(shares / shares.sum())
 

@@ -1,4 +1,6 @@
-"""Runs rules on the cells of a suite and returns a Scorecard with their rates, as JSON and tables."""
+"""Runs rules on the cells of a suite (a set of cases with known truth) and returns a Scorecard: how often each rule is
+right, wrong or gives no answer, as JSON and tables.
+"""
 
 from __future__ import annotations
 
@@ -42,23 +44,26 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Holds the answers of several rules on the same cells.
+    """Holds the answers of several rules on the same cells (a property at a place of a case), from which the rates of
+    right and wrong answers are computed.
 
     Attributes:
-        scored: scored cells by rule; some rules are asked about a part of the suite only.
-        power: for each knob, rates by value and rule.
+        scored: by name of the rule, its answer and the truth for each cell; some rules are asked about a part of the
+            suite only.
+        power: for each knob (a setting of the generator) that was varied, by its value and by name of the rule, the
+            rates.
     """
 
     scored: Mapping[str, Sequence[Scored]]
     power: Mapping[str, Curve] = field(default_factory=dict)
 
     def rates(self) -> dict[str, Rates]:
-        """Return the rates over all cells, by rule."""
+        """Return, by name of the rule, how often it is right and wrong over all cells (`Rates`)."""
         return {name: rates(cells) for name, cells in self.scored.items()}
 
     def by(self, part: Callable[[Scored], str]) -> dict[str, dict[str, Rates]]:
-        """Return rates by part of the suite, then by rule; `part` is a function that returns the name of the part that
-        a scored cell belongs to.
+        """Return the rates (`Rates`) by name of a part of the suite and, within it, by name of the rule; `part` is a
+        function that returns the name of the part that a scored cell belongs to.
         """
         found: dict[str, dict[str, list[Scored]]] = {}
         for name, cells in self.scored.items():
@@ -67,8 +72,9 @@ class Scorecard:
         return {one: {name: rates(cells) for name, cells in row.items()} for one, row in found.items()}
 
     def to_json(self) -> str:
-        """Return JSON with the version of the `generator`, rates as `rules`, `by_tier`, `by_case` and `by_sub_label`
-        (cells without a sub-label by their label), `power`, and `cells` with all answers.
+        """Return a JSON object with these keys: `generator`, the version of the generator of cases; `rules`, `by_tier`,
+        `by_case` and `by_sub_label`, the rates over all cells and over these parts (cells without a sub-label by their
+        label); `power`, the rates by value of each knob; and `cells`, all answers.
         """
         card = {
             "generator": VERSION,
@@ -89,20 +95,24 @@ class Scorecard:
         write_atomically(path, self.to_json().encode())
 
     def table(self, part: Callable[[Scored], str] | None = None) -> str:
-        """Return a table with one line per rule; with `part`, a table for each part."""
+        """Return the rates as a text table with one line per rule; with `part` (see `by`), a table for each part."""
         if part is None:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
     def case_tables(self) -> str:
-        """Return a table for each rule with one line per case: errors of both kinds with intervals, and abstentions."""
+        """Return a text table for each rule with one line per case: how often it wrongly answers used and unused, with
+        intervals, and how often it gives no answer.
+        """
         found = self.by(_case_name)
         return "\n\n".join(
             _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
         )
 
     def power_tables(self) -> str:
-        """Return a table for each knob whose power was measured."""
+        """Return a text table for each knob (a setting of the generator) at whose values the power of rules was
+        measured.
+        """
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
 
     def plot(self) -> Any:
@@ -187,11 +197,12 @@ def _count(part: int, whole: int, low: float, high: float) -> str:
 
 
 def rules_of(names: Sequence[str], tiers: Sequence[int]) -> dict[str, Rule]:
-    """Return rules by name: `protocol`, its variants, and `field`, the rules of the literature, whose thresholds are
-    fitted on two development seeds.
+    """Return rules by name. Among `names` may be `protocol`, its variants such as `protocol_without_strata`, and
+    `field`, which stands for all rules of the literature; their thresholds are fitted on two development seeds, on tier
+    0. `tiers` are the tiers that they will be asked about.
 
     Raises:
-        BadParameter: a name is unknown.
+        BadParameter: one of the names is unknown.
     """
     found: dict[str, Rule] = {}
     for name in names:
@@ -217,17 +228,18 @@ def run(
 ) -> Scorecard:
     """Ask rules about all cells of a suite, score their answers, and return the scorecard.
 
-    If tier 0 is among the tiers, the rules of the literature are asked about tier 0 only: they compare each erasure
-    with 60 random ones, which in transformers takes about ten times as long as the protocol.
+    The rules of the literature compare each erasure with 60 random ones, which in transformers takes about ten times as
+    long as the protocol. Therefore, if tier 0 is among the tiers, they are asked about tier 0 only.
 
     Args:
-        tiers: tiers to run: 0, 1, 2.
+        tiers: tiers to run: 0 for random vectors, 1 for constructed and 2 for trained transformers.
         heldout: version whose held-out configuration is run; "" means the development seeds.
         seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None means 3 for
             development, 10 for the held-out configuration.
-        rules: names of rules, see `rules_of`.
+        rules: names of rules: `protocol`, its variants, and `field` for all rules of the literature (see `rules_of`).
         more: further rules of your own, by name.
-        power: names of knobs of tier 0 (see `scoring.SWEEPS`), at several values of which rates are measured, too.
+        power: names of knobs (settings of the generator) of tier 0, at several values of which rates are measured, too;
+            `scoring.SWEEPS` lists them.
         progress: whether to show on standard error what is running; None shows it in a terminal only.
 
     Raises:

@@ -34,8 +34,8 @@ class Scored:
 
     Attributes:
         case: key of the case.
-        tier, number, name: those of the case.
-        cell: property and place.
+        tier, number, name: tier, number and name of the case.
+        cell: names of the property and the place.
         truth: truth about the cell.
         answer: answer of the rule.
         seconds: the rule's time for the case, divided by its number of cells.
@@ -62,26 +62,35 @@ class Scored:
 
 @dataclass(frozen=True)
 class Rates:
-    """Holds the rates of one rule over cells; a rate is None if there is nothing to count.
+    """Holds how often one rule is right and wrong over cells (a property at a place of a case). A share is None if
+    there is nothing to count; all intervals are 95 % Clopper-Pearson intervals.
 
     Attributes:
-        cells, used, unused: number of scored cells, and of cells with each label.
-        precision_used, recall_used, f1_used: rates of the answer "used"; precision_unused and so on those of "unused".
-        abstention: share of cells without an answer.
-        false_used: number of certified-unused cells that are called used.
-        fpr, fpr_low, fpr_high: their share of the unused cells, with the 95 % Clopper-Pearson interval.
-        false_unused, false_unused_low, false_unused_high: share of certified-used cells that are called unused, with
-            its interval.
-        material, material_unused: number of cells with S ≥ 0.125, and of those among them that are called unused.
-        material_rate, material_low, material_high: the share of the latter, with its interval.
-        band, band_used, band_unused: number of cells in the band, and of those that are called used and unused.
+        cells: number of scored cells, which are those outside the band between used and unused.
+        used: number of scored cells that are used.
+        unused: number of scored cells that are unused.
+        precision_used, recall_used, f1_used: precision, recall and F1 of the answer "used".
+        precision_unused, recall_unused, f1_unused: the same of the answer "unused" (or "not decodable", where it is
+            right).
+        abstention: share of the scored cells without an answer.
+        false_used: number of unused cells that are called used.
+        fpr: share of the unused cells that are called used.
+        fpr_low, fpr_high: ends of its interval.
+        false_unused: share of the used cells that are called unused.
+        false_unused_low, false_unused_high: ends of its interval.
+        material: number of used cells with an effect S of at least 0.125 SD.
+        material_unused: number of these that are called unused.
+        material_rate: share of these that are called unused.
+        material_low, material_high: ends of its interval.
+        band: number of cells in the band.
+        band_used, band_unused: numbers of cells in the band that are called used, and unused.
         joint_recall: of places that are unused alone but used together with other positions (none of which is used
             alone), the share that is called so.
         joint_fpr: of unused places whose site is unused with all positions together, the share that is called used
             together.
-        false_not_decodable: number of decodable cells that are called not decodable.
-        mf_slope: least-squares slope through 0 of the estimated mediated fraction on that of the oracle, over cells
-            that have both.
+        false_not_decodable: share of the decodable cells that are called not decodable.
+        mf_slope: least-squares slope through 0 of the estimated mediated fraction on the true one, over cells that have
+            both.
         seconds: time that the rule took on all cells.
     """
 
@@ -123,12 +132,14 @@ def answers(
     *,
     tiers: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, list[Scored]]:
-    """Ask every rule about every case and return the scored cells by rule; each case is built once for all rules.
+    """Ask every rule about every case and return, by name of the rule, the scored cells; each case is built once for
+    all rules.
 
     Args:
         rules: rules by name.
         suite: cases with their truth.
-        tiers: for rules that are not asked about all tiers, the tiers that they are asked about.
+        tiers: by name of the rule, the tiers that it is asked about; rules that are not named are asked about all
+            tiers.
 
     A rule that raises a `ProbingError` abstains on the case; any other exception is passed on.
 
@@ -144,7 +155,7 @@ def answers(
 
 
 def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
-    """Return the rates of one rule over a suite.
+    """Return how often one rule is right and wrong over a suite, an iterable of pairs of a case and its truth.
 
     Example:
         >>> from probing.plantbench.suite import development
@@ -156,7 +167,9 @@ def score(rule: Rule, suite: Iterable[tuple[Case, Truth]]) -> Rates:
 
 
 def rates(scored: Sequence[Scored]) -> Rates:
-    """Return the rates of one rule. Cells in the band between used and unused are counted in `band…` only."""
+    """Return how often one rule is right and wrong over these cells. Cells in the band between used and unused are
+    counted in `band`, `band_used` and `band_unused` only.
+    """
     told, band = [s for s in scored if s.label != "band"], [s for s in scored if s.label == "band"]
     used = [s for s in told if s.label == "used"]
     unused = [s for s in told if s.label == "unused"]
@@ -300,7 +313,7 @@ def _mf_slope(scored: Sequence[Scored]) -> float | None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Specifies a range of values of one knob (setting of the generator) of tier 0.
+    """Specifies which values of one knob (a setting of the generator) of tier 0 are run.
 
     Attributes:
         meaning: meaning of the knob in a few words.
@@ -333,7 +346,8 @@ SWEEPS: Mapping[str, Sweep] = MappingProxyType(
 
 
 def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -> Curve:
-    """Return the rates of every rule at every value of a knob; all other knobs have their development values.
+    """Return, by value of a knob and by name of the rule, the rates of the rule; all other knobs have their development
+    values.
 
     Args:
         rules: rules by name.
@@ -353,8 +367,8 @@ def power_curve(rules: Mapping[str, Rule], knob: str, *, seeds: Sequence[int]) -
 
 
 def power_table(knob: str, curve: Curve) -> str:
-    """Return a table with one line per value of the knob: for each rule, the shares of used cells and of unused cells
-    that it calls used.
+    """Return a text table with one line per value of a knob, from what `power_curve` returned: for each rule, the
+    shares of used cells and of unused cells that it calls used.
     """
     names = list(next(iter(curve.values())))
     width = max(13, *(len(name) for name in names))

@@ -1,1 +1,1 @@
-"""Holds the probes and baselines, one a file."""
+"""Holds the probes and baselines, one per file."""

@@ -42,8 +42,8 @@ class FittedState(Probe):
     n_features_in_: int
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. Probes that choose anything on held-out
-        rows use `dev` for it.
+        """Fit on `(N, D)` states and `(N,)` labels or numbers, and return self. `dev` is a pair of held-out states and
+        labels, for probes that choose anything on held-out rows.
 
         Raises:
             ValueError: X or y has a wrong shape, or holds numbers that are not finite.
@@ -63,7 +63,8 @@ class FittedState(Probe):
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[Self]]:
         """Fit one probe for each set of labels in `targets` and each seed, on the same X, and return them as
-        `result[m][s]`. See `Probe.fit_many`.
+        `result[m][s]`, fitted on `targets[m]` with `seeds[s]`. See `Probe.fit_many`. `dev` is a pair: held-out states,
+        and their labels for each set.
 
         A probe that does not depend on the seed is fitted once per set of labels; its copies share their arrays.
         """
@@ -138,7 +139,11 @@ class FittedState(Probe):
 
 
 class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
-    """Base class of probes that predict classes; subclasses define `predict_log_proba`."""
+    """Base class of probes that predict classes; subclasses define `predict_log_proba`.
+
+    Attributes:
+        classes_: the classes, sorted, in the label values that `fit` was given.
+    """
 
     kinds = ("classes",)
     predicts_most_probable = True
@@ -147,15 +152,21 @@ class ClassifierProbe(ClassifierMixin, FittedState):  # type: ignore[misc]
     classes_: NDArray[Any]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`, with columns in the order of `classes_`."""
+        """Return the natural log probabilities of K classes for each of the N rows of X, `(N, K)`, with columns in the
+        order of `classes_`.
+        """
         raise NotImplementedError
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the probabilities, `(N, K)`, with columns in the order of `classes_`."""
+        """Return the probabilities of K classes for each of the N rows of X, `(N, K)`, with columns in the order of
+        `classes_`.
+        """
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the most probable class of each row, `(N,)`, in the caller's own label values."""
+        """Return the most probable class of each of the N rows of X, `(N,)`, in the label values that `fit` was
+        given.
+        """
         best = np.argmax(self.predict_log_proba(X), axis=1)
         chosen: NDArray[Any] = self.classes_[best]
         return chosen

@@ -40,8 +40,8 @@ class _Rows:
 
 
 class AttentionPoolingProbe(ClassifierProbe):
-    """Fits softmax regression on `Σ aₜ xₜ`, a weighted mean of the states xₜ of a row's tokens, with weights a =
-    softmax(x·q / √D) where q is learned. A row is a word or sentence; D is the width of a state.
+    """Fits softmax regression on `Σ aₜ xₜ`, a weighted mean of the states xₜ of a row's tokens, with weights aₜ =
+    softmax over t of (xₜ·q / √D) where q is learned. A row is a word or sentence; D is the width of a state.
 
     With the query vector q it can find a label that is in the state of one token among many, which a plain mean would
     hide. A good score shows that the label is *somewhere* in the row; `attention` returns at which tokens it was read.
@@ -54,14 +54,15 @@ class AttentionPoolingProbe(ClassifierProbe):
     Args:
         learning_rate: learning rate of Adam.
         weight_decay: decoupled weight decay (AdamW), on all weights.
-        batch_size: rows per step; fewer if there would be less than 50 steps per epoch.
+        batch_size: number of rows per step of Adam; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
-        random_state: seed of initial weights and order; None is 0.
+        random_state: seed of the initial weights and of the order of rows; None means 0.
 
     Attributes:
         query_: `(D,)` the query vector q, for standardised states.
-        coef_, intercept_: weights `(D, K)` and intercepts `(K,)` of the softmax regression.
+        coef_: `(D, K)` weights of the softmax regression.
+        intercept_: `(K,)` intercepts of the softmax regression.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
 
@@ -97,7 +98,7 @@ class AttentionPoolingProbe(ClassifierProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on the states of all tokens of N rows (`Pieces`), or one state per row `(N, D)`, and labels `(N,)`;
-        return self.
+        return self. `dev` is a pair of held-out states and labels for early stopping.
         """
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
@@ -117,11 +118,11 @@ class AttentionPoolingProbe(ClassifierProbe):
         return self
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each token within its row: an array `(R,)` for R tokens in all."""
+        """Return the weight of each token within its row: an array `(R,)` for the R tokens of all rows of X."""
         return self._pooled(X)[1]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N rows of X, `(N, K)`."""
         return np.asarray(log_softmax(self._pooled(X)[0] @ self.coef_ + self.intercept_, axis=1))
 
     def _pooled(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

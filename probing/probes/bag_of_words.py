@@ -8,8 +8,8 @@ from probing.probes._texts import TextClassifier, TextRegressor, WordCounts
 class BagOfWordsProbe(WordCounts, TextClassifier):
     """Fits softmax regression on the counts of words.
 
-    A label that it predicts well can be read off single words, without a model. A probe's gain over it is due to word
-    order, to context, and to what the model knows about words from its training.
+    A label that it predicts well can be read off single words, without a model. A gain of a probe of states over this
+    baseline is due to word order, to context, and to what the model knows about words from its training.
 
     Args:
         l2: penalty as in `linear`, above 0.
@@ -27,7 +27,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
 
 
 class BagOfWordsRegressorProbe(WordCounts, TextRegressor):
-    """Fits ridge regression on the same features as `BagOfWordsProbe`."""
+    """Fits ridge regression on the same features as `BagOfWordsProbe`, with the same arguments."""
 
     _arrays = ("coef", "mean", "scale", "words")
     _scalars = ("of_texts", "intercept")

@@ -32,7 +32,7 @@ _FIRST_SCORES = 0.1  # their standard deviation before training
 
 class BilinearProbe(ClassifierProbe):
     """Scores a pair of words (a, b) by s(a, b) = x_aᵀ U x_b + u·x_a + v·x_b + c, where x_a and x_b are their
-    standardised states. With a rank limit, U = A Bᵀ.
+    standardised states; the matrix U, the vectors u and v and the number c are learned. With a rank limit, U = A Bᵀ.
 
     It has one such form per class (a single one for two classes) and a softmax over classes. In tasks where exactly one
     of several pairs is right (`head`), the softmax is over the pairs of each word, so that their probabilities of being
@@ -48,17 +48,21 @@ class BilinearProbe(ClassifierProbe):
         rank: largest rank of U; None means no limit.
         learning_rate: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        batch_words: words per step; fewer if there would be less than 50 steps per epoch.
+        batch_words: number of words per step of AdamW; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
-        random_state: seed of first weights and order; None is 0.
+        random_state: seed of the initial weights and of the order of sentences; None means 0.
 
     Attributes:
-        left_, right_: A and B for each of K classes, `(D, K, r)` with r the rank; without a rank limit, U `(D, K, D)`
-            and an empty array.
-        linear_, intercept_: u and v, `(2, D, K)`; c, `(K,)`.
+        left_: A for each of K classes, `(D, K, r)` with r the rank; without a rank limit U, `(D, K, D)`.
+        right_: B for each class, `(D, K, r)`; without a rank limit an empty array.
+        linear_: u and v for each class, `(2, D, K)`.
+        intercept_: c for each class, `(K,)`.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
-        best_epoch_, dev_losses_: number of the best epoch, from 1; the dev loss of every epoch.
+        best_epoch_: number of the best epoch, from 1.
+        dev_losses_: the dev loss of every epoch.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
 
     References:
         Hewitt & Liang 2019, Designing and Interpreting Probes with Control Tasks, section 3 (bilinear probes).
@@ -119,8 +123,8 @@ class BilinearProbe(ClassifierProbe):
         return self
 
     def predict_log_proba(self, X: ArrayLike | Pairs) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`; where exactly one of several pairs is right, their
-        probabilities of being right sum to 1.
+        """Return the natural log probabilities of K classes for each of the N pairs of X, `(N, K)`; where exactly one
+        of several pairs is right, their probabilities of being right sum to 1.
         """
         pairs = self._given_pairs(X)
         scores = self._scores(pairs)

@@ -89,10 +89,10 @@ class KNearestProbe(_Nearest, ClassifierProbe):
     """Predicts the label that most of the `k` nearest training states have; distances are between standardised states,
     and the search is exact.
 
-    The probability of a class is `(n + 1) / (k + K)`, with n of the neighbours in it and K classes. This keeps log loss
-    finite but coarse; read accuracy and F1 instead. `fit_many` searches once for all its sets of labels. A saved probe
-    contains the training states. A training state is its own nearest neighbour, so scores on training data mean
-    nothing.
+    The probability of a class is `(n + 1) / (k + K)`, where n of the neighbours are of this class and K is the number
+    of classes. This keeps log loss finite but coarse; read accuracy and F1 instead. `fit_many` searches once for all
+    its sets of labels. A saved probe contains the training states. A training state is its own nearest neighbour, so
+    scores on training data mean nothing.
 
     Args:
         k: number of neighbours; all training states if there are fewer.
@@ -102,7 +102,7 @@ class KNearestProbe(_Nearest, ClassifierProbe):
     _arrays = ("classes", "mean", "scale", "rows", "values")
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         near = self._near(self._rows(X))
         counts = np.stack([(near == code).sum(1) for code in range(len(self.classes_))], axis=1)
         return np.asarray(np.log((counts + 1) / (near.shape[1] + len(self.classes_))))
@@ -114,7 +114,7 @@ class KNearestRegressorProbe(_Nearest, RegressorProbe):
     _arrays = ("mean", "scale", "rows", "values")
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         return np.asarray(self._near(self._rows(X)).mean(1))
 
 

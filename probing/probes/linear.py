@@ -49,7 +49,7 @@ class _Standard:
 
 class LinearProbe(ClassifierProbe):
     """Fits softmax regression on standardised states. It minimises mean log loss + ½ (l2/N)·‖W‖², with W the weights
-    and N the number of rows; the intercept is not penalised.
+    and N the number of rows; intercepts are not penalised.
 
     This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. With two
     classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2. The
@@ -70,11 +70,13 @@ class LinearProbe(ClassifierProbe):
             of `rank=None`.
 
     Attributes:
-        coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, centred over classes.
+        coef_: `(D, K)` weights on standardised states, columns in the order of `classes_`, with mean 0 over classes.
         intercept_: `(K,)` intercepts.
         converged_: whether the tolerance was met (or no improvement is possible in this precision).
         objective_: the objective at the solution.
         n_iter_: number of iterations.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
     """
 
     accepts_blocks = True
@@ -106,8 +108,8 @@ class LinearProbe(ClassifierProbe):
         *,
         dev: tuple[NDArray[np.float32], Sequence[NDArray[Any]]] | None = None,
     ) -> list[list[list[Self]]]:
-        """Fit on the first `ends[b]` rows for every b, each time starting from the fit before; see
-        `Probe.fit_prefixes`.
+        """Fit on the first `ends[b]` rows for every b, each time starting from the fit before. Arguments and result are
+        those of `Probe.fit_prefixes`.
         """
         fits, starts = [], None
         for end in ends:
@@ -120,7 +122,7 @@ class LinearProbe(ClassifierProbe):
         return fits
 
     def predict_log_proba(self, X: ArrayLike | RowBlocks) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         if isinstance(X, RowBlocks):
             return np.concatenate([self.predict_log_proba(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)

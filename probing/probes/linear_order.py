@@ -15,7 +15,8 @@ class LinearOrderProbe(KeyedVote):
     the baseline that predicts a word's head from distance alone.
 
     Args:
-        smoothing: weight of the prior, in pseudo-observations; above 0.
+        smoothing: weight of the label frequencies in the estimated probabilities, as a number of training pairs; above
+            0.
     """
 
     input: ClassVar[str] = "offset"

@@ -43,8 +43,8 @@ class MassMeanProbe(ClassifierProbe):
 
     Args:
         whitened: whether M is the inverse within-class covariance.
-        shrinkage: γ, from 0 to 1, for `whitened`; None means that it is estimated (Ledoit & Wolf 2004, §3). 0 needs
-            more rows than columns.
+        shrinkage: γ, from 0 to 1, for `whitened`; None means that it is estimated (Ledoit & Wolf 2004, §3). With 0,
+            more rows than columns are needed.
         intercept: `fitted`, or `midpoint`: boundaries half-way between the means, in the metric.
 
     Attributes:
@@ -53,6 +53,7 @@ class MassMeanProbe(ClassifierProbe):
         intercept_: `(K,)` intercepts.
         shrinkage_: the γ that was used; 0 if not whitened.
         converged_: whether the fit of τ and the intercepts converged.
+        mean_: vector that is subtracted from states before they are scored.
 
     References:
         Marks & Tegmark 2023, *The Geometry of Truth*, §5.1. Fisher 1936; Hastie, Tibshirani & Friedman 2009, §4.3.
@@ -76,7 +77,7 @@ class MassMeanProbe(ClassifierProbe):
         self.intercept = intercept
 
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         scores = (self._rows(X).astype(np.float64) - self.mean_) @ self.direction_
         return np.asarray(log_softmax(self.temperature_ * scores + self.intercept_, axis=1))
 

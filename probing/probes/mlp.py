@@ -146,13 +146,13 @@ class MLPProbe(_MLP, ClassifierProbe):
         learning_rate_factor: factor by which the learning rate is multiplied after every epoch without a lower dev
             loss.
         weight_decay: decoupled weight decay of AdamW.
-        batch_size: rows per step; fewer if there would be less than 50 steps per epoch.
+        batch_size: number of rows per step of AdamW; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
         precision: precision of the first layer's matrix products in training: `float32`, or `bfloat16` (sums, weights,
             dev losses and predictions stay float32 or better), which is faster where the processor has it and slower
             elsewhere.
-        random_state: seed of weights, order and dropout; None is 0.
+        random_state: seed of initial weights, order of rows and dropout; None means 0.
 
     Attributes:
         converged_: whether training was stopped by `patience`, before `max_epochs`.
@@ -182,7 +182,7 @@ class MLPProbe(_MLP, ClassifierProbe):
 
     def fit_parts(self, X: NDArray[np.float32], y: NDArray[Any], parts: Sequence[NDArray[np.bool_]]) -> list[Self]:
         """Fit one network on each part of the rows, all trained at once, and return them; it is used for cross-fitting.
-        A part is a mask `(N,)`.
+        A part is a bool mask `(N,)`, true for its rows. X are states `(N, D)` and y labels `(N,)`.
 
         All networks have the classes of all rows, and the same standardisation; labels of rows outside a network's part
         do not affect it. A tenth of the rows is held out, and each network is stopped early by the held-out rows of its
@@ -200,12 +200,17 @@ class MLPProbe(_MLP, ClassifierProbe):
         return fits
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         return np.asarray(log_softmax(self._output(self._rows(X)), axis=1))
 
 
 class MLPRegressorProbe(_MLP, RegressorProbe):
-    """Trains the network of `MLPProbe`, with one linear output, on standardised targets with mean squared error."""
+    """Trains the network of `MLPProbe`, with one linear output, on standardised targets with mean squared error.
+
+    Attributes:
+        target_mean_: mean of the training targets.
+        target_scale_: standard deviation of the training targets.
+    """
 
     _arrays = ("mean", "scale")
     _scalars = ("target_mean", "target_scale")
@@ -231,7 +236,7 @@ class MLPRegressorProbe(_MLP, RegressorProbe):
                 probe._adopt(network, mean, scale)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         return np.asarray(self._output(self._rows(X))[:, 0] * self.target_scale_ + self.target_mean_)
 
 

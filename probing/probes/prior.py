@@ -11,7 +11,11 @@ from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 
 
 class PriorProbe(ClassifierProbe):
-    """Always predicts the commonest training label; its probabilities are the training frequencies."""
+    """Always predicts the commonest training label; its probabilities are the training frequencies.
+
+    Attributes:
+        log_prior_: `(K,)` natural logs of the training frequencies of the classes.
+    """
 
     _arrays = ("classes", "log_prior")
     _fewest_classes = 1
@@ -33,7 +37,11 @@ class PriorProbe(ClassifierProbe):
 
 
 class MeanProbe(RegressorProbe):
-    """Always predicts the mean of the training targets."""
+    """Always predicts the mean of the training targets.
+
+    Attributes:
+        mean_: mean of the training targets.
+    """
 
     _scalars = ("mean",)
 

@@ -27,6 +27,12 @@ class RidgeProbe(RegressorProbe):
 
     Args:
         l2: penalty, 0 or more.
+
+    Attributes:
+        coef_: `(D,)` weights on standardised states.
+        intercept_: the intercept, one number.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
     """
 
     accepts_blocks = True
@@ -43,7 +49,7 @@ class RidgeProbe(RegressorProbe):
         self.l2 = l2
 
     def predict(self, X: ArrayLike | RowBlocks) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         if isinstance(X, RowBlocks):
             return np.concatenate([self.predict(states) for _, states in X.blocks()])
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)

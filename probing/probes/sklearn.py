@@ -28,7 +28,7 @@ class SklearnProbe(ClassifierProbe):
 
     Attributes:
         estimator_: the fitted clone.
-        converged_: whether it stopped before its `max_iter`, as far as it reports its iterations.
+        converged_: whether the estimator stopped before its `max_iter`; True if it does not report its iterations.
     """
 
     stochastic = True
@@ -45,13 +45,14 @@ class SklearnProbe(ClassifierProbe):
         self.converged_ = _converged(self.estimator_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the labels that the wrapped classifier predicts, `(N,)`."""
+        """Return the label that the wrapped classifier predicts for each of the N states in X, `(N,)`."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         chosen: NDArray[Any] = self.classes_[self.estimator_.predict(rows)]
         return chosen
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`; probabilities of 0 are raised to the smallest float64.
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`; probabilities of 0
+        are raised to the smallest float64.
 
         Raises:
             AttributeError: the wrapped classifier does not give probabilities.
@@ -70,7 +71,9 @@ class SklearnProbe(ClassifierProbe):
 
 
 class SklearnRegressorProbe(RegressorProbe):
-    """Makes a probe of a scikit-learn regressor (None means `LinearRegression()`); see `SklearnProbe`."""
+    """Makes a probe of a scikit-learn regressor (None means `LinearRegression()`); arguments and attributes are those
+    of `SklearnProbe`.
+    """
 
     stochastic = True
     estimator_: Any
@@ -86,7 +89,7 @@ class SklearnRegressorProbe(RegressorProbe):
         self.converged_ = _converged(self.estimator_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         rows = standardise(self._rows(X), self.mean_, self.scale_).astype(np.float64)
         return np.asarray(self.estimator_.predict(rows), dtype=np.float64).reshape(-1)
 

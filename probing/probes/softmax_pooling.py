@@ -17,7 +17,7 @@ from probing.probes.attention_pooling import AttentionPoolingProbe
 
 
 class SoftmaxPoolingProbe(AttentionPoolingProbe):
-    """Computes logits `zₜ = xₜW + b` from the state xₜ of every token; the logit of a class k for a row (a word or
+    """Computes logits `zₜ = xₜW + b` from the state xₜ of every token t; the logit of a class k for a row (a word or
     sentence) is the mean of `zₜₖ` over its tokens, weighted by softmax(zₜₖ / τ).
 
     The tokens with the highest logits for a class count most: for a large temperature τ this is the linear probe on the
@@ -25,7 +25,8 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
     vector: the weights follow from the logits. Given an array `(N, D)`, every row has one state.
 
     With `heads` it is MultiMax instead: each class has H linear scores, and its logit is the sum of each score's
-    maximum over the tokens, `bₖ + Σₕ maxₜ xₜvₕₖ`. A single token can decide, however long the text.
+    maximum over the tokens, `bₖ + Σₕ maxₜ xₜ·vₕₖ` with learned vectors vₕₖ. A single token can decide, however long the
+    text.
 
     It is trained as `attention_pooling` is. The loss is not convex: use several seeds.
 
@@ -35,8 +36,8 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         learning_rate, weight_decay, batch_size, max_epochs, patience, random_state: see `attention_pooling`.
 
     Attributes:
-        coef_, intercept_: `(D, K)` and `(K,)`, for standardised states; with heads `(D, H·K)`, head by head, and
-            `(K,)`.
+        coef_: `(D, K)` weights W on standardised states; with `heads`, `(D, H·K)` vectors v, head by head.
+        intercept_: `(K,)` intercepts b.
         converged_: whether training was stopped by `patience`, before `max_epochs`.
         best_epoch_: number of the best epoch, from 1.
 
@@ -65,7 +66,7 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on the states of all tokens of N rows (`Pieces`), or one state per row `(N, D)`, and labels `(N,)`;
-        return self.
+        return self. `dev` is a pair of held-out states and labels for early stopping.
         """
         if not self.temperature > 0 or self.heads < 0:
             raise BadParameter(
@@ -76,13 +77,13 @@ class SoftmaxPoolingProbe(AttentionPoolingProbe):
         return super().fit(X, y, dev=dev)
 
     def attention(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the weight of each token within its row, averaged over classes (and heads): an array `(R,)` for R
-        tokens in all.
+        """Return the weight of each token within its row, averaged over classes (and heads): an array `(R,)` for the R
+        tokens of all rows of X.
         """
         return np.asarray(self._pooled(X)[1])
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N rows of X, `(N, K)`."""
         return np.asarray(log_softmax(self._pooled(X)[0], axis=1))
 
     def _initial(self, width: int, source: torch.Generator) -> list[Tensor]:

@@ -109,8 +109,9 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     Attributes:
         coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
-        path_: `(s, 4)`, scores of fits on the first 1, 2, … s coordinates (stopped early): log loss in bits and
-            accuracy on train, then on dev (NaN without dev); see `PATH_COLUMNS`.
+        path_: `(s, 4)`, one row per number of coordinates from 1 to s, for a fit (stopped early) on the first so many:
+            log loss in bits and accuracy on train, then the same two on dev (NaN without dev). `PATH_COLUMNS` names the
+            columns.
         coef_: `(s, K)` weights on the chosen coordinates, standardised.
         intercept_: `(K,)` intercepts.
         converged_: whether the last fit converged.
@@ -126,7 +127,7 @@ class SparseProbe(_Sparse, ClassifierProbe):
     intercept_: Matrix
 
     def predict_log_proba(self, X: ArrayLike) -> Matrix:
-        """Return the natural log probabilities, `(N, K)`."""
+        """Return the natural log probabilities of K classes for each of the N states in X, `(N, K)`."""
         return np.asarray(log_softmax(self._outputs(self._rows(X)) + self.intercept_, axis=1))
 
     def _fit_all(
@@ -173,7 +174,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
     """Fits ridge regression on at most k coordinates; see `SparseProbe`. Its `forward` is orthogonal least squares.
 
     Attributes:
-        path_: `(s, 2)`: R² on train and on dev.
+        path_: `(s, 2)`, one row per number of coordinates from 1 to s: R² on train and on dev.
         intercept_: the intercept, one number.
     """
 
@@ -184,7 +185,7 @@ class SparseRegressorProbe(_Sparse, RegressorProbe):
     intercept_: float
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the predicted values, `(N,)` float64."""
+        """Return the value predicted for each of the N states in X, `(N,)` float64."""
         return self._outputs(self._rows(X))[:, 0] + self.intercept_
 
     def _fit_all(

@@ -23,11 +23,12 @@ class StructuralProbe(RegressorProbe):
     """Predicts the distance of two words as ‖B(x_a − x_b)‖², or the depth of a word as ‖B x‖², on standardised states.
 
     x_a and x_b are the states of words a and b, and B is the learned map. It minimises the absolute error: for pairs, Σ
-    over sentences of (1/n²) Σ over pairs |d − d̂|, with n the number of words of the sentence, as published; for
-    depths, the mean over all words (where a sentence ends is not known then, so long sentences weigh more than in the
-    paper). It is trained by AdamW on batches of whole sentences, halves the learning rate after every epoch without a
-    lower dev loss, and takes the weights of the best epoch. Without `dev`, a random tenth of the sentences is held out.
-    Predictions are never negative; for targets that can be negative use another probe.
+    over sentences of (1/n²) Σ over pairs |d − d̂|, with d and d̂ the true and predicted distance and n the number of
+    words of the sentence, as published; for depths, the mean over all words (where a sentence ends is not known then,
+    so long sentences weigh more than in the paper). It is trained by AdamW on batches of whole sentences, halves the
+    learning rate after every epoch without a lower dev loss, and takes the weights of the best epoch. Without `dev`, a
+    random tenth of the sentences is held out. Predictions are never negative; for targets that can be negative use
+    another probe.
 
     X is `Pairs`, in which every word is mapped once, or an array. From an array `(N, D)` depths are predicted; with
     `form=distance`, an array `(N, 2D)` is taken as two states side by side (a column of zeros is added to an odd
@@ -38,16 +39,19 @@ class StructuralProbe(RegressorProbe):
         form: what is predicted, `distance` or `depth`; `auto` means distance for `Pairs`, depth for an array.
         learning_rate: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        batch_words: words per step; fewer if there would be less than 50 steps per epoch.
+        batch_words: number of words per step of AdamW; fewer if there would be less than 50 steps per epoch.
         max_epochs: largest number of passes over the rows.
         patience: number of epochs without a lower dev loss after which training stops.
-        random_state: seed of first weights and order; None is 0.
+        random_state: seed of the initial weights and of the order of sentences; None means 0.
 
     Attributes:
-        map_: `(D, r)`, the transpose of B.
+        map_: `(D, r)`, the transpose of B, with r the rank.
         is_distance_: whether it predicts distances (else depths).
         converged_: whether training was stopped by `patience`, before `max_epochs`.
-        best_epoch_, dev_losses_: number of the best epoch, from 1; the dev loss of every epoch.
+        best_epoch_: number of the best epoch, from 1.
+        dev_losses_: the dev loss of every epoch.
+        mean_: `(D,)` mean of the training states, which standardising subtracts.
+        scale_: `(D,)` standard deviations of the training states, by which standardising divides.
 
     References:
         Hewitt & Manning 2019, A Structural Probe for Finding Syntax in Word Representations, sections 2 and 3.
@@ -87,7 +91,9 @@ class StructuralProbe(RegressorProbe):
     def fit(
         self, X: ArrayLike | Pairs, y: ArrayLike, *, dev: tuple[ArrayLike | Pairs, ArrayLike] | None = None
     ) -> Self:
-        """Fit on N pairs, or states `(N, D)`, and targets `(N,)`; return self."""
+        """Fit on X (N pairs, or states `(N, D)`) and targets y `(N,)`, and return self. `dev` is a pair of held-out
+        rows and targets for early stopping.
+        """
         recipe = DescentSettings.of(self)
         if self.form not in _FORMS:
             raise BadParameter("unknown form", needed=", ".join(_FORMS), found=repr(self.form))
@@ -111,7 +117,7 @@ class StructuralProbe(RegressorProbe):
         return self
 
     def predict(self, X: ArrayLike | Pairs) -> NDArray[Any]:
-        """Return the predicted distances or depths, `(N,)` float64."""
+        """Return the distance or depth predicted for each of the N rows of X, `(N,)` float64."""
         if isinstance(X, Pairs):
             self.state()  # refuses where nothing is fitted
             pairs = X

@@ -39,7 +39,7 @@ class TextLengthProbe(_Lengths, TextClassifier):
 
 
 class TextLengthRegressorProbe(_Lengths, TextRegressor):
-    """Fits ridge regression on the same features as `TextLengthProbe`."""
+    """Fits ridge regression on the same features as `TextLengthProbe`, with the same arguments."""
 
     _arrays = ("coef", "mean", "scale")
     _scalars = ("of_texts", "intercept")

@@ -53,7 +53,7 @@ class TfidfProbe(_Weighted, TextClassifier):
 
 
 class TfidfRegressorProbe(_Weighted, TextRegressor):
-    """Fits ridge regression on the same features as `TfidfProbe`."""
+    """Fits ridge regression on the same features as `TfidfProbe`, with the same arguments."""
 
     _arrays = ("coef", "mean", "scale", "words", "idf")
     _scalars = ("of_texts", "intercept")

@@ -12,7 +12,8 @@ class WordTypeProbe(KeyedVote):
     in training, the commonest label of all.
 
     Args:
-        smoothing: weight of the prior, in pseudo-observations; above 0.
+        smoothing: weight of the label frequencies in the estimated probabilities, as a number of training words; above
+            0.
     """
 
     input: ClassVar[str] = "type"

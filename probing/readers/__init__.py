@@ -1,1 +1,1 @@
-"""Holds the readers of corpora, one a file for each format."""
+"""Holds the readers of corpora, one per format and file."""

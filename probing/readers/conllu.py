@@ -41,9 +41,15 @@ class ConlluReader(CorpusReader):
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
         """Read all sentences of the file and return the corpus.
 
+        Args:
+            source: path of the file.
+            split: name of the split of all sentences; "" means `train`.
+            options: none; this reader has no options.
+
         Raises:
             CorpusError: a line is malformed; the message names file and line, the expected form and the text of the
                 line.
+            BadParameter: an option is given.
         """
         check_options(options, (), "CoNLL-U")
         sentences = list(_sentences(read_text(source), source))

@@ -19,16 +19,23 @@ class HubReader(CorpusReader):
     `hub:nyu-mll/glue:sst2` names the data set `nyu-mll/glue` and its configuration `sst2`; a local folder of data files
     can be named, too. Splits are the data set's own (`validation` is `dev`). Class labels become their names.
 
-    Options: `text`, `words`, `id`, `document`, `split_column` name columns; `revision` is a commit, tag or branch.
+    The options `text`, `words`, `id`, `document` and `split_column` name the columns that hold the text, its words, its
+    id, its document and its split; `revision` is a commit, tag or branch of the data set.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows of one split, or of all splits if `split` is "", and return the corpus.
+        """Read one split of the data set, or all, and return the corpus; each row of the data set is an example.
+
+        Args:
+            source: name of the data set, or `NAME:CONFIG`.
+            split: name of the split to read; "" means all splits.
+            options: options of the class by name, as texts.
 
         Raises:
             CorpusError: the data set cannot be loaded, or has no such split.
+            BadParameter: there is no such option.
         """
         chosen = row_options(options, "hub", ("revision",))
         tables = _tables(source, options.get("revision"))
@@ -46,10 +53,12 @@ def _part(table: Any, split: str, source: str, place: str, options: Mapping[str,
 
 
 def corpora_of_dataset(data: Any, name: str, options: Mapping[str, str]) -> list[Corpus]:
-    """Return the corpus of a `datasets.Dataset`, or the corpora of a `DatasetDict` in split order.
+    """Return a list of the corpus of a `datasets.Dataset`, or of the corpora of a `DatasetDict`, one per split (train,
+    dev, test, then others). `name` names the data set in messages; `options` are those of `HubReader`.
 
     Raises:
-        CorpusError: `data` is neither of these, streams its rows, or has one split twice.
+        CorpusError: `data` is neither of these, reads its rows as a stream, or has one split twice (such as `dev` and
+            `validation`).
         BadParameter: an option is unknown.
     """
     chosen = row_options(options, "hub")

@@ -29,21 +29,29 @@ class JsonlReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".json", ".ndjson")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows of the file and return the corpus.
+        """Read the file and return the corpus; each line (or each object of the JSON array) is an example.
+
+        Args:
+            source: path of the file.
+            split: name of the split of all examples; "" means the split that each line names, or `train` if none is
+                named.
+            options: options of the class by name, as texts.
 
         Raises:
             CorpusError: a line is not JSON or not an object, or has a key twice or a number that is not finite; the
                 message names file and line.
+            BadParameter: there is no such option.
         """
         chosen = row_options(options, "JSONL")
         return corpus_from_rows(read_lines(source, chosen), split=split, options=chosen)
 
 
 def read_lines(source: str, options: Mapping[str, str] | None = None) -> Rows:
-    """Return the rows of a file: the objects on its lines, or in its JSON array.
+    """Return the objects of a file, one per line or those of its JSON array. `options` are those of `JsonlReader`.
 
     Raises:
-        CorpusError: see `JsonlReader.read`; for a file of lines, raised while the rows are iterated over.
+        CorpusError: see `JsonlReader.read`; for a file with one object per line, raised while the objects are iterated
+            over.
     """
     text = read_text(source)
     return _array(text, source) if text.lstrip().startswith("[") else _lines(text, source, options or {})

@@ -35,11 +35,18 @@ class TableReader(CorpusReader):
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
     def read(self, source: str, *, split: str, **options: str) -> Corpus:
-        """Read all rows of the file and return the corpus.
+        """Read the table and return the corpus; each row of the table is an example.
+
+        Args:
+            source: path of the file.
+            split: name of the split of all examples; "" means the split that each row names, or `train` if none is
+                named.
+            options: options of the class by name, as texts.
 
         Raises:
             CorpusError: the table is malformed, has lines of different lengths, lines that a quotation mark joins, or
                 two columns with one name; the message names file and line.
+            BadParameter: there is no such option.
         """
         chosen = row_options(options, "table", ("separator", "quoting"))
         rows = read_table(source, options)
@@ -47,7 +54,8 @@ class TableReader(CorpusReader):
 
 
 def read_table(source: str, options: Mapping[str, str]) -> Rows:
-    """Return the rows of a file, with values of the right types; Python objects are made only when a row is reached.
+    """Return the rows of a table: for each row, a mapping from the names of columns to values (numbers, strings or
+    lists). Python objects are made only when a row is reached. `options` are those of `TableReader`.
 
     Raises:
         CorpusError: see `TableReader.read`.
@@ -64,7 +72,12 @@ def read_table(source: str, options: Mapping[str, str]) -> Rows:
 
 @dataclass(frozen=True)
 class TableRows(Collection[Mapping[str, Any]]):
-    """Iterates over the rows of an Arrow table; each row is made when it is reached."""
+    """Iterates over the rows of an Arrow table; each row, a dict by name of the column, is made when it is reached.
+
+    Attributes:
+        table: the Arrow table.
+        source: path of the file, for messages.
+    """
 
     table: Any
     source: str
@@ -138,6 +151,7 @@ def _columnar(source: str, suffix: str) -> Any:
 
 def checked(table: Any, source: str) -> Any:
     """Check that the columns of an Arrow table have distinct names and no infinite numbers, and return the table.
+    `source` names the file in messages.
 
     Raises:
         CorpusError: a name is missing or occurs twice, or a column contains an infinite number.

@@ -24,13 +24,14 @@ class Point:
     """Holds a number that an analysis returns.
 
     Attributes:
-        quantity: name of the quantity: `code_length`, `accuracy`, …
-        value, low, high: the number with the bounds of its 95 % interval (None if it has none).
-        unit: `bits`, `fraction`, …
+        quantity: name of the quantity, such as `code_length` or `accuracy`.
+        value: the number.
+        low, high: bounds of its 95 % interval; None if it has none.
+        unit: unit of the number, such as `bits` or `fraction`.
         control: name of the control whose labels or states it was measured on; "" for the task itself.
         draw: number of the control's random draw, from 0 on; -1 for the task or for a mean over draws.
-        x: value on the x axis of a curve, in the unit `x_name` (`rows`, `rank`, …); None if the number is not on a
-            curve.
+        x: value on the x axis of a curve; None if the number is not on a curve.
+        x_name: what the x axis shows, such as `rows` or `rank`; "" if there is none.
         label: further text that identifies the number, such as the name of a coordinate.
     """
 
@@ -51,9 +52,11 @@ class AnalysisResult:
     """Holds the result of one analysis of one probe at one site on one task.
 
     Attributes:
-        analysis, task, site, probe: what was run, with all options.
+        analysis: name of the analysis with its options.
+        task, site: names of the task and of the site.
+        probe: name of the probe with its options.
         points: the numbers, in the order in which they are reported.
-        settings: settings of the run that affect the numbers and are not among these options.
+        settings: settings of the run, by name, that affect the numbers and are not options of the analysis.
         provenance: see `ProbeResult`.
     """
 
@@ -66,13 +69,13 @@ class AnalysisResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def of(self, quantity: str, *, control: str | None = "") -> tuple[Point, ...]:
-        """Return the points of one quantity: by default those of the task; with `control`, those of that control; with
-        None, all.
+        """Return the numbers of one quantity, such as `accuracy`: by default those of the task; with the name of a
+        control as `control`, those of that control; with None, all.
         """
         return tuple(p for p in self.points if p.quantity == quantity and control in (None, p.control))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of a long table, one per point."""
+        """Return the rows of a long table, one dict per number (`Point`)."""
         head = {"analysis": self.analysis, "task": self.task, "site": self.site, "probe": self.probe}
         tail = {name: self.provenance.get(name) for name in ("store_id", "model", "run")}
         return [head | asdict(point) | tail for point in self.points]
@@ -119,7 +122,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Records why something that was asked for is not among the results.
+    """Records why a task or another part of a run is not among the results.
 
     Attributes:
         name: name of what failed, such as a task.

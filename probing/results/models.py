@@ -24,9 +24,12 @@ class ModelFacts:
         model: full name, which differs for different models: `checkpoint-40 [step 40, weights fb05cb64, float32]`.
         label: the full name as shown to readers; the name of a folder is preceded by that of its parent
             (`small/checkpoint-40 […]`).
-        architecture, layers, width, parameters: type of the model, number of blocks, width of a state, number of
-            parameters.
-        step, run: for a checkpoint, number of steps trained, and name of the training run ("" if there is only one).
+        architecture: type of the model, such as `gpt2`.
+        layers: number of blocks.
+        width: width of a state.
+        parameters: number of parameters.
+        step: for a checkpoint, the number of steps trained.
+        run: for a checkpoint, the name of the training run; "" if there is only one.
         is_untrained: whether the weights are random.
         weights: a hash of the weights.
     """

@@ -31,7 +31,8 @@ class PatchingResult:
     """Holds the effects of patching at each of S sites and P positions; NaN where a site has no such position.
 
     Attributes:
-        sites, positions: names of the rows and columns of the arrays.
+        sites: names of the sites, which are the rows of the arrays.
+        positions: names of the positions, which are the columns of the arrays.
         effect: `(S, P)` mean change of the output towards that of the other prompt of the pair; for pairs with answers,
             mean change of (logit of the answer − logit of the corrupted answer).
         normalised: `(S, P)` the effect as a share of the difference between the outputs for both prompts: 0 is no
@@ -80,7 +81,7 @@ class PatchingResult:
         ]
 
     def error_of(self, approximate: PatchingResult) -> PatchingError:
-        """Return the error of an approximation of this result at the same sites and positions.
+        """Return the error of `approximate`, an approximation of this result at the same sites and positions.
 
         Raises:
             BadParameter: the sites or positions differ.
@@ -101,7 +102,7 @@ class PatchingResult:
         )
 
     def plot(self, title: str = "") -> Any:
-        """Return an Altair chart, a heat map of `normalised` over sites and positions.
+        """Return an Altair chart, a heat map of `normalised` over sites and positions. `title` is its title.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """
@@ -115,8 +116,8 @@ class PatchingError:
 
     Attributes:
         difference: `(S, P)` attribution minus activation.
-        root_mean_square, largest: root mean square and largest absolute value of the differences over all sites and
-            positions.
+        root_mean_square: root mean square of the differences over all sites and positions.
+        largest: their largest absolute value.
         correlation: correlation of the two methods over all sites and positions; None if one of them does not vary.
     """
 

@@ -1,5 +1,5 @@
-"""Defines `ProbeResult` and its parts (`Score`, `Comparison`, …), the results of training, and reads and writes them as
-JSON lines and as one long table.
+"""Defines `ProbeResult` and its parts (such as `Score` and `Comparison`), the results of training, and reads and writes
+them as JSON lines and as one long table.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Score:
-    """Holds a number with its 95 % interval (from `low` to `high`), the number `n` of rows it was computed from, and
-    its unit.
+    """Holds a number (`value`) with its 95 % interval from `low` to `high`, the number `n` of rows it was computed
+    from, and its `unit`, such as `bits`.
     """
 
     value: float
@@ -40,19 +40,19 @@ class Comparison:
     """Holds the score of the same probe on a control task, and how much better its score on the task is.
 
     Attributes:
-        control: control name, e.g. `word_type`.
+        control: name of the control, such as `word_type`.
         score: score on the control, mean over draws and seeds.
         ceiling: accuracy to be expected on the control from a probe that has memorised the label of every key in train
             (such as every word form) and guesses the commonest label for other keys; lucky guesses can exceed it. None
             for other measures.
-        selectivity: task score minus control score (for measures in which lower is better: control minus task). For a
-            chance check it is the same difference, but not called selectivity (`is_selectivity` is False).
+        selectivity: task score minus control score (for measures in which lower is better: control minus task).
+        is_selectivity: whether this difference is called selectivity. It is not for a control that only checks for
+            chance (such as shuffled labels) or that replaces states.
         draws: score on each random draw of the control, mean over seeds.
-        above: for a control that replaces states, a name of these states: `random states`, `the untrained twin` (a copy
-            of the model with random weights), `resid.0`; the difference is then not called selectivity. Empty for
-            controls that change labels.
-        seen, unseen: score on the control for rows whose key (such as the word form) occurs in train, and for the other
-            rows; None if there are no such rows.
+        above: for a control that replaces states, a name of these states, such as `random states`, `the untrained twin`
+            (a copy of the model with random weights) or `resid.0`; empty for controls that change labels.
+        seen: score on the control for rows whose key (such as the word form) occurs in train; None if there are none.
+        unseen: the same for the rows whose key does not occur in train.
         detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
     """
 
@@ -77,12 +77,13 @@ class Gain:
         baseline: name of the baseline probe.
         gain: score of the probe minus that of the baseline (the reverse if lower scores are better).
         margin: gain that has to be exceeded.
-        p: one-sided p value of gain ≤ margin.
+        p: one-sided p value of the hypothesis that the gain is at most the margin.
         p_adjusted: p adjusted over the sites, probes, baselines and tasks of one store, for this measure and split.
             Tasks of which a fit failed are adjusted separately.
         correction: method of adjustment, `holm` or `bh` (Benjamini-Hochberg).
         family: number of tests over which p was adjusted; None if not recorded.
-        error, df: standard error of the gain, and its degrees of freedom.
+        error: standard error of the gain.
+        df: degrees of freedom of that error.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
             the level that adjustment leaves to one test.
     """
@@ -108,8 +109,17 @@ class Gain:
 
 @dataclass(frozen=True)
 class MeasureResult:
-    """Holds the score of one measure on one split, its comparison with every control, and its gain over every
-    baseline.
+    """Holds the score of one measure on one split, its comparison with every control, and its gain over every baseline.
+
+    Attributes:
+        measure: name of the measure.
+        split: name of the split.
+        score: the score, mean over seeds.
+        higher_is_better: whether a higher score is a better one.
+        seen: score on the rows whose key (such as the word form) occurs in train; None if not known.
+        unseen: score on the other rows; None if not known.
+        comparisons: one comparison per control.
+        gains: one gain per baseline.
     """
 
     measure: str
@@ -138,16 +148,20 @@ class ProbeResult:
     """Holds the result of one probe at one site on one task. It is about decodability only, never about use.
 
     Attributes:
-        task, kind, site, probe: what was run; `probe` is the probe's name with its options, such as `mlp:hidden=64`.
+        task, site: names of the task and of the site.
+        kind: kind of the labels: `classes`, `real` numbers, or `labels` (several for each row).
+        probe: name of the probe with its options, such as `mlp:hidden=64`.
         measures: scores on the splits `dev` and `test`. If some inputs of these splits also occur in train, there are
             scores without them too, as the splits `dev_new` and `test_new`; verdicts use these.
-        seed_count, draw_count, fit_count: numbers of seeds, of random versions of each control, and of fits made (a
-            deterministic probe is fitted once for all seeds).
+        seed_count: number of seeds.
+        draw_count: number of random versions (draws) of each control.
+        fit_count: number of fits made; a deterministic probe is fitted once for all seeds.
         classes: class names; empty for regression.
         confusion: confusion matrix on test with the first seed: counts by true class (rows) and predicted class
             (columns); empty for regression.
         converged: whether every fit met its tolerance.
-        facts: facts about the data: rows per split, share of the majority class, entropy of the labels in bits, …
+        facts: facts about the data by name, such as the numbers of rows per split, the share of the majority class and
+            the entropy of the labels in bits.
         provenance: what the result was computed from: ids of the store and its content, hash of the corpus, settings,
             environment.
         complete: whether all fits of its task were done when it was written.
@@ -179,7 +193,7 @@ class ProbeResult:
         return isinstance(imported, Mapping) and imported.get("format") == "array"
 
     def measure(self, name: str, split: str = "test") -> MeasureResult:
-        """Return the result of one measure on one split.
+        """Return the result of the measure `name` on one split.
 
         Raises:
             UnknownName: the measure was not scored on that split.
@@ -197,8 +211,8 @@ class ProbeResult:
         return split + NEW if any(found.split == split + NEW for found in self.measures) else split
 
     def judged(self, name: str, split: str = "test") -> MeasureResult:
-        """Return the result of one measure on the rows that verdicts are based on: those of the split whose input is
-        not in train, if these were scored separately, else all (see `judged_split`).
+        """Return the result of the measure `name` on the rows that verdicts are based on: those of the split whose
+        input is not in train, if these were scored separately, else all (see `judged_split`).
 
         Raises:
             UnknownName: the measure was not scored on that split.
@@ -206,8 +220,8 @@ class ProbeResult:
         return self.measure(name, self.judged_split(split))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the result as rows of a long table: one per measure, split and control. A measure without controls has
-        one row per split, with empty control columns.
+        """Return the result as rows of a long table: one dict per measure, split and control. A measure without
+        controls has one per split, in which the values about controls are empty.
         """
         return [row for result in self.measures for row in self._measure_rows(result)]
 

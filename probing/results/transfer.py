@@ -29,16 +29,18 @@ class CrossResult:
     """Holds the score of one probe at one site, trained on one source (corpus or groups) and tested on another.
 
     Attributes:
-        task, site, probe, measure: names of what was scored; site "(none)" for baselines, which read no states.
-        trained_on, tested_on: names of the two sources.
+        task, probe, measure: names of these; the probe's with its options.
+        site: name of the site; "(none)" for baselines, which read no states.
+        trained_on: name of the source that the probe was trained on.
+        tested_on: name of the source that it was tested on.
         score: score on the test rows, mean over seeds.
         difference: this score minus that of the probe trained on the tested source itself, on the same rows; negative
             means worse, also for measures of which lower scores are better. None if this is that probe, or there is no
             such probe.
         known: score on the rows whose label occurs in training; None if there are fewer than two such rows, or the
             score is undefined there.
-        unseen_labels, unseen_rows: labels of the test rows that do not occur in training, and number of these
-            rows.
+        unseen_labels: labels of test rows that do not occur in training.
+        unseen_rows: number of test rows with such a label.
         train_rows: number of rows trained on.
         provenance: see `ProbeResult`, for the rows tested on. Its `model_facts` and `sentences` (number of different
             texts of test) did not affect any score.
@@ -117,8 +119,8 @@ class CrossResults(Sequence[CrossResult]):
         return f"CrossResults({self.name}: {len(self):,} scores, trained on {named or 'nothing'})"
 
     def table(self) -> pd.DataFrame:
-        """Return a DataFrame with one row per site, probe, measure and pair of sources, the content of the Parquet
-        file.
+        """Return a DataFrame with one row per site, probe, measure and pair of sources (trained on, tested on); it is
+        the content of the Parquet file.
         """
         import pandas as pd
 

@@ -63,19 +63,23 @@ class EditEffect(OldAttributes):
     whole output. The whole effect is the root of the sum of both squares.
 
     Attributes:
-        tau, tau_error: τ, the mean effect along the contrast, and its standard error, in the behaviour's unit.
-        effect_size, effect_size_low, effect_size_high: ES and its 95 % interval, from the same error as p.
-        effect_size_low90, effect_size_high90: 90 % interval of ES, for tests of equivalence.
-        p, p_adjusted: two-sided p value of τ; the same, adjusted (max-T) over edits, statistics and places of the
-            property.
-        total, total_low, total_high: T, the size of the natural contrast, and its 95 % interval.
-        mediated_fraction, mediated_fraction_low, mediated_fraction_high: τ / T and its 95 % interval; None if T is not
-            shown to differ from 0.
+        tau: τ, the mean effect along the contrast, in the behaviour's unit.
+        tau_error: standard error of τ.
+        effect_size: the effect size (ES).
+        effect_size_low, effect_size_high: ends of its 95 % interval, from the same error as p.
+        effect_size_low90, effect_size_high90: ends of its 90 % interval, for tests of equivalence.
+        p: two-sided p value of τ.
+        p_adjusted: the same, adjusted (max-T) over edits, statistics and places of the property.
+        total: T, the size of the natural contrast, in the behaviour's unit.
+        total_low, total_high: ends of its 95 % interval.
+        spread: standard deviation of the unedited behaviour along the natural contrast, the unit of ES.
+        mediated_fraction: τ / T; None if T is not shown to differ from 0.
+        mediated_fraction_low, mediated_fraction_high: ends of its 95 % interval; None likewise.
         whole_effect_size: size of the whole effect.
         off_high: one-sided 95 % upper bound, for tests of equivalence, of the effect that is off the fitted contrast
             but may be along the true one, in SDs along it; for outputs of one dimension, the bound of |ES|.
-        whole_effect_p, whole_effect_p_adjusted: one-sided p value of U, the statistic of the whole effect; the same,
-            adjusted as `p_adjusted` is.
+        whole_effect_p: one-sided p value of U, the statistic of the whole effect.
+        whole_effect_p_adjusted: the same, adjusted as `p_adjusted` is.
         smallest_detectable_effect: smallest |ES| that is detected with 80 % probability at 5 %.
         equivalence_p: largest p value of three tests: that |ES|, the whole effect, and the effect that the fitted
             contrast may hide are each below ε, the smallest effect that counts.
@@ -122,25 +126,28 @@ class UseCell:
     """Holds the measurements of one property at one place (a cell), without a verdict.
 
     Attributes:
-        site, position: place of the edit.
-        subspace, whole: effect of the class-mean swap; effect of the interchange of whole states.
+        site, position: names of the site and position of the edit.
+        subspace: effect of the class-mean swap.
+        whole: effect of the interchange of whole states.
         dose: factor of the swap's shift, chosen on states, never on outputs.
         dose_curve: pairs (dose, τ of the swap in SDs), sorted by dose.
-        completeness, selectivity, reliability: how completely the swap changes the property, how well it keeps the
-            others, and both combined, as probes of the edited states show (see docs/use.md).
-        displacement, off_distribution: how far the swap moves states, and the share of rows that it moves out of the
-            distribution of the unedited states.
+        completeness: how completely the swap changes the property, as probes of the edited states show (see
+            docs/use.md).
+        selectivity: how well the swap keeps the other properties, as such probes show.
+        reliability: completeness and selectivity combined.
+        displacement: how far the swap moves states.
+        off_distribution: share of rows that the swap moves out of the distribution of the unedited states.
         shared_ratio: τ of a swap with one shift for all strata, divided by τ; None if not computed.
         frozen_share: 1 − (τ if the scales of later norms are those of the unedited run) / τ; None if not computed, or
             if there are no norms.
-        frozen_low90, frozen_high90: 90 % interval of the ES with these scales.
+        frozen_low90, frozen_high90: ends of the 90 % interval of the ES with these scales.
         exceeds_low: lower 95 % bound of τ(swap) − 1.25 τ(interchange), in SDs.
         joint: effect of the interchange at all positions of the site together; None if there is only one position.
         together_with: the other positions of that joint interchange.
         joint_over_largest: |τ| of the joint interchange divided by the largest |τ| at a single position; None if there
             is only one position, or the joint effect is below ε.
-        kl, flips: mean KL divergence of the edited from the unedited prediction, KL(unedited ‖ swapped), in nats, and
-            share of rows whose most probable answer changes.
+        kl: mean KL divergence of the prediction after the swap from the unedited one, KL(unedited ‖ swapped), in nats.
+        flips: share of rows whose most probable answer changes.
         p_permutation: p value of τ by permutation: labels are shuffled and the shift is fitted again; None if not asked
             for.
         comparisons: numbers of other interventions, by name; verdicts never use them.
@@ -190,8 +197,8 @@ class Decodability:
         p: one-sided p value, adjusted for all tests of the gate.
         source: where this was tested.
         prior: accuracy of always predicting the commonest class (0 for R²); None in records of older versions.
-        accuracy_low, accuracy_high: interval of the accuracy, at the level at which the gate tests it; where the
-            interval lies above `prior`, the gate is passed.
+        accuracy_low, accuracy_high: ends of an interval of the accuracy, at the level at which the gate tests it; where
+            the interval lies above `prior`, the gate is passed.
     """
 
     passes: bool
@@ -209,15 +216,19 @@ class UseResult:
     """Holds the measurements of one property and one behaviour at all places.
 
     Attributes:
-        task, behaviour, model: names of these.
+        task, behaviour, model: names of the property, of the measured part of the output, and of the model.
         cells: measurements at each place, from the first layer to the last.
         decodability: for each place, whether the property can be read there (the gate).
-        n_rows, coverage: number of rows (words or sentences) that have counterparts of another class with the same
-            covariates in every fold, and their share of all labelled rows.
+        n_rows: number of rows (words or sentences) that have counterparts of another class with the same covariates in
+            every fold.
+        coverage: their share of all labelled rows.
         least_groups: effective number of groups (sentences or documents) of the class that has fewest; it equals their
             number if groups have equal sizes.
         n_classes: number of classes K; 0 for real values.
-        stratified_by, n_strata, covariates, grouped_by: how rows were matched.
+        stratified_by: what the strata (rows that are compared with each other) were formed by, in words.
+        n_strata: number of strata.
+        covariates: names of the covariates.
+        grouped_by: what the groups are, such as `document`; folds never divide a group.
         epsilon: smallest effect of interest, in SDs.
         false_positives: for control properties (random labels of word forms), the rate of discoveries, its 95 %
             interval and the number of properties; None if none were run.

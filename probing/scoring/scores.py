@@ -60,7 +60,8 @@ class TextScore:
     """Holds the scores of one text.
 
     Attributes:
-        id, text: id and text of the example.
+        id: id of the example.
+        text: text of the example.
         role: role of the chat message that contains the text, such as `user`; "" outside a chat.
         rows: a score for the text, or for each of its words if the probe reads words.
         pieces: a score for each token of the text, if tokens are scored.
@@ -98,7 +99,8 @@ class TextScores(Sequence[TextScore]):
     """Holds the scores that one probe gives to texts, in the order of the texts.
 
     Attributes:
-        recipe: how states were read and pooled, the probe, the scored label and the threshold.
+        recipe: a description of how the scores were made: how states were read and pooled, the probe, the scored label
+            and the threshold.
         model: name of the model.
     """
 
@@ -137,7 +139,7 @@ class TextScores(Sequence[TextScore]):
         return [record | scored | remarks for text in self for record in text.records()]
 
     def json_lines(self) -> str:
-        """Return the records as text, one line of JSON each."""
+        """Return the records as text, one line of JSON per record."""
         return "".join(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n" for record in self.records())
 
     def table(self) -> pd.DataFrame:
@@ -193,10 +195,11 @@ def check_suffix(path: Path) -> None:
 
 
 class FreshStates:
-    """Presents the states of texts, just read, as a store in memory, so that rows can be pooled as from a store.
+    """Presents the states of texts that were just read as a store in memory, so that rows can be pooled as from a
+    store.
 
     Attributes:
-        identity, rows, path, and so on: the attributes of a store that `StoreView` reads.
+        identity, rows, path and all others: attributes that a `Store` has under the same names.
     """
 
     store_id = content_id = ""
@@ -219,17 +222,20 @@ class FreshStates:
         return int(self._content.sites[site].shape[1])
 
     def read(self, site: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Return the states `(N, D)` of some rows (None: all) as float32, rounded as in a store of this dtype."""
+        """Return the states `(N, D)` at a site of the rows with these numbers (None: all), as float32, rounded as in a
+        store of this dtype.
+        """
         stored = self._content.sites[site]
         return widen(stored if rows is None else stored[rows], self._dtype)
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return a column of the examples, such as `/examples/flags`."""
+        """Return a column of the examples, such as `/examples/flags`; `shard` has no effect."""
         return self._content.examples[path.rpartition("/")[2]]
 
 
 def check_texts(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces: bool) -> None:
-    """Check that every text has tokens, and words if the probe scores words.
+    """Check that every text has tokens, and words if the probe scores words. `recipe` describes how the probe reads
+    texts; `pieces` says whether tokens are scored, too.
 
     Raises:
         CorpusError: a text has no tokens; the message names it.
@@ -261,7 +267,9 @@ def check_texts(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces:
 
 
 def score_corpus(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces: bool) -> list[TextScore]:
-    """Read the texts of a corpus as in training, and return their scores."""
+    """Read the texts of a corpus as in training, which `recipe` describes, and return their scores; with `pieces`,
+    those of their tokens, too.
+    """
     of_words = recipe.rows.partition(":")[0] == "word"
     with model.many_states(recipe.reading.sites) as lanes:
 

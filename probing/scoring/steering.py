@@ -44,7 +44,7 @@ class Steering:
         name: name of the property and probe, or of the file of the direction.
         site: site at which the vector is added to the states.
         vector: `(D,)` vector that is added at strength 1.
-        unit: meaning of strength 1, in words.
+        unit: what strength 1 changes, in words.
         strength: factor by which the vector is multiplied.
         use: the verdict on whether the model uses the property, in words; or "use not tested".
     """
@@ -66,11 +66,13 @@ class SteeringEffect:
 
     Attributes:
         strength: factor of the direction.
-        kl: (value, low, high) mean Kullback-Leibler divergence of the steered from the unsteered distribution of the
-            next token, in nats per token.
-        perplexity, clean_perplexity: perplexity of the texts, steered and unsteered.
+        kl: triple (value, low, high): mean Kullback-Leibler divergence of the steered from the unsteered distribution
+            of the next token, in nats per token, with the ends of its interval.
+        perplexity: perplexity of the texts with steering.
+        clean_perplexity: perplexity of the texts without steering.
         changed: share of tokens after which another token than without steering is the most probable.
-        answers: for each answer, (value, low, high) of the change of its log probability (nats) after the texts.
+        answers: for each answer, a triple (value, low, high): the mean change of its log probability (nats) after the
+            texts.
     """
 
     strength: float
@@ -88,7 +90,8 @@ class SteeringReport:
     Attributes:
         steering: the direction at strength 1, with the verdict on whether the model uses the property.
         effects: effect of each strength, in the order given.
-        texts, pieces: number of texts, and of predicted tokens.
+        texts: number of texts.
+        pieces: number of predicted tokens.
     """
 
     steering: Steering
@@ -152,8 +155,8 @@ def steer(
 
     Args:
         model: the model that the probe was trained on.
-        probe: a saved linear probe (`linear`, `ridge`, `mass_mean`, …), class means from `read_directions`, or a file
-            of either.
+        probe: a saved linear probe (such as `linear`, `ridge` or `mass_mean`), class means from `read_directions`, or a
+            file of either.
         strength: factor of the direction; a negative one makes the label less probable.
         label: label whose log odds the direction raises, or for class means the class that it leads to; None means the
             second of two in sorted order.

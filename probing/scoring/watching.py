@@ -56,7 +56,7 @@ class WatchedText:
 
     Attributes:
         ids: `(n,)` vocabulary ids of the scored tokens.
-        scores: for each probe, `(n,)` scores in the order of the tokens.
+        scores: by name of the probe, `(n,)` scores in the order of the tokens.
         is_complete: whether the generation ended without an error.
     """
 
@@ -77,8 +77,8 @@ class WatchedText:
         return [str(self._tokenizer.decode([int(piece)])) for piece in self.ids]
 
     def aggregate(self, probe: str, how: str = "mean", *, decay: float = 0.9, width: int = 8) -> float:
-        """Return one number that aggregates the scores of all tokens; `how`, `decay` and `width` are explained at
-        `running`.
+        """Return one number that aggregates the scores of a probe over all tokens; `how`, `decay` and `width` are
+        explained at `probing.statistics.aggregations.running`.
 
         Raises:
             BadParameter: there is no token, or the aggregation is unknown.
@@ -90,11 +90,12 @@ class WatchedText:
         return float(found[-1])
 
     def multimax(self, probes: Sequence[str] | None = None) -> float:
-        """Return the sum of each probe's highest score, for probes that each detect a different sign of a property.
+        """Return the sum of the highest scores of several probes (None: all), each taken over the tokens. It suits
+        probes that each detect a different symptom of one property.
 
         References:
-            Kramár et al. 2026, Building Production-Ready Probes For Gemini, arXiv 2601.11516 (MultiMax; there of heads
-            that are trained together).
+            Kramár et al. 2026, Building Production-Ready Probes For Gemini, arXiv 2601.11516 (MultiMax, whose linear
+            scores are trained together; here the probes were trained one by one).
         """
         return sum(self.aggregate(name, "max") for name in (probes or self.scores))
 
@@ -118,7 +119,7 @@ class GenerationScores(Sequence[WatchedText]):
     """Holds the scores of all texts that were generated within `watch`, in order.
 
     Attributes:
-        recipes: for each probe, by its name, how states are read and pooled.
+        recipes: by name of the probe, a description of how its states are read and pooled.
     """
 
     def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any) -> None:
@@ -137,7 +138,9 @@ class GenerationScores(Sequence[WatchedText]):
         return f"GenerationScores({len(self)} texts, {pieces} pieces, probes: {', '.join(self.recipes)})"
 
     def records(self) -> list[dict[str, Any]]:
-        """Return a list of dicts, one for each token and probe."""
+        """Return a list of dicts, one for each probe and token of each text, with the number of the text, the number
+        and text of the token, the name of the probe and the score.
+        """
         return [
             {"text": n, "piece": t, "said": said, "probe": name, "score": float(scores[t])}
             for n, text in enumerate(self)
@@ -173,14 +176,17 @@ def watch(
             time.
         threshold: threshold for the callback, one number for all probes or a mapping by name; None means the threshold
             that was saved with each probe.
-        alarm_on: what is compared with the threshold: an aggregation of the scores so far, listed at `running`, which
-            also explains `decay` and `width`; or `as_trained`, the score of the text so far, pooled as in training.
+        alarm_on: what is compared with the threshold: an aggregation of the scores so far, such as `last`, `mean` or
+            `max` (`probing.statistics.aggregations.running` lists all); or `as_trained`, the score of the text so far,
+            pooled as in training.
         role: tokens to score: `assistant` (generated ones) or `all` (also those of the prompt).
+        decay, width: for `alarm_on`: weight of the past in an `exponential` mean, and number of tokens of a `rolling`
+            mean.
         any_model: as in `score`.
 
     Yields:
         The scores as `GenerationScores`. Tokens are added as they are generated; the scores are complete after the
-            generation.
+        generation.
 
     Raises:
         UnsupportedModel: the model does not continue texts.

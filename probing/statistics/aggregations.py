@@ -16,9 +16,9 @@ def running(scores: Floats, how: str, *, decay: float = 0.9, width: int = 8) -> 
 
     Args:
         scores: `(n,)` scores in the order of the tokens.
-        how: `last`, the score itself; `mean`; `max`; `exponential`, eₜ = decay · eₜ₋₁ + (1 − decay) · sₜ from e₁ = s₁;
-            `rolling`, the mean of the last `width` tokens (of all, while there are fewer); `rolling_max`, the largest
-            rolling mean so far.
+        how: the aggregation. `last`, the score itself; `mean`; `max`; `exponential`, the mean eₜ = decay · eₜ₋₁ + (1 −
+            decay) · sₜ with sₜ the score of token t and e₁ = s₁; `rolling`, the mean of the last `width` tokens (of
+            all, while there are fewer); `rolling_max`, the largest rolling mean so far.
         decay: weight of the previous value in the exponential mean, at least 0 and below 1.
         width: number of tokens of a rolling mean, at least 1.
 

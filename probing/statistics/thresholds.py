@@ -27,8 +27,10 @@ class Rate:
     """Holds a share of rows (words or texts) with its 95 % interval.
 
     Attributes:
-        value, low, high: the share and the ends of its interval.
-        count, n: number of rows flagged, and of rows.
+        value: the share.
+        low, high: ends of its interval.
+        count: number of flagged rows.
+        n: number of rows.
         clusters: number of clusters (such as documents) that the rows are in; if every row is a cluster of its own,
             this is `n`, and the interval is the exact binomial one.
     """
@@ -52,10 +54,12 @@ class Threshold:
         value: the threshold, in the unit of the scores; for probes the natural log odds of `label`.
         label: class whose rows are to be flagged; "" if not named.
         fpr: share of the other rows that may be flagged on average.
-        dev_negatives, dev_positives: numbers of dev rows of other classes and of the class.
-        recall, false_positives: shares of test rows flagged, among rows of the class and among the others; None if
-            there are no such rows.
-        by, groups: what the test rows are grouped by, and (recall, false positives) of each group.
+        dev_negatives: number of dev rows of other classes.
+        dev_positives: number of dev rows of the class.
+        recall: share of the test rows of the class that are flagged; None if there are no such rows.
+        false_positives: share of the other test rows that are flagged; None if there are none.
+        by: what the test rows are grouped by, such as the name of a column; "" if they are not.
+        groups: by name of a group, its (recall, false positives).
         dev_clusters: number of clusters that the dev rows of other classes are in; 0 if not recorded.
     """
 
@@ -96,8 +100,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class AskedThreshold:
-    """Holds a request for a threshold, as in `--threshold fpr=0.01,label=NAME,by=COLUMN`; `label` and `by` may be
-    "".
+    """Holds a request for a threshold, as in `--threshold fpr=0.01,label=NAME,by=COLUMN`.
+
+    Attributes:
+        fpr: largest share of rows of other classes that may be flagged.
+        label: class whose rows are to be flagged; "" means the second of two in sorted order.
+        by: column for each value of which recall and false positives are also measured; "" means none.
     """
 
     fpr: float
@@ -160,12 +168,14 @@ def choose_threshold(
     cluster counts as one row.
 
     Args:
-        dev_scores, dev_positive: `(N,)` scores, and whether each row has the class to be flagged.
-        test_scores, test_positive: `(M,)` the same for rows that were not used in any choice; if empty, recall and
-            false positives are not measured.
+        dev_scores: `(N,)` scores of the rows of dev.
+        dev_positive: `(N,)` whether each of these rows has the class to be flagged.
+        test_scores, test_positive: `(M,)` the same for rows of test, which were not used in any choice; if empty,
+            recall and false positives are not measured.
         fpr: share of other rows that may be flagged.
-        dev_clusters, clusters: `(N,)` and `(M,)` cluster of each row of dev and of test, such as its document or group;
-            None means that rows are independent.
+        dev_clusters: `(N,)` cluster of each row of dev, such as its document or group; None means that rows are
+            independent.
+        clusters: `(M,)` the same for the rows of test.
         groups: `(M,)` names of groups for which recall and false positives are also given separately.
         by: what the groups are.
         label: name of the class.

@@ -1,1 +1,1 @@
-"""Holds the tasks, one a file; each gives one kind of label to words, spans, pairs or sentences."""
+"""Holds the tasks, one per file; each gives one kind of label to words, spans, pairs or sentences."""

@@ -29,8 +29,9 @@ class WordColumnTask(Task):
         """Check that the column exists.
 
         Raises:
-            UnknownName: there is no such word column; the message names the nearest.
-            DegenerateDesign: the column has no values.
+            UnknownName: the corpus has no column of this name with a value for each word; the message names the
+                nearest.
+            DegenerateDesign: there is such a column, but all its values are missing.
         """
         refuse_argument(self)
         require_column(corpus, self.column, "word")

@@ -19,7 +19,7 @@ class Column(Task):
     """`column:<name>`: the labels are the values of a column, at the level (word or sentence) at which the corpus has
     it.
 
-    Labels are real-valued if the column holds numbers, of which some are no whole numbers or more than 20 differ; sets
+    Labels are real-valued if the column holds numbers, of which some are not whole numbers or more than 20 differ; sets
     of labels if it holds JSON lists of strings; otherwise classes. `column:<name>:real` and `column:<name>:classes`
     override this. With `column:<name>:labels`, a word or sentence has any number of labels, written `a|b` or as a JSON
     list of strings; an empty value means no labels, and a missing value that the word or sentence is left out.
@@ -30,12 +30,14 @@ class Column(Task):
         self.column = argument
 
     def prepare(self, corpus: Corpus) -> None:
-        """Find the column, and set level and kind.
+        """Find the column, and set `level` to `word` or `sentence`, and `kind` to `classes`, `real` or `labels` (see
+        the class).
 
         Raises:
-            BadParameter: no column is named, or `:real` is given for a column whose values are not numbers.
-            UnknownName: there is no such column; the message names the nearest.
-            DegenerateDesign: the column has no values.
+            BadParameter: the task is `column` without a name, or `column:<name>:real` for a column whose values are not
+                numbers.
+            UnknownName: the corpus has no column of this name; the message names the nearest.
+            DegenerateDesign: there is such a column, but all its values are missing.
         """
         levels = corpus.column_names()
         if not self.argument:

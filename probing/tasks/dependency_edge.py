@@ -29,7 +29,7 @@ class DependencyEdge(TreeTask):
         return edges + _without_edge(example, edges)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return `edge` or `no edge` for every pair."""
+        """Return `edge` or `no edge` for every pair of `places(example)`."""
         n_edges = len(_edges(example))
         return (EDGE,) * n_edges + (NONE,) * (len(self.places(example)) - n_edges)
 

@@ -22,9 +22,10 @@ class Feature(WordColumnTask):
         """Check that some word has the feature.
 
         Raises:
-            BadParameter: no feature is named.
-            UnknownName: there is no such feature; the message names the nearest and lists all.
-            DegenerateDesign: no word has it.
+            BadParameter: the task is `feature` without a name.
+            UnknownName: the corpus has no column for a feature of this name; the message names the nearest and lists
+                all.
+            DegenerateDesign: there is such a column, but no word has a value in it.
         """
         known = [name.removeprefix(_PREFIX) for name in corpus.column_names() if name.startswith(_PREFIX)]
         if not self.argument:

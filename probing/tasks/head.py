@@ -30,13 +30,15 @@ class Head(TreeTask):
     measures = ("uas", "log_loss")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Return a pair (a, b) for every word a that has a head and every word b of the sentence."""
+        """Return a pair of word indices (a, b), counted from 0, for every word a that has a head and every word b of
+        the sentence.
+        """
         dependents = np.flatnonzero(heads(example) > ROOT)
         n = len(example.words)
         return np.stack([np.repeat(dependents, n), np.tile(np.arange(n), len(dependents))], axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return, for every pair, `yes` if b is the head of a, else `no`."""
+        """Return, for every pair of `places(example)`, `yes` if b is the head of a, else `no`."""
         a, b = self.places(example).T
         return tuple(["yes" if right else "no" for right in (heads(example)[a] == b).tolist()])
 

@@ -15,7 +15,7 @@ class Pair(Task):
     """`pair:<FIELD>`: the labels are those of the pairs of words that the corpus lists in that field; words are counted
     from 0.
 
-    Labels are real-valued if they are numbers, of which some are no whole numbers or more than 20 differ; otherwise
+    Labels are real-valued if they are numbers, of which some are not whole numbers or more than 20 differ; otherwise
     they are classes. The probe reads the states of both words side by side, or with `pair:<FIELD>:difference` or
     `:product` their difference or product.
     """
@@ -30,12 +30,12 @@ class Pair(Task):
         self.kind: Kind = "classes"
 
     def prepare(self, corpus: Corpus) -> None:
-        """Find the field and set the kind of its labels.
+        """Find the field, and set `kind` to `classes` or `real` (see the class).
 
         Raises:
-            BadParameter: no field is named.
-            UnknownName: there is no such field; the message names the nearest.
-            DegenerateDesign: no pair in it has a label.
+            BadParameter: the task is `pair` without a field.
+            UnknownName: no example has a field of pairs of this name; the message names the nearest.
+            DegenerateDesign: there is such a field, but no pair in it has a label.
         """
         known = sorted({name for example in corpus.examples for name in example.pairs})
         if not self.field:
@@ -60,11 +60,11 @@ class Pair(Task):
         self.kind = kind_of(values)
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """Return the two words of every pair."""
+        """Return the indices, counted from 0, of the two words of every pair."""
         return [(a, b) for a, b, _ in example.pairs.get(self.field, ())]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the label of every pair."""
+        """Return the label of every pair of `places(example)`."""
         convert = number if self.kind == "real" else class_name
         return tuple([convert(label) for _, _, label in example.pairs.get(self.field, ())])
 

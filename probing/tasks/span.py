@@ -35,9 +35,10 @@ class Span(Task):
         """Check that the column exists and holds tags.
 
         Raises:
-            BadParameter: no column is named.
-            UnknownName: there is no such column of words; the message names the nearest.
-            DegenerateDesign: the column has no values.
+            BadParameter: the task is `span` without a column.
+            UnknownName: the corpus has no column of this name with a value for each word; the message names the
+                nearest.
+            DegenerateDesign: there is such a column, but all its values are missing.
             CorpusError: a value is not a tag; the message names the sentence.
         """
         if not self.column:
@@ -54,11 +55,11 @@ class Span(Task):
             _ = self._spans(example)
 
     def places(self, example: Example) -> list[tuple[int, int]]:
-        """Return the first and last word of every span."""
+        """Return the indices, counted from 0, of the first and last word of every span."""
         return [(first, last) for first, last, _ in self._spans(example)]
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the type of every span."""
+        """Return the type of every span of `places(example)`."""
         return tuple([kind for _, _, kind in self._spans(example)])
 
     def _spans(self, example: Example) -> list[tuple[int, int, str]]:

@@ -24,8 +24,8 @@ class TreeDepth(Task):
         """Check that every sentence is a tree.
 
         Raises:
-            UnknownName: the corpus has no column `head` of words.
-            DegenerateDesign: the column has no values.
+            UnknownName: the corpus has no column `head` with a value for each word.
+            DegenerateDesign: there is a column `head`, but all its values are missing.
             CorpusError: heads are out of range or form a circle; the message names the sentence.
         """
         refuse_argument(self)

@@ -28,11 +28,11 @@ class TreeDistance(TreeTask):
     measures = ("uuas", "distance_spearman", "r2")
 
     def places(self, example: Example) -> NDArray[np.int64]:
-        """Return every pair of two words of the sentence, once, the earlier word first."""
+        """Return the word indices, counted from 0, of every two words of the sentence, once, the earlier word first."""
         return np.stack(np.triu_indices(len(example.words), 1), axis=1)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the number of arcs between the two words of every pair."""
+        """Return the number of arcs between the two words of every pair of `places(example)`."""
         lengths = path_lengths(example)[np.triu_indices(len(example.words), 1)]
         return tuple([None if length == np.inf else length for length in lengths.tolist()])
 

@@ -78,8 +78,8 @@ class Rows:
         char: `(R, 2)` half-open span of the row's characters; (0, 0) for special tokens.
         first: `(R+1,)`; row r is pooled from `pieces[first[r]:first[r+1]]`.
         pieces: indices, in the example's input, of the tokens that are pooled.
-        missing: (example, word, reason) of words without a row.
-        skipped: (example, reason) of examples without any row.
+        missing: (index of the example, index of the word, reason) for each word without a row.
+        skipped: (index of the example, reason) for each example without any row.
         position: `(R,)` index of the named position, if rows are positions; `missing` then has this index in place of
             the word.
     """
@@ -187,8 +187,9 @@ def piece_rows(
     """Return one row per token that is not special; its `word` is the first word that the token belongs to, -1 if there
     is none.
 
-    With `with_special`, special tokens have rows too, with word -1 and characters 0 to 0. Words that have no row in
-    `word_rows` are listed in `missing`, so that later pooling also leaves them out.
+    With `with_special`, special tokens have rows too, with word -1 and characters 0 to 0. Arguments are those of
+    `word_rows`. Words that have no row in `word_rows` are listed in `missing`, so that later pooling also leaves them
+    out.
     """
     offsets = [np.where(e.special[:, None], 0, e.offsets) for e in encoded]
     base = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
@@ -222,8 +223,8 @@ def piece_rows(
 
 
 def sentence_rows(encoded: Sequence[Encoded], pool: str = "mean", cls_id: int | None = None) -> Rows:
-    """Return one row per example that has tokens; the row pools all tokens that are not special, or is the CLS token if
-    `pool` is `cls`.
+    """Return one row per example that has tokens; the row pools all tokens that are not special, or is the CLS token
+    (vocabulary id `cls_id`) if `pool` is `cls`.
 
     Raises:
         AlignmentError: `pool` is `cls` and an input has no CLS token.

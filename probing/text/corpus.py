@@ -105,7 +105,7 @@ class Corpus:
         divided.
 
         Args:
-            source: file, glob, mapping or name to read; the suffix of a file selects the reader in `readers/`.
+            source: what to read, in one of the forms above; the suffix of a file selects its reader (`readers/`).
             options: `split_seed`, another seed for that random split; `group`, a column whose values are used as
                 groups, in place of documents; all others are options of the format's reader, such as `text="sentence"`.
 
@@ -113,8 +113,8 @@ class Corpus:
             CorpusError: a file is missing, malformed or empty (the message names file and line), or a document is in
                 two splits.
             BadParameter: the reader has no such option, or `group` is a column with a value for each word.
-            UnknownName: there is no column of the name `group`, or a name after `probing:` does not ship with the
-                package.
+            UnknownName: there is no column with the name that `group` gives, or a name after `probing:` does not ship
+                with the package.
         """
         parts = parts_of(source)
         readers = [registry.get("readers", part.reader).MEMBER() for part in parts]
@@ -134,8 +134,8 @@ class Corpus:
         name: str = "texts",
         **options: str | int,
     ) -> Corpus:
-        """Return a corpus of texts, or of lists of words, with columns beside them; the result equals that of JSON
-        lines with the same rows.
+        """Return a corpus of texts, or of lists of words, with columns beside them; the result equals that of a JSONL
+        file with one line per text.
 
         Args:
             texts: one text, or one list of words, for each example.
@@ -145,7 +145,8 @@ class Corpus:
             options: as for `read`: `split_seed`, `group`, and those of the JSONL reader.
 
         Raises:
-            CorpusError: a column has another length than the texts, or rows are malformed; the message names the row.
+            CorpusError: a column has another length than the texts, or a value is malformed; the message names the text
+                by its number.
             BadParameter, UnknownName: as for `read`.
         """
         made = import_module("probing.readers._memory").corpus_of_texts(
@@ -183,7 +184,8 @@ class Corpus:
                 names, and columns of images or sounds are left out. Splits of a DatasetDict stay (`validation` is
                 `dev`); a single data set, or one with train only, is split at random.
             name: name of the source, which messages and ids of examples contain.
-            options: as for `read`: `split_seed`, `group`, and the names of columns.
+            options: as for `read`: `split_seed`, `group`, and those of the hub reader that name columns (`text`,
+                `words`, `id`, `document`, `split_column`).
 
         Raises:
             CorpusError: it is not a data set in memory, or rows are malformed; the message names the row.
@@ -301,12 +303,12 @@ class Corpus:
         return levels[column]
 
     def filter(self, keep: Callable[[Example], bool]) -> Corpus:
-        """Return a corpus of the examples for which `keep` returns true, in order."""
+        """Return a corpus of the examples for which the function `keep` returns true, in order."""
         return replace(self, examples=tuple(example for example in self.examples if keep(example)))
 
     def with_random_split(self, seed: int = 0, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Corpus:
         """Return the corpus with train, dev and test assigned at random; a group and copies of the same text stay in
-        one split.
+        one split. `seed` determines the draw; `fractions` are the wanted shares of train, dev and test.
 
         Raises:
             BadParameter: the fractions are not three positive numbers that sum to 1.

@@ -17,7 +17,8 @@ _WALKING = -2
 
 def depths(heads: Sequence[Any], where: str) -> tuple[int | None, ...]:
     """Return, for every word, the number of arcs from it up to the root (0 for the root); None if a head on this path
-    is missing.
+    is missing. `heads` are the numbers of the words' heads, counted from 1, 0 for the root; `where` names the sentence
+    in messages.
 
     Raises:
         CorpusError: a head is not a word of the sentence, or heads form a circle.

@@ -61,9 +61,9 @@ def train(
     """Fit every probe at every site, on the task and on its control tasks, score all fits, and return the results.
 
     Probes are trained on the split train, stopped early by dev, and scored on dev (to choose a site) and on test. The
-    task and its controls are given the same probe, budget and seeds. Baselines, which do not read states, are always
-    fitted too and have the site "(none)": `prior`; for words, `word_type`; for sentences, `text_length`, `bag_of_words`
-    and `tfidf`. The results contain the gain of every probe over each baseline.
+    task and its controls are given the same probe, the same limits on training and the same seeds. Baselines, which do
+    not read states, are always fitted too and have the site "(none)": `prior`; for words, `word_type`; for sentences,
+    `text_length`, `bag_of_words` and `tfidf`. The results contain the gain of every probe over each baseline.
 
     Args:
         store: the states, or the directory of a store.
@@ -91,7 +91,7 @@ def train(
         to: folder for results.jsonl, results.parquet, fitted probes, and the finished fits, from which a killed run
             resumes. Earlier results in the folder stay, also those of other models.
         replace: whether to drop results in the folder that are of the same store, rows, task, site and probe with other
-            settings (seeds, controls, measures, …).
+            settings (such as seeds, controls or measures).
         executor: how probes are fitted: `inline`, `processes`, `ray`, or an object. Options are given as in
             `processes:stall_seconds=7200`: a worker that reports nothing for so long counts as stalled and is started
             again; a worker reports nothing during one fit. With other processes `to` is required; they
@@ -105,9 +105,9 @@ def train(
         device: torch device that `linear`, `mlp`, `ridge` and `mass_mean` compute on; other probes, and all scoring,
             use the CPU. Results are equal up to rounding, so a run that was begun on one device can be finished on
             another.
-        array_size, array_index: number of processes that share the work (on any machines that can write to `to`), and
-            index of this one, counted from 0; it does every `array_size`-th fit. The process that finds all fits done
-            writes the results.
+        array_size: number of processes that share the work, on any machines that can write to `to`.
+        array_index: index of this process, counted from 0; it does every `array_size`-th fit. The process that finds
+            all fits done writes the results.
         threshold: a largest rate of false positives, as text: `fpr=0.01`, `fpr=0.01,label=CLASS` or
             `fpr=0.01,by=COLUMN`. If given, every probe gets a threshold on the log odds of the class (by default the
             second of two in sorted order) that keeps to this rate on dev. It is saved with the probe, with its recall

@@ -72,7 +72,7 @@ def probe(
 
     Args:
         X: states `(N, D)` as array, tensor or DataFrame, converted to float32; or `{site: states}`, several layers of
-            the same rows, such as `{"resid.3": …, "resid.6": …}`.
+            the same rows, such as `{"resid.3": X3, "resid.6": X6}`.
         y: `(N,)` labels, classes or numbers; None and NaN are missing, and such rows are left out. A number and a text
             that is written alike, such as 1 and "1", would be one class, and are refused.
         groups: `(N,)` names of groups that splits and resampling never divide: sentences, documents, speakers. None:
@@ -84,7 +84,7 @@ def probe(
         split: `(N,)` the split of each row: `train`, `dev` (or `validation`) or `test`. None means that whole groups
             are assigned at random, in proportions of 80/10/10.
         split_seed: seed of that random split.
-        kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are no whole numbers
+        kind: whether labels are `classes` or `real` numbers; `auto` takes numbers as real if some are not whole numbers
             or there are more than 20 different ones.
         name: name of the property, for tables and messages.
         model: name of the source of the states, which is recorded with the results and tells runs in one folder apart;

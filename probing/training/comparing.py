@@ -92,19 +92,21 @@ def compare(
         results: the folder that `train(…, to=…)` wrote.
         task: name of the task in that folder.
         measure: name of the measure; default: accuracy or R², if scored.
-        probe: compare only this probe (default: all but baselines).
+        probe: name of the only probe whose results are compared (default: all probes, but no baselines).
         split: `test` or `dev`; if some of its inputs occur in train, only the other rows are compared.
         correction: how p values are adjusted over the pairs, `holm` or `bh`.
-        model: compare only this model, given by its full name or a part of it (default: all).
+        model: full name, or a part of it, of the only model whose results are compared (default: all).
         between: which pairs: `all`; `models`, two models at the same site by the same probe; or `best`, two models,
-            each at the site that is best for it on dev. For models, a is the later checkpoint, the larger or the
-            trained model.
-        against: compare models with this one only, given by its full name or a part of it.
+            each at the site that is best for it on dev. Of two models, a is the later checkpoint, the larger model, or
+            the trained one.
+        against: full name, or a part of it, of the one model that all others are compared with; None: all pairs of
+            models.
 
     Returns:
-        One row per pair: `difference` is the score of a minus that of b (mean over seeds; also for log loss, where less
-        is better), with its 95 % interval, the two-sided `p` of no difference, `p_adjusted`, and `detectable`, the
-        smallest true difference that would have been shown with 80 % probability.
+        One row per pair of results (a and b). `difference` is the score of a minus that of b (mean over seeds; also for
+        log loss, where less is better), with its 95 % interval; `p` is the two-sided p value of no difference,
+        `p_adjusted` the same adjusted over the pairs, and `detectable` the smallest true difference that would have
+        been shown with 80 % probability.
 
     Raises:
         UnknownName: the folder has no such task, probe, measure or model.

@@ -70,7 +70,7 @@ def leave_one_out(
         task: a task or its name.
         group: `document`, or a sentence-level column of the corpus, such as `genre`.
         least_rows: smallest number of labelled rows of a group that is tested alone.
-        probes, measures, seeds, root_seed, sites, rows: see `train`.
+        probes, measures, seeds, root_seed, sites, rows: as for `train`.
         to: folder for leave_one_out.jsonl, leave_one_out.parquet, and the finished fits, from which a killed run
             resumes.
 
@@ -116,7 +116,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Fold:
-    """Holds the name of a group and the corpus in which this group is the test split."""
+    """Holds the name of a group (`name`) and the corpus in which this group is the test split (`corpus`)."""
 
     name: str
     corpus: Corpus

@@ -147,14 +147,14 @@ class ProbeResults(Sequence[ProbeResult]):
         """Read the results that `write` wrote into a folder, and return them.
 
         Raises:
-            InputError: a line is not a result.
+            InputError: a line of the files is not a result.
         """
         place = Path(folder)
         return cls(read_results(place / "results.jsonl"), analysis.read_analyses(place / "analyses.jsonl"))
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """Return one `ProbeResults` with the results of several runs."""
+        """Return one `ProbeResults` with the results of several runs. `parts` are the results of each."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -219,13 +219,13 @@ class ProbeResults(Sequence[ProbeResult]):
         return found
 
     def table(self, split: str = "test") -> pd.DataFrame:
-        """Return a DataFrame with one row per model, site, task and probe: the primary measure with its first control,
-        then the other measures.
+        """Return a DataFrame with one row per model, site, task and probe: the score by the primary measure (the first
+        one of the run) and on its first control, then the scores by the other measures. Scores are those on `split`.
 
         Intervals are named after what they bound: `accuracy_low` and `accuracy_high` (or those of another primary
-        measure), `selectivity_low` and `selectivity_high`. Log loss is called `bits`. If the control is a chance check,
-        the columns of selectivity are empty. `status` is the judgement by the primary measure on test (`selectively
-        decodable`, `not beyond word_type`, `not judged`, …); baselines have none.
+        measure), `selectivity_low` and `selectivity_high`. Log loss is called `bits`. If the control only checks for
+        chance (such as shuffled labels), the columns of selectivity are empty. `status` is the judgement by the primary
+        measure on test (such as `selectively decodable`, `not beyond word_type` or `not judged`); baselines have none.
         """
         return pd.DataFrame([table_row(result, split) for result in self._results])
 
@@ -243,6 +243,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
         """Return the result with the best score on dev, baselines left out; of equally good results, the first.
+        `measure` defaults to the primary one (the first of the run), and `probe` to all probes.
 
         Raises:
             UnknownName: no result was scored by that measure, or there is no such probe.
@@ -263,13 +264,20 @@ class ProbeResults(Sequence[ProbeResult]):
         *,
         task: str | None = None,
     ) -> Score:
-        """Return the selectivity of a probe on test: its score minus that of its control. `site` and `probe` default to
-        those with the best score on dev.
+        """Return the selectivity of a probe on test, with its interval: its score on the task minus its score on a
+        control.
+
+        Args:
+            measure: name of the measure; default: the primary one, which is the first of the run.
+            site: name of the site; default: the one with the best score on dev.
+            probe: name of the probe; default: the one with the best score on dev.
+            control: name of the control; default: the first one that selectivity is defined against.
+            task: name of the task; needed if there are results of several.
 
         Raises:
             BadParameter: there are results of several tasks or models, and `task` does not select one.
-            UnknownName: there is no such site, probe, measure or control, or the control is a chance check, which has
-                no selectivity.
+            UnknownName: there is no such site, probe, measure or control; or the control only checks for chance (such
+                as shuffled labels) or replaces states, so that no selectivity is defined against it.
         """
         of_task = self._of_one(task)
         here = [r for r in of_task if site in (None, r.site)]
@@ -309,8 +317,8 @@ class ProbeResults(Sequence[ProbeResult]):
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
-        """Return what results.jsonl of `folder` would hold after these results are merged into it, without
-        duplicates.
+        """Return what results.jsonl of `folder` would hold after these results are merged into it, without duplicates;
+        `replace` is explained at `write`.
         """
         path = folder / "results.jsonl"
         older = read_results(path) if path.is_file() else []
@@ -334,9 +342,10 @@ class ProbeResults(Sequence[ProbeResult]):
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
 
         Args:
-            what: `overview` (properties by sites), `scores` (of every probe over sites, beside controls and baselines),
-                `models` (over training steps and sizes at the best site, and by site), `analyses` (capacity, code
-                length, …) or `confusion` (of labels, at the best site on dev).
+            what: `overview` (which tasks are decodable at which sites), `scores` (of every probe over sites, beside
+                controls and baselines), `models` (scores over training steps and sizes of models, at the best site and
+                by site), `analyses` (curves and numbers of the analyses) or `confusion` (true by predicted labels, at
+                the site that is best on dev).
 
         Raises:
             UnknownName: no such chart.

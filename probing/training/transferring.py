@@ -44,7 +44,8 @@ class Trained:
         name: name of the source that they were trained on.
         fits: the fits on the task's labels.
         labels: all labels of that source; its train rows were used for training.
-        tempers: scaling factor of each fit's log odds, fitted on that source's dev rows.
+        tempers: for each fit, the factors that its log odds are multiplied by, fitted on that source's dev rows; None
+            if no measure needs them.
     """
 
     name: str
@@ -71,7 +72,7 @@ def crossed(
     Args:
         plan: the planned training on the tested source, whose test rows are scored. All labels must have the same
             classes.
-        unit: site, name and probe.
+        unit: name of the site, name of the probe, and the probe.
         states: states of the plan's rows at the site.
         tested_on: name of the plan's source.
         sources: the trained probes.
@@ -181,7 +182,7 @@ def transfer(
     Args:
         sources: by name, a store (or its directory) and the corpus it was made from; two or more, all of one model.
         task: a task or its name, the same for every corpus.
-        probes, measures, seeds, root_seed, sites, resample_by, rows: see `train`.
+        probes, measures, seeds, root_seed, sites, resample_by, rows: as for `train`.
         to: folder for transfer.jsonl, transfer.parquet, and the finished fits, from which a killed run resumes.
 
     Raises:

@@ -59,8 +59,9 @@ class UseOptions:
         control_properties: number of random properties of word forms that are measured in the same way; 0 means none.
         comparisons: other interventions to report, such as `leace`; if there are any, random subspaces and a control
             task are added to them, and a `random_subspace` of your own is ignored.
-        stratify, shared, folds: whether rows are compared only within strata; whether all strata share one shift;
-            whether different rows serve for fitting and measuring. Change these for comparisons only.
+        stratify: whether rows are compared only within strata; False for comparison.
+        shared: whether all strata share one shift; True for comparison.
+        folds: whether different rows serve for fitting and measuring; False for comparison.
     """
 
     seed: int = 0
@@ -99,7 +100,7 @@ class AtPlace:
     Attributes:
         states: states by fold.
         shifts: for each rotation, how states differ between values of the property, fitted on F1.
-        swapped: swapped states by dose, see `EditMeasurement.swapped_states`.
+        swapped: by dose, what `EditMeasurement.swapped_states` returns.
     """
 
     states: FoldStates
@@ -324,9 +325,8 @@ class EditMeasurement:
         return self._at[place]
 
     def swapped_states(self, place: Place, dose: float) -> list[Floats]:
-        """Return the states `(n, D)` of the measured rows after the class-mean swap, once for each rotation of the
-        three folds (directions are estimated on one fold, chosen on another and measured on the third). Those of the
-        last dose are cached.
+        """Return, for each rotation, the states `(n, D)` of the rows of F3 after the class-mean swap with the shifts
+        fitted on F1, times `dose`. Those of the last dose are cached.
         """
         at = self.at(place)
         if dose not in at.swapped:
@@ -338,7 +338,7 @@ class EditMeasurement:
         return at.swapped[dose]
 
     def run(self, place: Place, rows: Ints, states: NDArray[np.floating], *, frozen_norms: bool = False) -> Floats:
-        """Run rows of the experiment with these states at a place, and return the changes in behaviour `(n, V)`."""
+        """Run n `rows` of the experiment with these states at a place, and return the changes in behaviour `(n, V)`."""
         return self.run_many(place.site, rows, {place.position: states}, frozen_norms=frozen_norms)
 
     def run_folds(
@@ -357,8 +357,8 @@ class EditMeasurement:
     def run_many(
         self, site: str, rows: Ints, states: Mapping[str, NDArray[np.floating]], *, frozen_norms: bool = False
     ) -> Floats:
-        """Run rows with these states at several positions of a site together, and return the changes in behaviour `(n,
-        V)`.
+        """Run n `rows` with these states `(n, D)` at several positions of a site together, and return the changes in
+        behaviour `(n, V)`.
         """
         y = behaviour(self.instrument, site, self.experiment.rows[rows], states, frozen_norms=frozen_norms)
         return y - self.y[rows]

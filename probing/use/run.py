@@ -46,14 +46,14 @@ class ResultCache:
             sweep(place)
 
     def unit(self, key: Mapping[str, Any]) -> str:
-        """Return the hash of everything that determines a result."""
+        """Return the hash of everything that determines a result: the settings in `key` and those of the whole run."""
         return digest(self._common | dict(key))[:32]
 
     def _file(self, key: Mapping[str, Any]) -> Path | None:
         return None if self._folder is None else self._folder / f"{self.unit(key)}.json"
 
     def get(self, key: Mapping[str, Any]) -> UseResult | None:
-        """Return a stored result; None if it was not measured or cannot be read."""
+        """Return the stored result with these settings (`key`); None if it was not measured or cannot be read."""
         file = self._file(key)
         if file is None or not file.is_file():
             return None
@@ -72,7 +72,7 @@ class ResultCache:
         return None
 
     def put(self, key: Mapping[str, Any], result: UseResult) -> UseResult:
-        """Store a result, and return it."""
+        """Store a result under its settings (`key`), and return it."""
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,11 @@ def intervene(
         corpus: corpus with labels. All its splits are used unless `split` names one, since groups are divided at random
             into three folds, whatever their split.
         tasks: names of tasks, all about words (`feature:Number`) or all about sentences (`column:tense`).
-        behaviour: `next_token:answers= was| were` (spaces count), `masked_token:…`, `head`, `readout`, or an object.
-        sites: names of sites, with wildcards: `resid.*`, `attn_out.1`, `heads.*`, …
-        positions: for tasks of sentences, the positions whose states are edited: `subject`, `end`, …
-        covariates: names of further tasks; see above.
+        behaviour: what is measured: `next_token:answers= was| were` (spaces count), `masked_token` with such answers,
+            `head`, `readout`, or an object.
+        sites: names of sites, with wildcards, such as `resid.*`, `attn_out.1` or `heads.*`.
+        positions: for tasks of sentences, the positions whose states are edited, such as `subject` or `end`.
+        covariates: names of tasks whose labels compared rows must share, in addition to the above.
         split: split of the corpus to use; None means all.
         max_rows: largest number of rows; if there are more, rows are sampled with classes as equal in size as possible.
         criteria: thresholds of the verdicts.

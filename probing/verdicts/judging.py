@@ -1,4 +1,5 @@
-"""Turns measured effects of edits into verdicts: corrects for multiple tests, then applies the criteria at each place.
+"""Turns measured effects of edits into verdicts: first corrects for multiple tests, and then applies the criteria at
+each place.
 
 A cell is one property at one place. A deal is one random division of the groups outside the measured fold into two
 parts: one to fit the edit on, one to fit the contrast on (the direction of the output along which the effect is
@@ -97,7 +98,7 @@ class Levels:
 
 def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> list[Verdict]:
     """Return one verdict per property, place and behaviour. Without `criteria`, each result is judged by the criteria
-    stored with it.
+    stored with it. `results` are all results that the corrections for multiple tests are to cover.
 
     Multiple tests are corrected for in two steps. All places of one property and behaviour form a family. The smallest
     adjusted p values of the families of a model go through Benjamini-Hochberg at level q, which selects families; in

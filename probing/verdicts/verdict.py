@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class Word(StrEnum):
-    """Lists the possible verdicts on whether a model uses a property."""
+    """Lists the possible verdicts on whether a model uses a property; the value of each member is the verdict in
+    words.
+    """
 
     NOT_DECODABLE = "not decodable"
     NOT_TESTED = "decodable, use not tested"
@@ -74,14 +76,18 @@ class Verdict:
     """Holds the verdict on one property at one place (a site and perhaps a position), for one behaviour and data set.
 
     Attributes:
-        task, behaviour, model, site, position: names of what the verdict is about.
+        task: name of the property.
+        behaviour: name of the measured part of the output.
+        model: full name of the model.
+        site, position: names of the site and position at which states were edited.
         word: the verdict itself, such as `decodable, no material use found`.
         flags: short qualifications of the verdict.
         reason: sentence that says what decided it, with the numbers.
         overturned_by: sentence that says which finding would change the verdict.
-        decodability, evidence: the numbers that show whether the property can be read there, and those that the edits
-            gave; None if not measured.
-        coverage, n_rows: share and number of rows in the experiment.
+        decodability: the numbers that show whether the property can be read there; None if not measured.
+        evidence: the numbers that the edits gave; None if not measured.
+        coverage: share of the labelled rows that are in the experiment.
+        n_rows: number of rows in the experiment.
         epsilon: smallest effect that counts, as chosen for the run, in standard deviations of the behaviour.
         unit: hash of all settings and data that determine the numbers; "" if not known.
     """
@@ -266,7 +272,7 @@ class UseRun:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the verdicts as flat dicts, one each."""
+        """Return a list of flat dicts, one per verdict."""
         answers = {(one.task, one.behaviour, one.model): answers_said(one.answers) for one in self.results}
         return [
             _row(v) | {"answers": answers.get((v.task, v.behaviour, v.model), ""), "unit": v.unit}
@@ -274,7 +280,7 @@ class UseRun:
         ]
 
     def table(self) -> pd.DataFrame:
-        """Return the verdicts as a DataFrame with one row each."""
+        """Return a DataFrame with one row per verdict."""
         import pandas as pd
 
         return pd.DataFrame(self.rows())

@@ -46,8 +46,13 @@ class HuggingFaceTrunk(HookedModule):
     encoder reads the same input. The state of a token is the decoder's state at the position where it reads this token,
     as in a decoder-only model.
 
+    Args:
+        model: the model.
+        side: side of an encoder-decoder that is read, `encoder` or `decoder`; None means the encoder.
+        by_blocks: whether to find the blocks and their parts; if not, the only sites are `embed` and added ones.
+
     Attributes:
-        blocks: the list of blocks; empty if the model was loaded with `by_blocks=False`.
+        blocks: the list of blocks; empty if `by_blocks` was False.
         final_norm: the norm after the last block, if there is one.
         side: `encoder` or `decoder` of an encoder-decoder; else None.
     """
@@ -55,14 +60,9 @@ class HuggingFaceTrunk(HookedModule):
     def __init__(self, model: nn.Module, *, side: Sides | None = None, by_blocks: bool = True) -> None:
         """Find the blocks, the final norm and the embedding.
 
-        Args:
-            model: the model.
-            side: which side of an encoder-decoder; None: its encoder.
-            by_blocks: find the blocks and what they are made of; else the only sites are `embed` and added ones.
-
         Raises:
-            UnsupportedModel: a model without a list of blocks or without a piece embedding.
-            BadParameter: a side of a model that has one only.
+            UnsupportedModel: the model has no list of blocks, or no embedding of tokens.
+            BadParameter: a side is given for a model that has one side only.
         """
         super().__init__()
         self.model = model.eval()
@@ -241,19 +241,21 @@ class HuggingFaceTrunk(HookedModule):
         return {"side": "decoder", "encoder_input": "the same text"} if self.side == "decoder" else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the model without its head."""
+        """Run one forward pass of the model without its head, and return its output. `ids` and `mask` are `(B, T)`; the
+        mask is 1 at tokens and 0 at padding.
+        """
         return self.trunk(**self.inputs(ids, mask))
 
     def run_with_head(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the whole model; return None for a model without a head, and for the encoder of an
-        encoder-decoder.
+        """Run one forward pass of the whole model on ids and mask `(B, T)` (0 at padding), and return its output; None
+        for a model without a head, and for the encoder of an encoder-decoder.
         """
         has_none = self.model is self.trunk and self.side is None
         return None if has_none or self.side == "encoder" else self.model(**self.inputs(ids, mask))
 
     def inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Return the arguments of a forward pass; positions are counted from the first token that is no padding, also
-        after padding on the left.
+        """Return the arguments of a forward pass over ids and mask `(B, T)` (0 at padding); positions are counted from
+        the first token that is not padding, also after padding on the left.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         is_left_padded = bool((mask[:, 0] == 0).any())
@@ -280,8 +282,8 @@ class HuggingFaceTrunk(HookedModule):
             yield
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run one forward pass without the head and return the states `(B, T, D)` at the sites; the pass is stopped
-        once all are read.
+        """Run one forward pass without the head on ids and mask `(B, T)` (0 at padding), and return the states `(B, T,
+        D)` by site; the pass is stopped once all are read.
 
         Raises:
             UnknownSite: the model does not have one of the sites.
@@ -297,7 +299,9 @@ class HuggingFaceTrunk(HookedModule):
 
 
 def known_ids(trunk: HookedModule) -> int | None:
-    """Return the number of ids that have an embedding vector; None if the model is not a Hugging Face model."""
+    """Return the number of vocabulary ids that have an embedding vector in the model that `trunk` reads; None if it is
+    not a Hugging Face model.
+    """
     return trunk.vocabulary if isinstance(trunk, HuggingFaceTrunk) else None
 
 

@@ -25,6 +25,14 @@ class ModuleTrunk(HookedModule):
     tokens, width), or a tuple that begins with it; `LanguageModel.self_check` verifies this. If `forward` takes no
     mask, inputs are run one by one, without padding.
 
+    Args:
+        module: the module.
+        sites: by name of a site, the path of the module whose output is read.
+        call: function `call(module, ids, mask)` that runs the module on ids and mask `(B, T)`; the mask is 1 at tokens
+            and 0 at padding. None: it is inferred from the module's `forward`.
+        vocabulary: number of ids in the vocabulary.
+        max_positions: largest number of tokens of an input; None means no limit.
+
     Attributes:
         takes_mask: whether `forward` takes a mask, so that batches may be padded.
         call_sha256: hash of the source of the function `call`, if one was given; else "".
@@ -39,18 +47,12 @@ class ModuleTrunk(HookedModule):
         vocabulary: int,
         max_positions: int | None = None,
     ) -> None:
-        """Keep the module, its sites and how it is called.
-
-        Args:
-            module: the model.
-            sites: path by site name.
-            call: runs the module on ids and mask `(B, T)`, 1 for real pieces; None: inferred from its forward.
-            vocabulary: how many ids there are.
-            max_positions: the most pieces of an input.
+        """Store the module, its sites and how it is called; the class describes the arguments.
 
         Raises:
-            UnknownSite: a name of another form, or no such module, with the nearest.
-            BadParameter: no site is named, or it has no parameters.
+            UnknownSite: a site's name does not have the form of one, or there is no such module; the message names the
+                nearest.
+            BadParameter: no site is named, or the module has no parameters.
         """
         super().__init__()
         self.model = self.trunk = module
@@ -81,11 +83,12 @@ class ModuleTrunk(HookedModule):
         return {"call": self.call_sha256} if self.call_sha256 else {}
 
     def run(self, ids: Tensor, mask: Tensor) -> Any:
-        """Run one forward pass of the module."""
+        """Run one forward pass of the module on ids and mask `(B, T)` (0 at padding), and return its output."""
         return self._call(self.model, ids, mask)
 
     def read(self, ids: Tensor, mask: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Return the states `(B, T, D)` at the sites; at padding they are 0 if the module takes no mask.
+        """Run one forward pass on ids and mask `(B, T)` (0 at padding), and return the states `(B, T, D)` by site; if
+        the module takes no mask, states at padding are 0.
 
         Raises:
             UnknownSite: the module does not have one of the sites.

@@ -53,7 +53,19 @@ def continued(
     new: int,
     options: Mapping[str, Any],
 ) -> list[Generated]:
-    """Continue prompts by at most `new` tokens each, and return the continuations; see `LanguageModel.generate`."""
+    """Continue prompts by at most `new` tokens each, and return the continuations; see `LanguageModel.generate`.
+
+    Args:
+        model: the Hugging Face model.
+        trunk: the part of the model whose sites are read.
+        tokenizer: the fast tokenizer.
+        limit: largest number of tokens of an input; None if no limit is known.
+        where: name of the model, for messages.
+        encode: function that tokenises texts.
+        prompts: texts, or chats as lists of (role, content) pairs.
+        new: largest number of new tokens.
+        options: options of Hugging Face's `generate`.
+    """
     check_generates(model, trunk)
     batch = _prompts(tokenizer, prompts, encode, where)
     lengths = [len(one) for one in batch]
@@ -129,11 +141,11 @@ class Listener(Protocol):
     """Receives the course of a generation: the prompts first, then every forward pass, then all ids."""
 
     def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
-        """Receive ids and mask `(B, T)` of the prompts, and the ids that end a text."""
+        """Receive ids and mask `(B, T)` of the prompts (the mask is 0 at padding), and the ids that end a text."""
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
-        """Receive a forward pass over ids `(B, t)`, columns `start` … `start + t - 1`, with states `(B, t, D)`
-        by site.
+        """Receive a forward pass over ids `(B, t)`, which are the columns from `start` to `start + t - 1` of the batch,
+        with states `(B, t, D)` by site.
         """
 
     def ends(self, ids: Tensor) -> None:
@@ -141,7 +153,7 @@ class Listener(Protocol):
 
 
 def check_generates(model: nn.Module, trunk: HookedModule) -> None:
-    """Check that the model is a decoder with a language-model head, which continues texts.
+    """Check that the model is a decoder with a language-model head, so that it continues texts.
 
     Raises:
         UnsupportedModel: the model is of another kind.
@@ -159,7 +171,8 @@ def check_generates(model: nn.Module, trunk: HookedModule) -> None:
 
 
 def check_room(length: int, new: int, limit: int | None, where: str) -> None:
-    """Check before anything is computed that prompt and continuation fit into the model.
+    """Check before anything is computed that a prompt of `length` tokens and a continuation of `new` tokens fit into a
+    model with this limit (None: no limit is known); `where` names the model in messages.
 
     Raises:
         BadParameter: prompt and continuation are longer than the limit, or `new` is below 1.
@@ -190,8 +203,8 @@ class _Run:
 def listening(
     model: nn.Module, trunk: HookedModule, sites: Sequence[str], listener: Listener, where: str
 ) -> Iterator[None]:
-    """Return a context manager in whose block every generation by `model.generate` is passed to the listener.
-    Afterwards all hooks are removed, also after an error.
+    """Return a context manager in whose block every generation by `model.generate` is passed to the listener, with the
+    states at `sites`. Afterwards all hooks are removed, also after an error.
 
     Generation does not read the last token, since nothing follows it; an additional pass reads it.
 

@@ -28,8 +28,8 @@ def emptied(output: Any) -> Any:
 
 
 def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., Any]:
-    """Return a `forward` method that returns its input, or `states` if given, in the container that the block's output
-    has.
+    """Return a `forward` method for a block that computes nothing: it returns its input, or `states` if given, in the
+    form of the block's own output (a tensor, tuple, list or mapping), which `form` shows (see `emptied`).
     """
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,9 @@ def bypass(form: Any, states: Tensor | None, layout: Layout) -> Callable[..., An
 
 
 def of_pieces(output: Any, mask: Tensor) -> Tensor:
-    """Return the logits in a model output (the last states if there is no head) at all tokens that are no padding."""
+    """Return the logits in a model output (the last states if there is no head) at all tokens that are not padding.
+    `mask` is `(B, T)`, 0 at padding.
+    """
     found: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
@@ -50,14 +52,16 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # relative to the large
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Return the largest difference, relative to the largest logit, that two runs on the same inputs may show in this
-    data type.
+    """Return the largest difference, relative to the largest logit, that two runs on the same inputs may show if the
+    model computes in the data type `dtype`.
     """
     return _TOLERANCE.get(dtype, 1e-2)
 
 
 def is_same(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether two outputs are equal within the tolerance of the data type that the model computes in."""
+    """Return whether two outputs are equal within the `tolerance` of `dtype`, the data type that the model computes
+    in.
+    """
     found, expected = found.detach().float(), expected.detach().float()
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance(dtype) * scale).all())
@@ -134,12 +138,12 @@ class SuffixReplay:
         return head_kind(self.model, self.trunk.trunk)
 
     def padded(self, ids: Tensor, mask: Tensor) -> PaddedBatch:
-        """Return a padded batch with the position ids that the model reads."""
+        """Return a padded batch of ids and mask `(B, T)` (0 at padding) with the position ids that the model reads."""
         return PaddedBatch(ids, mask, self._blocks().inputs(ids, mask).get("position_ids"))
 
     def read(self, inputs: PaddedBatch, sites: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run one pass and return the states `(B, T, D)` by site and the logits `(B, T, V)` (None if there is
-        no head).
+        """Run one pass over the batch `inputs` and return the states `(B, T, D)` by site, for `sites`, and the logits
+        `(B, T, V)` (None if there is no head).
         """
         with torch.inference_mode():
             output, states = self.run(inputs, sites)
@@ -167,12 +171,14 @@ class SuffixReplay:
             return self.logits(self.run(inputs, site=site, states=states)[0])
 
     def states_from(self, site: str, states: Tensor, inputs: PaddedBatch, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Run as `run_from` does, but return the states at later sites instead of logits; no head is needed."""
+        """Run as `run_from` does, but return the states `(B, T, D)` at the later `sites` instead of logits; no head is
+        needed.
+        """
         with torch.set_grad_enabled(states.requires_grad):
             return self.run(inputs, sites, site=site, states=states)[1]
 
     def arguments(self, inputs: PaddedBatch) -> dict[str, Any]:
-        """Return the arguments of a forward pass, with the positions of `inputs`."""
+        """Return the arguments of a forward pass over `inputs`, with their positions."""
         given = self._blocks().inputs(inputs.ids, inputs.mask)
         given.pop("position_ids", None)
         return given if inputs.position_ids is None else given | {"position_ids": inputs.position_ids}
@@ -180,8 +186,8 @@ class SuffixReplay:
     def run(
         self, inputs: PaddedBatch, sites: Sequence[str] = (), *, site: str | None = None, states: Tensor | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run one pass, from `states` at `site` if these are given, and return the model's output and the states at
-        `sites`.
+        """Run one pass over the batch `inputs`, from `states` at `site` if these are given, and return the model's
+        output and the states at `sites`.
 
         Raises:
             UnknownSite: the model has no such site.

@@ -86,9 +86,9 @@ def extract(
         shard_bytes: approximate size of a shard.
         chat_template: whether to format each text by the tokenizer's chat template, as a user's message or as part of
             its `messages`.
-        array_size, array_index: number of processes that share the work (on one file system), and index of this one,
-            counted from 0; it computes every `array_size`-th shard. The process that computes the last missing shard
-            finishes the store; the others return it unfinished.
+        array_size: number of processes that share the work, on one file system.
+        array_index: index of this process, counted from 0; it computes every `array_size`-th shard. The process that
+            computes the last missing shard finishes the store; the others return it unfinished.
         executor: how the shards are computed: `inline`, `processes`, `ray`, with options
             (`processes:stall_seconds=600`), or an object. Independent runs may share one store: a shard that another
             run computes is waited for.
@@ -102,9 +102,10 @@ def extract(
         subset: read only these examples: a split, a list of indices, or text such as `0,5,20:40`.
         role: `states`, or `replay` to store the states of whole sequences and the outputs of the unedited model, which
             `Replay` needs; `rows` then has no effect.
-        outputs, columns: for `replay`, which outputs are stored: `outputs` selects the tokens (the `last` of each
-            example, the default for causal models; `mask` tokens, the default for masked models; `all` or `none`),
-            `columns` the vocabulary ids, as a list or a file that lists them (None means all).
+        outputs: for `replay`, the tokens whose outputs are stored: the `last` of each example (the default for causal
+            models), `mask` tokens (the default for masked models), `all` or `none`.
+        columns: for `replay`, the vocabulary ids whose outputs are stored, as a list or a file that lists them; None
+            means all.
         progress: whether to show a bar on standard error; None shows it in a terminal only.
 
     Raises:

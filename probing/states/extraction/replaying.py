@@ -36,14 +36,16 @@ class ReplayBatch:
     tokens, for C vocabulary ids.
 
     Attributes:
-        shard, number: number of the shard, and of the batch in it.
+        shard: number of the shard.
+        number: number of the batch in its shard.
         examples: `(B,)` index of each example in the corpus.
         rows: `(B, T)` number of each token's row in the store; -1 for padding.
         inputs: ids, mask and positions; ids are 0 at padding.
-        places: `(M, 2)` for each token with stored outputs, index of its example in the batch and of the token in it.
+        places: `(M, 2)` pairs of indices (not `Place` objects), one per token with stored outputs: its example in the
+            batch, and the token in that example.
         output_rows: `(M,)` number of each such token's row in the store.
-        logits: `(M, C)` outputs of the unedited model, float32.
-        logsumexp: `(M,)` log-sum-exp of the logits over the whole vocabulary, float32.
+        logits: `(M, C)` float32 outputs of the unedited model.
+        logsumexp: `(M,)` float32 log-sum-exp of the logits over the whole vocabulary.
     """
 
     shard: int
@@ -65,7 +67,9 @@ class Replay:
         store: the store of the states, which was extracted for replaying.
         model: the model of the extraction, with the same weights.
         sites: sites from which the model can be run.
-        columns: vocabulary ids of the stored outputs, `(C,)`; None if all are stored, or none.
+        columns: `(C,)` vocabulary ids of the stored outputs; None if outputs of the whole vocabulary, or no outputs,
+            are stored.
+        has_outputs: whether outputs are stored.
     """
 
     def __init__(self, store: Store, model: LanguageModel) -> None:
@@ -166,8 +170,8 @@ class Replay:
         return self._outputs(batch, site, self.states(batch, site) if states is None else states)
 
     def run_states(self, batch: ReplayBatch, site: str, states: Tensor, read: str) -> Tensor:
-        """Run the blocks from a site on, with the given states there, and return the states `(B, T, D)` at a later
-        site; for models without a head.
+        """Run the blocks from `site` on, with the given states `(B, T, D)` there, and return the states `(B, T, D)` at
+        the later site `read`; for models without a head.
 
         Raises:
             EditFailed: unedited states do not give the stored states.

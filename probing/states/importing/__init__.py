@@ -76,10 +76,11 @@ def import_states(
         model: name of the model that made the states, recorded as given.
         layers: meaning of layers that are only numbered. `resid`: inputs of blocks. `blocks`: outputs of blocks.
             `hf:L`: the `hidden_states` of transformers, from a model of L blocks; the last is after the final norm
-            (`resid.0` … `final_norm`). `vllm`, or `vllm:8,16,24` if only these layers were saved: inputs of blocks; the
-            last is before the final norm (`resid.8` …). Any other name is used as it is; the default gives `layer.0`,
-            `layer.1`, … Sources of lmprobe and vLLM are refused without this option. Layers that are missing
-            between others (for `hf:L`, of 0 to L) are named in a warning, and recorded with the store.
+            (names `resid.0`, `resid.1` and on to `final_norm`). `vllm`, or `vllm:8,16,24` if only these layers were
+            saved: inputs of blocks; the last is before the final norm (names such as `resid.8`). Any other name is used
+            as it is; the default names them `layer.0`, `layer.1` and so on. Sources of lmprobe and vLLM are refused
+            without this option. Layers that are missing between others (for `hf:L`, of 0 to L) are named in a
+            warning, and recorded with the store.
         tokenizer: folder of the tokenizer, needed for states of vLLM, whose requests are matched with texts by token
             ids.
         dtype: data type that states are stored in; None means that of the file, or float32.

@@ -46,8 +46,9 @@ class RowTable:
         piece_start, piece_end: half-open span of the row's tokens in the model's input.
         char_start, char_end: half-open span of the row in code points of the text.
         position: index into the store's position names; None if rows are not positions.
-        input_id, position_id, mask: for a replay store, the inputs of the model; `position_id` is -1 if the model was
-            given none.
+        input_id: for a replay store, the vocabulary id of the token; None for other stores.
+        position_id: for a replay store, the position number that the model was given; -1 if it was given none.
+        mask: for a replay store, the attention mask of the token (0 at padding).
     """
 
     example: NDArray[np.int64]
@@ -68,16 +69,17 @@ class Store:
 
     Attributes:
         path: directory of the store.
-        store_id, content_id: hash of what determines the states (model, corpus and options), and hash of the stored
-            files (shards).
-        identity, environment: what determines the states (model, corpus and options), and library versions, as the
-            extraction recorded them.
+        store_id: hash of what determines the states (model, corpus and options).
+        content_id: hash of the stored files (shards).
+        identity: what determines the states (model, corpus and options), as the extraction recorded it.
+        environment: library versions, as the extraction recorded them.
         sites: names of the sites, from the first layer to the last; `sites["resid.3"]` are all states there, `(R, D)`
             float32.
         n_rows: number of rows R.
         shards: numbers of the finished shards.
-        shards_done, shards_planned: how many shards are finished, and how many there will be; equal unless the store
-            was opened with `allow_partial`.
+        shards_done: number of finished shards.
+        shards_planned: number of shards of the finished store; equal to `shards_done` unless the store was opened with
+            `allow_partial`.
         skipped: (index of the example, reason) for each example without rows.
         windowed: (index of the example, number of windows) for each input that was read in windows.
         inputs: for inputs that have unknown tokens or were cut, by index of the example: number of unknown tokens, and
@@ -165,8 +167,8 @@ class Store:
         return int(self._starts[self.shards.index(shard)])
 
     def dataset(self, shard: int, path: str) -> NDArray[Any]:
-        """Return one HDF5 dataset of a finished shard, such as `/outputs/logits`, in its stored type, as a read-only,
-        memory-mapped array.
+        """Return the HDF5 dataset `path` of a finished shard, such as `/outputs/logits`, in its stored type, as a
+        read-only, memory-mapped array.
 
         Raises:
             UnknownName: there is no such dataset; the message names the nearest.
@@ -310,7 +312,7 @@ class Store:
 
         Raises:
             UnknownSite: the store has no such site; the message names the nearest.
-            BadParameter: a row number is out of range, or labels are no numbers or not as many as rows.
+            BadParameter: a row number is out of range, or the labels are not numbers, or not as many as rows.
         """
         return torch_dataset(self, site, y, None if rows is None else self._check_rows(rows))
 

@@ -1,1 +1,1 @@
-"""Holds the behaviours, one a file; each measures one kind of model output."""
+"""Holds the behaviours, one per file; each measures one kind of model output."""

@@ -10,16 +10,16 @@ from probing.errors import NoBehaviour
 
 
 class Head(Behaviour):
-    """Measures the output of the model's own head for a whole text: logits of classes, or predicted numbers."""
+    """Measures the output of the model's own head for a whole text: logits of classes, or predicted numbers.
+
+    Args:
+        regression: whether the outputs are predicted numbers, not logits of classes.
+    """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "output"
 
     def __init__(self, *, regression: bool = False) -> None:
-        """Choose the kind of output.
-
-        Args:
-            regression: the outputs are numbers, not logits of classes.
-        """
+        """Store the option; the class describes it."""
         self.regression = regression
 
     @property

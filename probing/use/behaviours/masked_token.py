@@ -13,15 +13,14 @@ class MaskedToken(NextToken):
     """Measures logits at the mask token of each text: those of the answers minus their mean or, without answers, those
     of the whole vocabulary, weighted as in `next_token`.
 
-    If a text has several mask tokens, `position` names the one to read.
+    Args:
+        answers: two or more answers of one token each, as a list or as `yes|no`; None means the whole vocabulary.
+        position: where logits are read: `mask`, the only mask token of the text, or a named position (for texts with
+            several mask tokens).
     """
 
     def __init__(self, *, answers: str | list[str] | tuple[str, ...] | None = None, position: str = "mask") -> None:
-        """Choose the answers and where they are read.
-
-        Args:
-            answers: two or more answers of one piece each, also as `yes|no`; None: the whole vocabulary.
-            position: `mask`, the only mask piece of the text, or a named position.
+        """Store the options; the class describes them.
 
         Raises:
             BadParameter: there is only one answer, or an answer is given twice.

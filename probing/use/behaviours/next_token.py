@@ -18,20 +18,21 @@ class NextToken(Behaviour):
     model, so that ½|Δy|² ≈ KL in nats and rare tokens weigh little. If the vocabulary has more than 256 tokens, y is
     projected onto at most 256 directions: its leading principal components over the rows of the experiment, and the
     differences between the means of the classes of the property that is tested.
+
+    Args:
+        answers: two or more answers of one token each, as a list or as `yes|no`, written with the space that precedes
+            them in the text: for most tokenizers ` yes` and `yes` are different tokens. `was/is|were/are` joins tokens
+            with the same meaning into one answer, whose logit is the log of their summed exponentials. In an option
+            written as text, `\\,` is a comma and `\\|` a vertical bar inside an answer. None means the whole
+            vocabulary.
+        position: where logits are read: `end`, the last token that is not special; `word`; or a named position, of
+            which the last token is read.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "logits"
 
     def __init__(self, *, answers: Sequence[str] | str | None = None, position: str = "end") -> None:
-        """Choose the answers and where they are read.
-
-        Args:
-            answers: two or more answers of one piece each, also as `yes|no`, written with the space that precedes them
-                in the text: for most tokenizers ` yes` and `yes` are different pieces. `was/is|were/are` joins pieces
-                with the same meaning into one answer, whose logit is the log of their summed exponentials. None: the
-                whole vocabulary. In the text of a recipe, `\\,` is a comma inside an answer, and `\\|` a stroke.
-            position: where logits are read: `end`, the last piece that is not special, `word`, or a named position (the
-                last piece of a span).
+        """Store the options; the class describes them.
 
         Raises:
             BadParameter: there is only one answer, or an answer is given twice.

@@ -18,19 +18,24 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 def mean(states: Tensor, real: Tensor) -> Tensor:
     """Return the mean of the states of all tokens that are not padding, special tokens included, as sentence encoders
-    pool.
+    pool: an array `(B, D)`. `states` are `(B, T, D)`: batch, tokens, width. `real` is a bool mask `(B, T)`, true at
+    tokens that are not padding.
     """
     weights = real[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def cls(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the first token that is not padding, which is [CLS] in a BERT."""
+    """Return the state of the first token that is not padding (in a BERT, the token [CLS]): an array `(B, D)`. `states`
+    are `(B, T, D)`: batch, tokens, width. `real` is a bool mask `(B, T)`, true at tokens that are not padding.
+    """
     return states[torch.arange(len(states), device=states.device), real.int().argmax(1)]
 
 
 def last(states: Tensor, real: Tensor) -> Tensor:
-    """Return the state of the last token that is not padding."""
+    """Return the state of the last token that is not padding: an array `(B, D)`. `states` are `(B, T, D)`: batch,
+    tokens, width. `real` is a bool mask `(B, T)`, true at tokens that are not padding.
+    """
     from_end = real.flip(1).int().argmax(1)
     return states[torch.arange(len(states), device=states.device), real.shape[1] - 1 - from_end]
 
@@ -42,22 +47,23 @@ class FinalStates(Behaviour):
     """Measures a function of the final states: their `mean` over tokens, that of the CLS token (`cls`), that of the
     `last` token, or a function of your own.
 
-    Final states are those after the model's last norm. A function of your own, `function(states, real)`, is given
-    states `(B, T, D)` and a bool mask `(B, T)`, false for padding, and returns `(B, V)`; it must be differentiable. The
-    result can be multiplied by a matrix from a file, `weights`, such as a linear head of your own.
+    Final states are those after the model's last norm.
+
+    Args:
+        function: `mean`, `cls`, `last`, or a differentiable function of your own. `function(states, real)` is given the
+            states `(B, T, D)` (batch, tokens, width) and a bool mask `(B, T)`, true at tokens that are not padding, and
+            returns `(B, V)`.
+        weights: a safetensors file that holds one matrix, such as a linear head of your own, by which the result of the
+            function is multiplied; None means no matrix.
     """
 
     source: ClassVar[Literal["logits", "output", "states"]] = "states"
 
     def __init__(self, *, function: str | Function = "mean", weights: str | None = None) -> None:
-        """Choose the function of the states, and what its vectors are multiplied by.
-
-        Args:
-            function: `mean`, `cls`, `last`, or a function of states and mask.
-            weights: a safetensors file that holds one matrix `(D, V)`, by which the function's vectors are multiplied.
+        """Store the options, which the class describes, and read the file.
 
         Raises:
-            BadParameter: an unknown name, or a file without such a matrix.
+            BadParameter: the name of the function is unknown, or the file does not hold one matrix.
         """
         if isinstance(function, str) and function not in BUILT_IN:
             raise unknown_name("readout", function, BUILT_IN, error=BadParameter)

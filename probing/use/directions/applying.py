@@ -42,7 +42,8 @@ class AppliedDirection:
     Attributes:
         header: header of the evidence file.
         place: place where the direction was added.
-        start, goal: names of the classes (or numbers) that the direction leads from and to; "" for an eraser.
+        start: name of the class (or number) that the direction leads away from; "" for an eraser.
+        goal: name of the class (or number) that it leads to; "" for an eraser.
         strength: factor of the direction: 1 adds the whole difference, a negative factor leads back.
         behaviour: the behaviour measured, as text; "" if the most probable tokens are shown.
         texts: text of each row, `(n,)`.
@@ -50,7 +51,8 @@ class AppliedDirection:
         outputs: names of the V outputs: answers, tokens of the vocabulary, or numbers of a readout.
         unit: `logits` (of answers, minus their mean), `log probabilities` (of tokens, over the vocabulary), or
             `numbers`.
-        clean, edited: `(n, V)` outputs without the direction, and with it.
+        clean: `(n, V)` outputs without the direction.
+        edited: `(n, V)` outputs with it.
         top: number of most probable tokens that are shown for each run; 0 if a behaviour was measured.
     """
 
@@ -156,11 +158,14 @@ def apply_direction(
         strength: factor of the direction; 1 adds the whole difference.
         behaviour: the behaviour to measure. None means, for a corpus, the one that the verdict is about, and for
             prompts the most probable tokens.
-        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None means
-            from the first to the second of two classes.
+        start: name of the class (for real values, number) that the direction leads away from; None means the first of
+            two.
+        goal: name of the class (or number) that it leads to; None means the second of two.
         position: position at which the direction is added; None means where it was fitted. Spans exist in a corpus
             only.
-        split, max_rows, seed: for a corpus, the split to use, the largest number of rows, and the seed of their choice.
+        split: for a corpus, the split to use; None means all.
+        max_rows: for a corpus, the largest number of rows; if there are more, some are chosen at random.
+        seed: seed of that choice.
         top: without a behaviour, the number of most probable tokens of each run that are shown.
         any_model: whether another model than the direction was fitted on is accepted, if its states have the same
             width.

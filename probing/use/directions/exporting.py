@@ -80,8 +80,9 @@ def export_control_vector(
         path: path of the file.
         evidence: directions of one model and property at sites `resid.2` and higher, one per site.
         model_hint: llama.cpp's name of the architecture, such as `llama` or `gpt2`.
-        start, goal: codes of the classes that the direction leads from and to, or two real values; with the default 0
-            and 1 the shift for real values is per unit.
+        start: code of the class (or real value) that the direction leads away from.
+        goal: code of the class (or real value) that it leads to; for real values, the default 0 and 1 give the shift
+            per unit.
 
     Raises:
         BadParameter: there is no evidence, or it is of another kind or site, or of several models or properties.
@@ -124,8 +125,9 @@ def export_vectors(
     Args:
         path: path of the file.
         evidence: directions of one model and property, one per place.
-        start, goal: codes of the classes that the direction leads from and to, or two real values; with the default 0
-            and 1 the shift for real values is per unit.
+        start: code of the class (or real value) that the direction leads away from.
+        goal: code of the class (or real value) that it leads to; for real values, the default 0 and 1 give the shift
+            per unit.
         format: `safetensors`, `npz` or `npy`; None means that the ending of the name decides.
 
     Raises:
@@ -195,8 +197,9 @@ def export_directions(
         to: path of the file.
         format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None means
             that the ending of the name decides.
-        start, goal: names of the classes (for real values: numbers) that the direction leads from and to; None means
-            from the first to the second of two classes.
+        start: name of the class (for real values, number) that the direction leads away from; None means the first of
+            two.
+        goal: name of the class (or number) that it leads to; None means the second of two.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
         replace: whether an existing file is replaced; a file that `probing use --save-directions` wrote never is.
 

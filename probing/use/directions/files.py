@@ -194,7 +194,8 @@ def caveat(header: Header, place: str = "", behaviour: str = "") -> str:
 
     Args:
         header: header of the evidence.
-        place, behaviour: where the direction is to be applied, and for which behaviour; "" means those of the verdict.
+        place: place at which the direction is to be applied; "" means that of the verdict.
+        behaviour: behaviour that is to be changed; "" means that of the verdict.
     """
     word = header.verdict.word
     elsewhere = [

@@ -1,7 +1,8 @@
 """Defines `Evidence`: a direction, an eraser or a probe, with everything needed to apply it again and the verdict on
 it.
 
-The arrays of each kind (W strata, K classes, D width, r rank):
+The arrays of each kind of evidence, with their shapes (W strata, K classes, D width of a state, r directions that an
+eraser removes):
 
     class_mean   means (W, K, D), counts (W, K), shares (W,); for real values slopes (W, D), shares (W,)
     leace        left (D, r), right (D, r), centre (D,)
@@ -40,14 +41,18 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Stated:
-    """Holds a verdict in the form in which files of evidence store it: the word, its reason and the numbers.
+    """Holds a verdict in the form in which files of evidence store it: the verdict in words, its reason and the
+    numbers. A number that was not measured is None.
 
     Attributes:
-        word, flags, reason, overturned_by: see `Verdict`.
-        effect, mediated: (value, low, high) with 95 % intervals, in SDs of the unedited output, and as a share of the
-            natural difference; None if not measured or not established.
-        p_adjusted, mde, accuracy, coverage: adjusted p value, smallest detectable effect, accuracy of the probe, and
-            share of rows in the experiment; None if not measured.
+        word, flags, reason, overturned_by: as in `Verdict`.
+        effect: effect size in SDs of the unedited output, as (value, low, high) with a 95 % interval.
+        mediated: effect as a share of the natural difference in output, as (value, low, high) with a 95 % interval;
+            None also if that difference is not established.
+        p_adjusted: adjusted p value of the effect.
+        mde: smallest detectable effect.
+        accuracy: accuracy of the probe.
+        coverage: share of the labelled rows that are in the experiment.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -103,19 +108,27 @@ class Header:
     """Holds everything in a file of evidence but its arrays: what it is, what it was fitted on, and the verdict.
 
     Attributes:
-        kind, operation: kind of evidence, and the formula by which it is applied.
-        model, revision, identity: full name of the model, commit of a hub model, and SHA-256 of its weights
-            (`weights_digest`); the last two are "" if not known.
-        site, convention, position, position_rule: place, with the meaning of the names of sites, and the rule by which
-            the position was located.
-        task, labels, label_definition: the property, with its classes in the order of their codes (none for real
-            values).
+        kind: kind of evidence: `class_mean`, `leace` or `probe`.
+        operation: formula by which the evidence is applied to a state h.
+        model: full name of the model.
+        revision: commit of a hub model; "" if not known.
+        identity: SHA-256 of the model's weights (`weights_digest`); "" if not known.
+        site: name of the site.
+        convention: what the names of sites mean, in words.
+        position: name of the position; "" if rows have a single one.
+        position_rule: how the position was located in a text.
+        task: name of the property.
+        labels: names of its classes, in the order of their codes; empty for real values.
+        label_definition: what the labels mean, in words.
         behaviour: behaviour that the verdict is about.
         strata: description of each stratum.
-        sign, scale: in words, the direction of a positive dose, and the unit of the states.
+        sign: in which direction a positive dose leads, in words.
+        scale: unit of the states, in words.
         dose: dose at which the verdict was reached.
-        data, rows, fitted_on, folds: SHA-256 of states and labels; number of rows fitted on; which rows of the
-            experiment these are; how folds were used for the verdict.
+        data: SHA-256 of states and labels.
+        rows: number of rows fitted on.
+        fitted_on: which rows of the experiment these are, in words.
+        folds: how folds were used for the verdict, in words.
         controls: descriptions of the controls of the measurement.
         verdict: the verdict, which is never missing.
     """
@@ -158,6 +171,10 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
     """Holds the arrays of a direction, an eraser or a probe, with a header that says what they mean.
+
+    Attributes:
+        header: the description and the verdict.
+        arrays: the arrays by name; the module lists those of each kind.
 
     Raises:
         BadParameter: the verdict is missing, or the arrays are not those that this kind of evidence has.
@@ -202,8 +219,9 @@ class Evidence:
 
         Args:
             states: `(n, D)` states to edit.
-            start, goal: class codes (or real values) of the rows before and after the edit; `(n,)`, or a scalar for all
-                rows. Erasers ignore them.
+            start: class code (or real value) of each row before the edit, `(n,)` or one for all rows; erasers ignore
+                it.
+            goal: class code (or real value) of each row after the edit, likewise.
             strata: `(n,)` codes in the order of `header.strata`; None means one shift for all rows.
             dose: factor of the edit; 1 is the whole edit.
 
@@ -228,7 +246,8 @@ class Evidence:
         `goal`, from names.
 
         Args:
-            start, goal: names of classes, or numbers; None means the first and the second of two classes, or 0 and 1.
+            start: name of a class, or a number; None means the first of two classes, or 0.
+            goal: name of a class, or a number; None means the second of two classes, or 1.
 
         Raises:
             BadParameter: names are given for an eraser or a probe, `start` and `goal` are the same class, or one of
@@ -266,7 +285,7 @@ class Evidence:
         return self.header.labels[int(code)] if self.header.labels else f"{code:g}"
 
     def predict(self, states: NDArray[np.floating]) -> Floats:
-        """Return the natural log probabilities of a probe for states, `(n, K)`.
+        """Return the natural log probabilities `(n, K)` that the probe gives to states `(n, D)`.
 
         Raises:
             BadParameter: the evidence is not a probe, or the states have another width.
@@ -276,8 +295,8 @@ class Evidence:
         return np.asarray(log_softmax(self._checked(states) @ self.arrays["weights"] + self.arrays["bias"], axis=1))
 
     def direction(self, *, start: float = 0, goal: float = 1) -> Floats:
-        """Return the vector `(D,)` that is added at dose 1 to lead from `start` to `goal`, averaged over strata; for
-        real values, the default `start` and `goal` give the vector for one unit.
+        """Return the vector `(D,)` that is added at dose 1 to lead from `start` to `goal`, averaged over strata; both
+        are codes of classes. For real values they are numbers, and the default 0 and 1 give the vector for one unit.
 
         Raises:
             BadParameter: the evidence is not class means, or there is no such class.
@@ -348,8 +367,8 @@ _WIDTH = {"class_mean": (("means", 2), ("slopes", 1)), "leace": (("centre", 0),)
 
 
 def misfit(header: Header, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a phrase that says how the arrays differ from those that the kind of evidence must have; "" if they do
-    not.
+    """Return a phrase that says how the arrays differ from those that the kind of evidence in the header must have; ""
+    if they do not.
     """
     wanted = _wanted(header)
     if set(arrays) != set(wanted):

@@ -1,1 +1,1 @@
-"""Holds the interventions, one a file; each is one way to edit states."""
+"""Holds the interventions, one per file; each is one way to edit states."""

@@ -50,6 +50,11 @@ class ClassMean(Intervention):
     If a class does not occur in a stratum, its mean there is estimated as the stratum's mean plus the class's mean
     minus the mean of all rows. For real values, the shift is the slope of h on z in the stratum, times the change of z.
 
+    Args:
+        dose: the dose a, above 0; 1 moves the mean of one class to that of the other.
+        shared: whether all strata share one shift, the mean of the shifts of the strata, weighted by their shares of
+            rows.
+
     References:
         Marks and Tegmark 2023, The Geometry of Truth, §5.
     """
@@ -57,14 +62,10 @@ class ClassMean(Intervention):
     decides: ClassVar[bool] = True
 
     def __init__(self, *, dose: float = 1.0, shared: bool = False) -> None:
-        """Choose the dose, and whether strata share their shift.
-
-        Args:
-            dose: a; 1 puts the mean of one class where that of the other was.
-            shared: one shift for all strata, Σ π_w D_w.
+        """Store the options; the class describes them.
 
         Raises:
-            BadParameter: a dose that is not positive.
+            BadParameter: the dose is not positive.
         """
         if not dose > 0:
             raise BadParameter("a dose is positive", needed="above 0", found=str(dose))

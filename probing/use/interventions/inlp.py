@@ -1,4 +1,6 @@
-"""Projects out the directions of one linear probe after another, until a probe is no better than a constant (INLP)."""
+"""Projects out the directions of one linear probe after another, until a probe is hardly better than a constant
+prediction (INLP).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ class NullspaceEdit(AffineEdit):
     """Removes the probes' directions from states, by projection onto the subspace that is left.
 
     Attributes:
-        before, after: score (accuracy or R²) of the first and the last probe on held-out rows, minus that of a
-            constant.
+        before: score (accuracy or R²) of the first probe on held-out rows, minus that of a constant prediction.
+        after: the same for the last probe.
         rounds: number of probes fitted.
     """
 
@@ -41,6 +43,12 @@ class Inlp(Intervention):
     The `rank` of the edit is the number of dimensions removed, often far more than LEACE removes. For real values the
     probes are ridge regressions, scored by R².
 
+    Args:
+        tolerance: accuracy (or R²) above that of a constant prediction at which no further probe is fitted, from 0 to
+            1.
+        rounds: largest number of probes.
+        l2: L2 penalty of a probe per row, on states scaled to an overall standard deviation of 1.
+
     References:
         Ravfogel, Elazar, Gonen, Twiton and Goldberg 2020, Null It Out, Algorithm 1.
     """
@@ -48,15 +56,10 @@ class Inlp(Intervention):
     erases: ClassVar[bool] = True
 
     def __init__(self, *, tolerance: float = 0.01, rounds: int = 100, l2: float = 1e-3) -> None:
-        """Choose when the rounds of probes stop, and their penalty.
-
-        Args:
-            tolerance: accuracy (or R²) above a constant at which it stops.
-            rounds: the most probes.
-            l2: penalty of a probe, on states scaled to an overall SD of 1, per row.
+        """Store the options; the class describes them.
 
         Raises:
-            BadParameter: one out of range.
+            BadParameter: an option is out of range.
         """
         if not 0 <= tolerance < 1 or rounds < 1 or l2 <= 0:
             raise BadParameter(

@@ -12,7 +12,9 @@ from probing.use.interventions._edits import ConstantEdit
 
 
 class MeanAblation(Intervention):
-    """Replaces the whole state by the mean over the rows of `fit`, which removes all information at the place."""
+    """Replaces the whole state by the mean over the rows that `fit` was given, which removes all information at the
+    place.
+    """
 
     erases: ClassVar[bool] = True
 

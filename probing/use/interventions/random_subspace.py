@@ -20,9 +20,13 @@ class RandomSubspace(Intervention):
     """Erases random directions by projection. They are drawn from N(0, Σ), with Σ the covariance of states, and made
     orthonormal.
 
-    By default, there are as many as LEACE removes at most: k − 1 for a property of k classes. Compared with an eraser,
-    they show how specific its effect is; they are not a test of significance. With `displacement=leace`, the change is
-    scaled so that states move as far (root mean square) as with LEACE.
+    Compared with an eraser, they show how specific its effect is; they are not a test of significance.
+
+    Args:
+        rank: number of directions; 0 means as many as LEACE removes at most, K − 1 for a property of K classes and 1
+            for real values.
+        displacement: how far states move: `own`, as far as the projection moves them; `leace`, the change is scaled so
+            that they move as far (root mean square over the rows of `fit`) as with LEACE.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.1 (the control of random directions).
@@ -31,14 +35,10 @@ class RandomSubspace(Intervention):
     erases: ClassVar[bool] = True
 
     def __init__(self, *, rank: int = 0, displacement: str = "own") -> None:
-        """Choose the number of directions, and how far rows are moved.
-
-        Args:
-            rank: directions; 0: classes less one, and one for real values.
-            displacement: `own`, or `leace`: as far as LEACE moves the rows fitted on.
+        """Store the options; the class describes them.
 
         Raises:
-            BadParameter: a negative rank, or another displacement.
+            BadParameter: the rank is negative, or the displacement is unknown.
         """
         if rank < 0 or displacement not in DISPLACEMENTS:
             raise BadParameter(

@@ -69,7 +69,7 @@ class AblationResult:
     n_rows: int
 
     def table(self) -> list[dict[str, str | float | None]]:
-        """Return the result as a list of dicts, one per component."""
+        """Return a list of dicts, one per component, with its name, its effect and its share of flips."""
         flips = self.flips if self.flips is not None else [None] * len(self.components)
         return [
             {
@@ -94,7 +94,7 @@ class AblationResult:
         return found
 
     def plot(self, title: str = "") -> Any:
-        """Return an Altair chart, a heat map of effects by layer and head.
+        """Return an Altair chart, a heat map of effects by layer and head. `title` is its title.
 
         A notebook shows it; `.save("figure.pdf")`, `.svg` or `.png` writes it.
         """
@@ -142,7 +142,7 @@ def ablate(
 
 
 def check_options(kinds: Sequence[str], by: str) -> None:
-    """Check that the kinds of components and the replacement are known.
+    """Check that the kinds of components (`kinds`) and the replacement (`by`, `mean` or `zero`) are known.
 
     Raises:
         BadParameter: a kind or the replacement is unknown, or a kind is given twice.

@@ -140,8 +140,9 @@ class PairPatching:
         exact: result of activation patching, in which the model runs with every state.
         rough: result of attribution patching, an approximation by gradients, at the same sites and positions; None if
             `attribution` was False.
-        clean, corrupted: mean of (logit of the answer − logit of the corrupted answer) in the clean and in the
-            corrupted prompts; None if that is not what was measured.
+        clean: mean over the clean prompts of (logit of the answer − logit of the corrupted answer); None if that is not
+            what was measured.
+        corrupted: the same over the corrupted prompts.
         pieces: for each position, the text of its tokens in the first clean and in the first corrupted prompt.
         doubts: a warning for each answer that is far less probable than the same answer spelt with (or without) a
             space before it.
@@ -174,10 +175,11 @@ def patch_pairs(
         model: the model, with the head that the behaviour needs.
         pairs: pairs from `PromptPairs.read`. If they have answers and the behaviour is logits without answers of its
             own, (logit of the answer − logit of the corrupted answer) is measured.
-        behaviour: what is measured: `next_token`, `masked_token`, `head`, `readout`, …
+        behaviour: what is measured: `next_token`, `masked_token`, `head`, `readout` or another behaviour by name.
         sites: names of sites, with wildcards.
-        positions: `end`, `start+3`, `subject.last`, …; `subject` alone is the whole span, whose tokens are exchanged
-            one by one. If empty, every token is a position; all prompts must then have the same number of tokens.
+        positions: positions in each prompt, such as `end`, `start+3` or `subject.last`; `subject` alone is the whole
+            span, whose tokens are exchanged one by one. If empty, every token is a position; all prompts must then have
+            the same number of tokens.
         run_prompt: `corrupted` runs the corrupted prompt with states of the clean prompt; `clean`, the reverse.
         attribution: whether to compute attribution patching, too.
         advance: called with two numbers: places done, and places in all.

@@ -40,7 +40,7 @@ class SourceFile:
         return self.path.name
 
     def exactly(self, n_bytes: int, what: str) -> bytes:
-        """Read and return exactly the given number of bytes.
+        """Read and return exactly the given number of bytes; `what` names them in messages.
 
         Raises:
             UntrustedFile: the file ends before that.
