@@ -105,8 +105,8 @@ def member_of(module: str) -> tuple[str, str]:
 
 
 def class_of(name: str, folder: str) -> type | None:
-    """Return the class of the registered member that `name_of` names so, such as `probes:mlp`; None if no member of
-    this kind (`folder`, such as `probes`) has the name.
+    """Return the class of the registered member for which `name_of` returns `name`, such as `probes:mlp`; None if no
+    member of this kind (`folder`, such as `probes`) has the name.
     """
     head, _, tail = name.partition(":")
     member, slash, role = tail.partition("/")

@@ -73,7 +73,7 @@ class Capacity(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the split that is scored and the sources of variation that the intervals cover, as values that JSON
-        can hold. `data` is what the analysis is run on.
+        can hold. `data` are the states and labels that the analysis is run on.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws"}
 

@@ -71,7 +71,7 @@ class CodeLength(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the numbers of rows and groups, the ends of the blocks and the smoothing, as values that JSON can
-        hold. `data` is what the analysis is run on.
+        hold. `data` are the states and labels that the analysis is run on.
         """
         train = data.labels.rows("train")
         return {

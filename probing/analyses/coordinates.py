@@ -42,8 +42,8 @@ class Coordinates(Analysis):
         return bool(_columns(probe))
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
-        """Return a dict with a note on which of the numbers have intervals, and of which kind. `data` is what the
-        analysis is run on.
+        """Return a dict with a note on which of the numbers have intervals, and of which kind. `data` are the states
+        and labels that the analysis is run on.
         """
         return {"interval": "clusters of test; none on train and dev"}
 

@@ -59,7 +59,7 @@ class Information(Analysis):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return the split, the sources of variation that the intervals cover, and the second site, as values that JSON
-        can hold. `data` is what the analysis is run on.
+        can hold. `data` are the states and labels that the analysis is run on.
         """
         return {"split": "test", "interval": "clusters of test, seeds, draws of a mean", "given": self.given or None}
 

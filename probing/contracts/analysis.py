@@ -69,7 +69,7 @@ class Analysis(ABC):
 
     def settings(self, data: SiteData) -> Mapping[str, Any]:
         """Return, by name, the settings that affect the numbers but are not parameters of the analysis; JSON can hold
-        their values. `data` is what the analysis is run on.
+        their values. `data` are the states and labels that the analysis is run on.
         """
         return {}
 

@@ -343,8 +343,8 @@ class LanguageModel:
         return self.suffix.padded(*self._padded(batch))
 
     def generate(self, prompts: Sequence[str | Chat], *, max_new_tokens: int = 64, **options: Any) -> list[Generated]:
-        """Continue texts, or chats given as lists of (role, content) pairs, and return the generated texts. `options`
-        are passed to Hugging Face's `generate`, which by default takes the most probable token.
+        """Continue `prompts` (texts, or chats as lists of (role, content) pairs) and return the generated texts.
+        `options` are passed to Hugging Face's `generate`, which by default takes the most probable token.
 
         Raises:
             UnsupportedModel: the model does not continue texts.

@@ -59,7 +59,9 @@ class Column(Task):
             self._require_numbers(values, corpus.source)
 
     def labels(self, example: Example) -> tuple[Any, ...]:
-        """Return the value of each word, or of the example; None if it is missing."""
+        """Return the labels of an example: one per word, or a tuple of one for the whole example. A missing label is
+        None.
+        """
         convert: Callable[[Label], Any] = _CONVERT[self.kind]
         if self.level == "sentence":
             return (convert(example.columns.get(self.column)),)

@@ -101,8 +101,8 @@ class PromptPairs:
         return tuple(dict.fromkeys(answer for pair in self.answers for answer in pair))
 
     def directions(self) -> NDArray[np.float64] | None:
-        """Return, for each pair, the direction `(n, V)` along which (logit of its answer − logit of the corrupted
-        answer) is measured; None without answers.
+        """Return, for each pair, the direction `(n, V)` among the logits of all V `alternatives` along which (logit of
+        its answer − logit of the corrupted answer) is measured; None without answers.
         """
         if not self.answers:
             return None
