@@ -1,6 +1,4 @@
-"""Defines `Corpus`, an ordered sequence of examples (texts with words, labels, splits and groups). It knows of no
-model.
-"""
+"""Defines `Corpus`, an ordered sequence of examples: texts with words, labels, splits and groups, for any model."""
 
 from __future__ import annotations
 
@@ -145,8 +143,7 @@ class Corpus:
             options: as for `read`: `split_seed`, `group`, and those of the JSONL reader.
 
         Raises:
-            CorpusError: a column has another length than the texts, or a value is malformed; the message names the text
-                by its number.
+            CorpusError: a column has another length than the texts, or a value is malformed; the message names the row.
             BadParameter, UnknownName: as for `read`.
         """
         made = import_module("probing.readers._memory").corpus_of_texts(

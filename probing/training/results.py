@@ -154,7 +154,7 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @classmethod
     def joined(cls, parts: Sequence[ProbeResults]) -> ProbeResults:
-        """Return one `ProbeResults` with the results of several runs. `parts` are the results of each."""
+        """Return one `ProbeResults` with the results of several runs, `parts`."""
         whole = cls((r for part in parts for r in part), (told for part in parts for told in part.analyses))
         whole.missing = sum(part.missing for part in parts)
         return whole
@@ -242,8 +242,8 @@ class ProbeResults(Sequence[ProbeResult]):
         return analysis_table(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
-        """Return the result with the best score on dev, baselines left out; of equally good results, the first.
-        `measure` defaults to the primary one (the first of the run), and `probe` to all probes.
+        """Return the first result with the best score on dev, by the primary measure and of all probes unless they are
+        given; baselines are left out.
 
         Raises:
             UnknownName: no result was scored by that measure, or there is no such probe.
@@ -264,8 +264,7 @@ class ProbeResults(Sequence[ProbeResult]):
         *,
         task: str | None = None,
     ) -> Score:
-        """Return the selectivity of a probe on test, with its interval: its score on the task minus its score on a
-        control.
+        """Return the selectivity of a probe on test, with its interval: its score on the task minus that on a control.
 
         Args:
             measure: name of the measure; default: the primary one, which is the first of the run.
