@@ -43,6 +43,9 @@ _EXAMPLES = {
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
     "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
     "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
+    "SimilarityJob": "probing similarity cache/states/bert cache/states/tuned --twin cache/states/untrained "
+    "--corpus train=train.conllu --corpus dev=dev.conllu --corpus test=test.conllu --task upos "
+    "--to cache/results/similarity",
     "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
     "--to cache/results/documents",
 }
@@ -64,6 +67,8 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "field's usual rules.",
     "ReportJob": "Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR.",
     "TransferJob": "Train probes on every source and score them on every other: transfer.jsonl and transfer.parquet.",
+    "SimilarityJob": "Compare the states of stores on the same rows, site by site: similarity.jsonl, "
+    "similarity.parquet, drift.parquet.",
     "LeaveOneOutJob": "Train on all groups but one and score on that one, in turn: leave_one_out.jsonl and "
     "leave_one_out.parquet.",
 }

@@ -62,6 +62,7 @@ class SimilarityResult:
         task, probe, probe_measure: for `probe_transfer`, what was probed, and the measure of the probe.
         own_a, own_b: for `probe_transfer`, scores on the same rows of probes trained and scored on one store.
         baseline: for `probe_transfer`, the score of the best baseline, which reads no states.
+        higher_is_better: whether a higher score is more alike.
         provenance: everything that entered the result, and what the models are.
     """
 
@@ -92,6 +93,7 @@ class SimilarityResult:
     own_a: float | None = None
     own_b: float | None = None
     baseline: float | None = None
+    higher_is_better: bool = True
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
@@ -133,6 +135,18 @@ class SimilarityResults(Sequence[SimilarityResult]):
         self._results = tuple(results)
         self.drift = drift
         self.remarks = tuple(remarks)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SimilarityResults:
+        """Read the results and the drift in a folder; without similarity.jsonl there are none.
+
+        Raises:
+            InputError: a line is not a result.
+        """
+        import pandas as pd
+
+        results, table = read_similarity(folder), Path(folder) / "drift.parquet"
+        return cls(results, pd.read_parquet(table) if results and table.is_file() else None)
 
     @overload
     def __getitem__(self, index: int) -> SimilarityResult: ...

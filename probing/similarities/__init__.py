@@ -128,13 +128,20 @@ def similarity(
     """
     folder = target_of(to)
     _check_options(others, corpus, task, models, resample_by)
-    for name, value, least in (("permutations", permutations, 0), ("kl_texts", kl_texts, 2)):
-        if value < least:
-            raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(value), where=name)
+    _check_values(
+        {"permutations": (permutations, 0), "kl_texts": (kl_texts, 2)},
+        {
+            "pairs": (pairs, ("auto", "all", "same")),
+            "resample_by": (resample_by, ("sentence", "document")),
+            "first_token": (first_token, ("leave-out", "keep")),
+            "outliers": (outliers, ("apart", "leave-out")),
+        },
+    )
     stores = _named([first, *others])
     twins = {} if twin is None else {"untrained twin": _opened(twin)}
-    for store in (*stores.values(), *twins.values()) if corpus is not None else ():
-        refuse_other_corpus(store, corpus)
+    if corpus is not None:
+        for store in (*stores.values(), *twins.values()):
+            refuse_other_corpus(store, corpus)
     rows = shared_rows(stores | twins, corpus=corpus, resample_by=resample_by, first_token=first_token, seed=root_seed)
     sampled_rows(rows, neighbour_rows, neighbours)
     settings = Settings(neighbours, neighbour_rows, permutations, outliers, task, probe, kl_texts, root_seed)
@@ -185,6 +192,16 @@ def _check_options(
     needing = {"task": task, "models": models, "resample_by=document": resample_by == "document" or None}
     for name in (name for name, value in needing.items() if value is not None and corpus is None):
         raise BadParameter(f"{name} needs the corpus", needed="the corpus of the stores", found="none", where=name)
+
+
+def _check_values(counts: Mapping[str, tuple[int, int]], names: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+    """Refuse numbers below their least value, and names that are none of those allowed."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(value), where=name)
+    for name, (chosen, allowed) in names.items():
+        if chosen not in allowed:
+            raise BadParameter(f"{name} is wrong", needed=" or ".join(allowed), found=str(chosen), where=name)
 
 
 def _opened(store: Store | str | Path) -> Any:
@@ -257,7 +274,7 @@ def _result(one: Comparison, made: dict[str, Any], rows: SharedRows, step: int |
 
 def _with(common: SimilarityResult, measure: str, found: Found, n: int, unit: str, **more: Any) -> SimilarityResult:
     score = Score(found.value, found.low, found.high, n, unit)
-    nulls = {"null_mean": found.null_mean, "null_bound": found.null_bound}
+    nulls: dict[str, Any] = {"null_mean": found.null_mean, "null_bound": found.null_bound}
     return replace(common, measure=measure, score=score, **nulls, **more)
 
 
@@ -344,6 +361,7 @@ class _Behaviour:
                 own_a=moved.own_a,
                 own_b=moved.own_b,
                 baseline=moved.baseline,
+                higher_is_better=moved.higher_is_better,
             )
             for (a, b), moved in found.items()
         ]
@@ -359,7 +377,7 @@ class _Behaviour:
             *models, self._corpus, chosen.tolist(), permutations=options.permutations, seed=options.root_seed
         )
         common = replace(common, clusters=found.texts)
-        return [_with(common, OUTPUT_KL, found.found, found.tokens, "bits per token")]
+        return [_with(common, OUTPUT_KL, found.found, found.tokens, "bits per token", higher_is_better=False)]
 
 
 def _remarks(rows: SharedRows, stores: Mapping[str, Any], twins: Mapping[str, Any], settings: Settings) -> list[str]:

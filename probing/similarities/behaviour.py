@@ -16,7 +16,7 @@ from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, U
 from probing.measures._rows import predict, tempers_of
 from probing.provenance import tokenizer_digest, weights_digest
 from probing.similarities.linear import Found, Map, upper_bound
-from probing.similarities.rows import Floats, cluster_permutations, resampled
+from probing.similarities.rows import Floats, cluster_permutations, resampled_sums
 from probing.similarities.sums import Pair
 from probing.statistics.bootstrap import Clusters, replicates
 from probing.text.corpus import SPLITS, Corpus
@@ -42,6 +42,7 @@ class ProbeTransfer:
         baseline: score of the best baseline, which reads no states.
         measure, unit: measure and unit of all of them.
         rows, clusters: numbers of test rows and of their clusters.
+        higher_is_better: whether a higher score is better.
     """
 
     found: Found
@@ -52,6 +53,7 @@ class ProbeTransfer:
     unit: str
     rows: int
     clusters: int
+    higher_is_better: bool
 
 
 def plans_of(
@@ -159,9 +161,10 @@ def probe_transfer(
             sampled, fit = score(mapped)
             bounds = judged.bounds(sampled.value, sampled.samples[None], unit=measure.unit)
             null = _permuted_scores(measure, fit, mapped["test"], first.plan, permutations, seed)
-            below = upper_bound(null) if measure.higher_is_better else -upper_bound(-null) if permutations else None
+            sign = 1.0 if measure.higher_is_better else -1.0
+            null_bounds = (float(null.mean()), sign * upper_bound(sign * null)) if permutations else (None, None)
             found[site_a, site_b] = ProbeTransfer(
-                Found(sampled.value, *bounds, float(null.mean()) if permutations else None, below),
+                Found(sampled.value, *bounds, *null_bounds),
                 own_a,
                 own_b[site_b],
                 best,
@@ -169,6 +172,7 @@ def probe_transfer(
                 measure.unit,
                 len(judged.rows),
                 judged.clusters.count,
+                measure.higher_is_better,
             )
             advance()
     return found
@@ -298,7 +302,7 @@ def output_divergence(
             "too few texts to compare outputs on", needed="two or more texts with tokens", found=str(len(table))
         )
     value = table[:, 0].sum() / table[:, 1].sum()
-    drawn = resampled(table, seed)
+    drawn = np.concatenate(list(resampled_sums(table, seed)))
     spread = replicates((drawn[:, 0] / drawn[:, 1])[None, None], clusters=Clusters.of_sizes(table[:, 1]), seed=seed)
     null = _permuted_divergences(np.concatenate(ours), np.concatenate(theirs), np.array(groups), permutations, seed)
     low, high = (bound / math.log(2) for bound in spread.interval)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter
 from probing.seeds import generator
 from probing.similarities.linear import Found, upper_bound
-from probing.similarities.rows import Ints, SharedRows
+from probing.similarities.rows import Ints, SharedRows, sums_by_cluster
 from probing.similarities.sums import Pair, Source
 from probing.statistics.bootstrap import unvaried_interval
 from probing.statistics.clusters import is_unvaried
@@ -58,7 +58,7 @@ def neighbours_of(source: Source, site: str, chosen: Ints, k: int) -> Neighbours
     """Return the k nearest of the chosen rows to each of them, by the cosine of states about the mean of all rows."""
     states = source.centred(site, chosen)
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
-    states = states / np.where(lengths > 0, lengths, 1.0)
+    states /= np.where(lengths > 0, lengths, np.float32(1.0))
     cosines = states @ states.T
     np.fill_diagonal(cosines, -np.inf)
     nearest = np.argpartition(-cosines, k, axis=1)[:, : k + 1]
@@ -109,7 +109,7 @@ def mutual_neighbours(
     counts = np.bincount(groups, minlength=rows.clusters).astype(np.float64)
     for at, (a, b) in enumerate(pairs):
         shares = _shared(ours[a].nearest, theirs[b].nearest)
-        sums = {"shared": np.bincount(groups, weights=shares, minlength=rows.clusters), "rows": counts}
+        sums = {"shared": sums_by_cluster(shares, groups, rows.clusters), "rows": counts}
         low, high = rows.interval(sums, lambda drawn: drawn["shared"] / np.maximum(drawn["rows"], 1.0))
         if is_unvaried((low, high)):
             low, high = unvaried_interval(float(shares.mean()), int((counts > 0).sum()), least=0.0, most=1.0)
@@ -128,5 +128,4 @@ def _moved(nearest: Ints, permutation: Ints) -> Ints:
 
 def _shared(ours: Ints, theirs: Ints) -> NDArray[np.float64]:
     """Return, for each row, the share of its neighbours that are the same."""
-    shared = (ours[:, :, None] == theirs[:, None, :]).any(2).sum(1)
-    return shared / ours.shape[1]
+    return np.asarray((ours[:, :, None] == theirs[:, None, :]).any(2).mean(1))

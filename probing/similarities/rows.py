@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from probing.text.corpus import Corpus
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LEAST_CLUSTERS, LEAST_ROWS = 4, 20
-_WEIGHTS_AT_ONCE = 100  # resamples whose weights are in memory together
+_WEIGHTS_AT_ONCE = 100  # resamples whose weights are drawn together
+_MOST_WEIGHT_BYTES = 256 << 20  # of weights that are kept; more are drawn anew for each interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +75,27 @@ class SharedRows:
         """Return the 95 % interval of a statistic by resampling clusters.
 
         Args:
-            sums: named sums by cluster, `(S,)` each; only clusters in which some sum is not 0 are resampled.
+            sums: named sums by cluster, `(S,)` each.
             value_of: a function from the named sums of each resample, `(R,)`, to the statistic `(R,)`.
         """
         names = list(sums)
         table = np.stack([sums[name] for name in names], axis=1)
-        known = np.flatnonzero((table != 0).any(1))
-        samples = value_of(dict(zip(names, resampled(table[known], self.seed).T, strict=True)))
-        sizes = np.bincount(self.groups, minlength=self.clusters)[known]
-        found = replicates(samples[None, None], clusters=Clusters.of_sizes(sizes), seed=self.seed)
-        return found.interval
+        drawn = self._drawn_sums(table)
+        samples = value_of(dict(zip(names, drawn.T, strict=True)))
+        sizes = np.bincount(self.groups, minlength=self.clusters)[(table != 0).any(1)]
+        return replicates(samples[None, None], clusters=Clusters.of_sizes(sizes), seed=self.seed).interval
+
+    def _drawn_sums(self, table: Floats) -> Floats:
+        """Return the sums `(R, K)` of a table `(S, K)` over the clusters of each bootstrap resample, which are the same
+        for every table.
+        """
+        if RESAMPLES * len(table) * 8 > _MOST_WEIGHT_BYTES:
+            return np.concatenate(list(resampled_sums(table, self.seed)))
+        return np.asarray(self._weights @ table)
+
+    @cached_property
+    def _weights(self) -> Floats:
+        return np.concatenate(list(_weights_in_parts(self.clusters, self.seed)))
 
 
 def cluster_permutations(groups: Ints, count: int, seed: int) -> Iterator[Ints]:
@@ -98,13 +111,15 @@ def cluster_permutations(groups: Ints, count: int, seed: int) -> Iterator[Ints]:
         yield permutation
 
 
-def resampled(table: Floats, seed: int) -> Floats:
-    """Return the sums `(R, K)` of a table `(S, K)` over its clusters in each of R bootstrap resamples."""
-    parts = (
-        cluster_weights(len(table), resamples=_WEIGHTS_AT_ONCE, seed=child_seed(seed, "bootstrap", part)) @ table
-        for part in range(RESAMPLES // _WEIGHTS_AT_ONCE)
-    )
-    return np.concatenate(list(parts))
+def resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
+    """Yield, part by part, the sums `(R, K)` of a table `(S, K)` over its clusters in each of R bootstrap resamples."""
+    for weights in _weights_in_parts(len(table), seed):
+        yield weights @ table
+
+
+def _weights_in_parts(count: int, seed: int) -> Iterator[Floats]:
+    for part in range(RESAMPLES // _WEIGHTS_AT_ONCE):
+        yield cluster_weights(count, resamples=_WEIGHTS_AT_ONCE, seed=child_seed(seed, "bootstrap", part))
 
 
 def sums_by_cluster(values: Floats, groups: Ints, count: int) -> Floats:

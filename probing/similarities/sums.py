@@ -105,12 +105,12 @@ def hsic_derivatives(products: Floats, k: Floats, l: Floats) -> Floats:  # noqa:
     """
     n = len(k)
     pairs = (k * l.sum() + l * k.sum()) / ((n - 1) * (n - 2))
-    return 2.0 * products - n / (n - 2) * k * l + pairs
+    return np.asarray(2.0 * products - n / (n - 2) * k * l + pairs)
 
 
 def row_products(a: States, b: States) -> Floats:
     """Return the inner product `(N,)` of each row of `a` with that of `b`."""
-    return np.einsum("ij,ij->i", a, b).astype(np.float64)
+    return np.asarray(np.einsum("ij,ij->i", a, b), np.float64)
 
 
 class Source:
