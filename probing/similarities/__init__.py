@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from probing._renamed import takes_old_names
 from probing.errors import BadParameter
 from probing.provenance import __version__, digest, model_called
 from probing.results.probe import Score
@@ -67,6 +68,7 @@ class Settings:
     root_seed: int
 
 
+@takes_old_names
 def similarity(
     first: Store | str | Path,
     *others: Store | str | Path,

@@ -177,15 +177,16 @@ def _rows_of(
     products = {pair: np.empty(len(rows)) for pair in pairs}
     errors = {pair: np.empty(len(rows)) for pair in pairs}
     for part, ours, theirs in _blocks(first, second, pairs, rows):
-        half = rows.half[part]
+        chosen = [np.flatnonzero(rows.half[part] == h) for h in (0, 1)]
+        split_x, split_y = (
+            {site: [states[of_half] for of_half in chosen] for site, states in side.items()} for side in (ours, theirs)
+        )
         for a, b in pairs:
-            x, y = ours[a], theirs[b]
-            products[a, b][part] = row_products(x @ narrow[a, b], y)
+            products[a, b][part] = row_products(ours[a] @ narrow[a, b], theirs[b])
+            of_a, of_b = first.sums[a], second.sums[b]
             for h in (0, 1):  # the rows of a half are put in place by the map of the other half
-                chosen, train = np.flatnonzero(half == h), 1 - h
-                at = np.arange(part.start, part.stop)[chosen]
-                of_a, of_b = first.sums[a], second.sums[b]
-                put, there = x[chosen] @ rotations[a, b][train], y[chosen]
+                train, at = 1 - h, part.start + chosen[h]
+                put, there = split_x[a][h] @ rotations[a, b][train], split_y[b][h]
                 shift_x = (of_a.half_means[train] - of_a.mean).astype(np.float32) @ rotations[a, b][train]
                 shift_y = (of_b.half_means[train] - of_b.mean).astype(np.float32)
                 match = row_products(put, there) - put @ shift_y - there @ shift_x + float(shift_x @ shift_y)
@@ -258,12 +259,14 @@ def _nulls(
     Σλ² that these have. R² of fewer components is nearer to 0 from below, so that its bound is never too low.
     """
     scaled = {pair: _null_scale(first.sums[pair[0]], second.sums[pair[1]]) for pair in pairs}
-    ours, theirs = (_Stacked(source, [pair[side] for pair in pairs]) for side, source in enumerate((first, second)))
+    halves = [np.flatnonzero(rows.half == h) for h in (0, 1)]
+    ours, theirs = (
+        _Stacked(source, [pair[side] for pair in pairs], halves) for side, source in enumerate((first, second))
+    )
     samples = {pair: np.empty((2, count)) for pair in pairs}
     n, constant = len(rows), np.outer(ours.norms.sum(0), theirs.norms.sum(0)) / ((len(rows) - 1) * (len(rows) - 2))
-    halves = [np.flatnonzero(rows.half == h) for h in (0, 1)]
     for draw, permutation in enumerate(rows.permutations(count)):
-        crosses = _products(ours, theirs, pairs, halves, permutation)
+        crosses = _products(ours, theirs, pairs, [permutation[half] for half in halves])
         apart = constant - n / (n - 2) * (ours.norms.T @ theirs.norms[permutation])
         for a, b in pairs:
             cross = crosses[a, b]
@@ -274,29 +277,28 @@ def _nulls(
 
 
 class _Stacked:
-    """Holds the projected states of several sites side by side."""
+    """Holds the projected states of several sites side by side, of all rows and of each half."""
 
-    def __init__(self, source: Source, sites: Sequence[str]) -> None:
+    def __init__(self, source: Source, sites: Sequence[str], halves: Sequence[Ints]) -> None:
         self.place = {site: at for at, site in enumerate(dict.fromkeys(sites))}
         parts = [source.sums[site].projected for site in self.place]
         ends = np.cumsum([0, *(part.shape[1] for part in parts)])
         self.columns = {site: slice(ends[at], ends[at + 1]) for site, at in self.place.items()}
         self.states = np.concatenate(parts, axis=1)
+        self.halves = [self.states[half] for half in halves]
         self.norms = np.stack([row_products(part, part) for part in parts], axis=1)
 
 
-def _products(
-    ours: _Stacked, theirs: _Stacked, pairs: Sequence[Pair], halves: Sequence[Ints], permutation: Ints
-) -> dict[Pair, Floats]:
-    """Return X'Y `(2, r, r)` of projected states in each half, for each pair, with the rows of Y permuted."""
-    moved = theirs.states[permutation]
+def _products(ours: _Stacked, theirs: _Stacked, pairs: Sequence[Pair], moved: Sequence[Ints]) -> dict[Pair, Floats]:
+    """Return X'Y `(2, r, r)` of projected states in each half, for each pair; `moved` are the rows of Y that are
+    matched with each half of X.
+    """
+    halves = [(x, theirs.states[rows]) for x, rows in zip(ours.halves, moved, strict=True)]
     if len(pairs) == len(ours.place) * len(theirs.place):
-        whole = np.stack([ours.states[half].T @ moved[half] for half in halves]).astype(np.float64)
+        whole = np.stack([x.T @ y for x, y in halves]).astype(np.float64)
         return {(a, b): whole[:, ours.columns[a], theirs.columns[b]] for a, b in pairs}
     return {
-        (a, b): np.stack(
-            [ours.states[half, ours.columns[a]].T @ moved[half, theirs.columns[b]] for half in halves]
-        ).astype(np.float64)
+        (a, b): np.stack([x[:, ours.columns[a]].T @ y[:, theirs.columns[b]] for x, y in halves]).astype(np.float64)
         for a, b in pairs
     }
 

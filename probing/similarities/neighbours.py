@@ -103,12 +103,13 @@ def mutual_neighbours(
     )
     null = np.empty((len(pairs), permutations))
     for draw, permutation in enumerate(rows.permutations(permutations, chosen)):
-        moved = {site: _moved(one.nearest, permutation) for site, one in theirs.items()}
+        moved = {site: _table(_moved(one.nearest, permutation)) for site, one in theirs.items()}
         null[:, draw] = [_shared(ours[a].nearest, moved[b]).mean() for a, b in pairs]
     groups, found = rows.groups[chosen], {}
     counts = np.bincount(groups, minlength=rows.clusters).astype(np.float64)
+    tables = {site: _table(one.nearest) for site, one in theirs.items()}
     for at, (a, b) in enumerate(pairs):
-        shares = _shared(ours[a].nearest, theirs[b].nearest)
+        shares = _shared(ours[a].nearest, tables[b])
         sums = {"shared": sums_by_cluster(shares, groups, rows.clusters), "rows": counts}
         low, high = rows.interval(sums, lambda drawn: drawn["shared"] / np.maximum(drawn["rows"], 1.0))
         if is_unvaried((low, high)):
@@ -126,6 +127,13 @@ def _moved(nearest: Ints, permutation: Ints) -> Ints:
     return back[nearest[permutation]]
 
 
-def _shared(ours: Ints, theirs: Ints) -> NDArray[np.float64]:
-    """Return, for each row, the share of its neighbours that are the same."""
-    return np.asarray((ours[:, :, None] == theirs[:, None, :]).any(2).mean(1))
+def _table(nearest: Ints) -> NDArray[np.bool_]:
+    """Return `(m, m)` whether row j is among the nearest of row i."""
+    found = np.zeros((len(nearest), len(nearest)), bool)
+    np.put_along_axis(found, nearest, True, axis=1)
+    return found
+
+
+def _shared(ours: Ints, theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return, for each row, the share of its neighbours that are also neighbours in a table."""
+    return np.asarray(np.take_along_axis(theirs, ours, axis=1).mean(1))

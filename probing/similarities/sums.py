@@ -145,31 +145,33 @@ class Source:
         return len(self._columns[site]) if site in self._columns else int(self.store.width(site))
 
     def read(self, site: str, rows: Any) -> States:
-        """Return states `(N, D)` of some of the shared rows (a slice or indices).
-
-        Raises:
-            NonFiniteStates: states are NaN or infinite.
-        """
+        """Return states `(N, D)` of some of the shared rows (a slice or indices)."""
         states: States = self.store.read(site, self.rows.index[rows])
-        if not np.isfinite(states.sum(dtype=np.float64)):
-            bad = np.flatnonzero(~np.isfinite(states).all(1))
-            if len(bad):
-                numbers = self.rows.index[rows][bad[:5]]
-                raise NonFiniteStates(
-                    "states that are not finite",
-                    needed="finite states",
-                    found=f"NaN or infinity in rows {', '.join(map(str, numbers.tolist()))}",
-                    where=f"store {self.name}, site {site}",
-                    next_step="leave the site out, or extract again in float32",
-                )
         return states[:, self._columns[site]] if site in self._columns else states
+
+    def _check(self, site: str, rows: slice, states: States) -> None:
+        """Raise NonFiniteStates if states are NaN or infinite."""
+        bad = np.flatnonzero(~np.isfinite(states).all(1))
+        numbers = self.rows.index[rows][bad[:5]]
+        if len(bad):
+            raise NonFiniteStates(
+                "states that are not finite",
+                needed="finite states",
+                found=f"NaN or infinity in rows {', '.join(map(str, numbers.tolist()))}",
+                where=f"store {self.name}, site {site}",
+                next_step="leave the site out, or extract again in float32",
+            )
 
     def centred(self, site: str, rows: Any) -> States:
         """Return states `(N, D)` of some rows about the mean of all rows; the site must have been measured."""
         return self.read(site, rows) - self.sums[site].mean.astype(np.float32)
 
     def measure(self, advance: Callable[[], None]) -> None:
-        """Read every site three times and fill `sums`: means; second moments; row sums."""
+        """Read every site three times and fill `sums`: means; second moments; row sums.
+
+        Raises:
+            NonFiniteStates: states are NaN or infinite.
+        """
         for site in self.sites:
             if site not in self.sums:
                 found = self._measured(site)
@@ -187,7 +189,10 @@ class Source:
         totals = np.zeros((2, width))
         for part in parts:
             states, half = self.read(site, part), rows.half[part]
-            totals += np.stack([states[half == h].sum(0, dtype=np.float64) for h in (0, 1)])
+            added = np.stack([states[half == h].sum(0, dtype=np.float64) for h in (0, 1)])
+            if not np.isfinite(added).all():
+                self._check(site, part, states)
+            totals += added
         mean, half_means = totals.sum(0) / len(rows), totals / counts[:, None]
         cross, norms = np.zeros((width, width)), np.empty(len(rows))
         for part in parts:
