@@ -150,9 +150,10 @@ def doubts(results: Sequence[SimilarityResult]) -> list[str]:
             f"{worst.outliers_a} and {worst.outliers_b} of them, which hold {worst.outlier_share_a:.0%} and "
             f"{worst.outlier_share_b:.0%} of the variance."
         ] = None
-    tied = sorted({s for one in pairs if (one.ties or 0) > _MANY_TIES for s in (_place(one),)}, key=site_order)
+    same = [one for one in pairs if one.site_a == one.site_b] or pairs
+    tied = sorted({_place(one) for one in same if (one.ties or 0.0) > _MANY_TIES}, key=site_order)
     if tied:
-        share = max(one.ties or 0.0 for one in pairs)
+        share = max(one.ties or 0.0 for one in same)
         found[
             f"Neighbours tie (up to {share:.0%} of the rows) at {', '.join(tied[:4])}"
             f"{' and more' if len(tied) > 4 else ''}: rows have equal states there, and which "

@@ -168,7 +168,7 @@ def similarity(
             results += found
             frames += [] if drift is None else [drift]
             one.second.sums.clear()
-    done = SimilarityResults(results, joined_drift(frames), _remarks(rows, stores, twins, settings))
+    done = SimilarityResults(results, joined_drift(frames), _remarks(rows, stores, settings))
     if folder is not None:
         done.write(folder)
     return done
@@ -382,8 +382,8 @@ class _Behaviour:
         return [_with(common, OUTPUT_KL, found.found, found.tokens, "bits per token", higher_is_better=False)]
 
 
-def _remarks(rows: SharedRows, stores: Mapping[str, Any], twins: Mapping[str, Any], settings: Settings) -> list[str]:
-    """Return sentences on what was left out and what the comparisons lack."""
+def _remarks(rows: SharedRows, stores: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Return sentences on what was left out and in what the stores differ."""
     found = []
     if rows.first_tokens:
         found.append(f"{rows.first_tokens:,} rows are left out, since they contain token 0 of their input")
@@ -393,8 +393,4 @@ def _remarks(rows: SharedRows, stores: Mapping[str, Any], twins: Mapping[str, An
         found.append(f"the stores make the state of a row from its tokens in different ways: {ways}")
     if settings.outliers == "leave-out":
         found.append("outlier coordinates are left out of all measures of states; probes read them")
-    if not twins:
-        found.append(
-            "no untrained twin was given, so there is no floor: similarity that needs no training is not known"
-        )
     return found

@@ -126,7 +126,7 @@ def sums_by_cluster(values: Floats, groups: Ints, count: int) -> Floats:
     """Return the sums `(count, …)` of values `(N, …)` over the rows of each group."""
     flat = values.reshape(len(values), -1)
     columns = [np.bincount(groups, weights=column, minlength=count) for column in flat.T]
-    return np.stack(columns, axis=1).reshape(count, *values.shape[1:])
+    return np.stack(columns, axis=1).astype(np.float64).reshape(count, *values.shape[1:])
 
 
 def shared_rows(
