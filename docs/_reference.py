@@ -48,6 +48,7 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "compare",
             "transfer",
             "leave_one_out",
+            "similarity",
             "load_probe",
         ),
     ),
@@ -478,7 +479,7 @@ _FILES_INTRO = """Every column of every Parquet file, as written by the version 
 ``1.5``, and ``{site}`` a site such as ``resid.6``; in file names ``{…}`` stands for what was asked for.
 
 Beside these, a folder holds the same results as JSON lines (``results.jsonl``, ``use.jsonl``, ``transfer.jsonl``,
-``leave_one_out.jsonl``), from which reports are made and runs are taken up again.
+``leave_one_out.jsonl``, ``similarity.jsonl``), from which reports are made and runs are taken up again.
 
 """
 

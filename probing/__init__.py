@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from probing.scoring.scores import TextScores
     from probing.scoring.steering import steer, steering_report
     from probing.scoring.watching import watch
+    from probing.similarities import similarity
     from probing.states.extraction import extract
     from probing.states.extraction.replaying import Replay
     from probing.states.importing import import_states
@@ -77,6 +78,7 @@ _HOMES = {
     "read_directions": "use.directions",
     "report": "reporting",
     "score": "scoring",
+    "similarity": "similarities",
     "steer": "scoring.steering",
     "steering_report": "scoring.steering",
     "train": "training",
@@ -118,6 +120,7 @@ __all__ = [
     "read_directions",
     "report",
     "score",
+    "similarity",
     "steer",
     "steering_report",
     "train",

@@ -27,6 +27,7 @@ from probing.cli.output import (
     finish_patch,
     finish_plantbench,
     finish_report,
+    finish_similarity,
     finish_study,
     finish_train,
     finish_use,
@@ -225,6 +226,9 @@ add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="pro
 add_job_command(app, "report", "ReportJob", finish_report)
 add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross", with_details=True)
 add_job_command(app, "leave-one-out", "LeaveOneOutJob", finish_cross, home="probing.jobs.cross", with_details=True)
+add_job_command(
+    app, "similarity", "SimilarityJob", finish_similarity, home="probing.jobs.similarity", with_details=True
+)
 add_completion(app)
 
 

@@ -43,6 +43,9 @@ _EXAMPLES = {
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
     "--corpus old.train=old-train.conllu --corpus old.dev=old-dev.conllu --corpus old.test=old-test.conllu "
     "--corpus new=new.conllu --task upos --sites 'resid.*' --to cache/results/transfer",
+    "SimilarityJob": "probing similarity cache/states/bert cache/states/tuned --twin cache/states/untrained "
+    "--corpus train=train.conllu --corpus dev=dev.conllu --corpus test=test.conllu --task upos "
+    "--to cache/results/similarity",
     "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
     "--to cache/results/documents",
 }
@@ -68,6 +71,8 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "transfer.parquet.",
     "LeaveOneOutJob": "Train probes on all groups but one and score them on that one, in turn, and write "
     "leave_one_out.jsonl and leave_one_out.parquet.",
+    "SimilarityJob": "Compare the states of stores on the same rows, site by site: similarity.jsonl, "
+    "similarity.parquet, drift.parquet.",
 }
 
 

@@ -257,6 +257,18 @@ def finish_cross(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     say(f"results: {Path(job.to) / f'{results.name}.parquet'}\nnext: probing report {job.to}")
 
 
+def finish_similarity(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
+    results = job.run(progress=not quiet)
+    module = import_module("probing.reporting.similarity_words")
+    if as_json:
+        say(results.json_lines(), nl=False)
+        warn([*results.remarks, *module.doubts(list(results))])
+        return
+    import_module("probing.reporting.similarity_sections").print_similarity(results, console(), details=details)
+    warn([*results.remarks, *module.doubts(list(results))])
+    say(f"results: {Path(job.to) / 'similarity.parquet'}\nnext: probing report {job.to}")
+
+
 def print_json(results: Any) -> None:
     say(import_module("probing.results.probe").json_lines(results), nl=False)
     for task in import_module("probing.reporting.task_results").by_task(results):

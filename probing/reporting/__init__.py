@@ -20,6 +20,7 @@ from probing.results.analysis import AnalysisResult, Failure, read_analyses, rea
 from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
+from probing.results.similarity import SimilarityResults
 from probing.results.transfer import CrossResult, read_cross
 from probing.system.machine import with_typed_errors
 from probing.verdicts.judging import read_use_run
@@ -38,8 +39,8 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     """Write the report of a directory of results, or of results in memory, and return the path of the page.
 
     Args:
-        results: the directory into which one or more of `probing train`, `use`, `patch` and `transfer` wrote, or a
-            collection of `ProbeResult`.
+        results: the directory into which one or more of `probing train`, `use`, `patch`, `transfer` and
+            `similarity` wrote, or a collection of `ProbeResult`.
         to: the page's path (default: `report.html` in that directory, or in the current one). Figures for papers go
             into the folder `figures` beside it.
 
@@ -61,8 +62,9 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
         transfer=read_cross(folder),
         failures=read_failures(folder),
+        similarity=SimilarityResults.read(folder),
     )
-    if not (found.tasks or found.uses or found.patching or found.transfer):
+    if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity):
         raise _no_results(str(folder / RESULTS), "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
 

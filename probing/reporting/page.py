@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -27,6 +27,7 @@ from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Secti
 from probing.reporting.grids import HeatMap
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
+from probing.reporting.similarity_sections import similarity_section
 from probing.reporting.task_results import TaskResults
 from probing.reporting.transfer_sections import transfer_section
 from probing.reporting.use_panels import Use
@@ -34,6 +35,7 @@ from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
 from probing.results.models import ModelFacts
+from probing.results.similarity import SimilarityResults
 from probing.results.transfer import CrossResult
 
 MAX_BYTES = 3_000_000
@@ -43,7 +45,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer; and failed tasks.
+    results of transfer and of similarity; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -52,6 +54,7 @@ class Contents:
     transfer: Sequence[CrossResult] = ()
     failures: Sequence[Failure] = ()
     across: Sequence[AcrossModels] = ()
+    similarity: SimilarityResults = field(default_factory=lambda: SimilarityResults(()))
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -102,6 +105,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
     if contents.transfer:
         sections.append(transfer_section(contents.transfer, "transfer"))
+    if contents.similarity:
+        sections.append(similarity_section(contents.similarity, "similarity"))
     return sections
 
 
@@ -236,7 +241,9 @@ def _library() -> str:
 
 def _heading(contents: Contents) -> str:
     if not contents.tasks and not contents.uses:
-        return "Where a difference between prompts travels" if contents.patching else "What transfers between sources"
+        if contents.patching:
+            return "Where a difference between prompts travels"
+        return "What transfers between sources" if contents.transfer else "How alike states are"
     return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
 
 

@@ -22,6 +22,7 @@ from probing.reporting.grids import (
 from probing.reporting.overview import entries, overview
 from probing.reporting.panels import Curve, Panel, Point, analysis_panels, loss_panel, score_panels
 from probing.reporting.probe_card import card_rows, title_of
+from probing.reporting.similarity_sections import charts_of as similarity_charts
 from probing.reporting.task_results import TaskResults, by_task, distinct
 from probing.reporting.use_panels import Use, use_panels, uses
 from probing.reporting.warnings import warnings_of_task
@@ -212,6 +213,8 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
         drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]
     for one in (*found.patching, *transfer_maps(found.transfer)):
         drawn[file_name(f"map {one.title}")] = [map_chart(one)]
+    if found.similarity:
+        drawn["similarity"] = similarity_charts(list(found.similarity))
     if found.tasks or found.uses:
         drawn["overview"] = [overview_chart(overview(found.entries()))]
     return [path for name, charts in drawn.items() if charts for path in save(together(charts), folder / name)]

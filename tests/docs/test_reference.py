@@ -36,6 +36,7 @@ KNOWN_WRITERS = {
     "jobs/patch.py",
     "states/store/export.py",
     "training/results.py",
+    "results/similarity.py",
     "results/transfer.py",
     "scoring/scores.py",
     "verdicts/verdict.py",
@@ -127,18 +128,29 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     options: dict[str, Any] = {"task": "upos"}
     pb.train(store, corpus, analyses=["information"], controls=["word_type:draws=2"], to=to, progress=False, **options)  # type: ignore[arg-type]
     transfer({"a": (store, corpus), "b": (store, corpus)}, **options).write(to)  # type: ignore[dict-item]
+    checkpoint = _as_checkpoint(store)
+    pb.similarity(store, checkpoint, corpus=corpus, task="upos", permutations=3, progress=False).write(to)  # type: ignore[arg-type]
     leave_one_out(store, corpus, group="template", least_rows=10, **options).write(to)  # type: ignore[arg-type]
     write_use_run(run_of(a_result()), to)
     _patch_and_ablate(to)
     _export(to)
     _score(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
-    names = ("results", "analyses", "transfer", "leave_one_out", "verdicts", "scores")
+    names = ("results", "analyses", "transfer", "similarity", "drift", "leave_one_out", "verdicts", "scores")
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
     read = {
         kind: [pd.read_parquet(file) for file in sorted(to.glob(f"{files}.parquet"))] for files, kind in kinds.items()
     }
     return found | {f"{kind}.parquet": tables for kind, tables in read.items()}
+
+
+def _as_checkpoint(store: Any) -> Any:
+    """The store with one coordinate of huge variance, as of a model at step 10."""
+    identity = store.identity | {"model": {"source": "planted", "checkpoint": {"step": 10}}}
+    states = {site: X * np.array([40.0] + [1.0] * (X.shape[1] - 1), np.float32) for site, X in store.states.items()}
+    other = replace(store, states=states, path="step-10", content_id="d" * 64)
+    other.__class__ = type("Checkpoint", (type(store),), {"identity": identity})
+    return other
 
 
 def _in_groups(corpus: pb.Corpus) -> pb.Corpus:

@@ -300,7 +300,7 @@ def test_the_study_names_files_columns_and_members_that_exist() -> None:
 @pytest.mark.slow
 def test_the_script_trains_a_model_whose_certificate_holds(tmp_path: Path, grammar: ModuleType) -> None:
     """About 70 s on one core; other machines round otherwise, so the weights need not be the shipped ones."""
-    assert "answers right" in script("make_reference_model", str(tmp_path), "--pairs", "1024")
+    assert "answers right" in script("make_reference_model", str(tmp_path))
     made = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
     assert made["configuration"]["pairs"] == 1024
     digest = hashlib.sha256((tmp_path / "model" / "model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,245 @@
+"""The rows that two stores have in common: refuses stores whose rows differ, and draws clusters, halves and
+permutations of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.errors import DegenerateDesign, ProvenanceMismatch
+from probing.seeds import child_seed, generator
+from probing.statistics.bootstrap import RESAMPLES, Clusters, cluster_weights, replicates
+from probing.text.corpus import Corpus
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+LEAST_CLUSTERS, LEAST_ROWS = 4, 20
+_WEIGHTS_AT_ONCE = 100  # resamples whose weights are drawn together
+_MOST_WEIGHT_BYTES = 256 << 20  # of weights that are kept; more are drawn anew for each interval
+
+
+@dataclass(frozen=True, eq=False)
+class SharedRows:
+    """Holds the N rows on which stores are compared, in S clusters that are resampled and permuted whole.
+
+    Attributes:
+        index: `(N,)` row numbers, the same in every store.
+        example, word: `(N,)` origin of each row.
+        groups: `(N,)` cluster of each row, 0 … S-1.
+        half: `(N,)` 0 or 1: the random half of the clusters that the row is in.
+        unit: kind of a cluster: `sentence` or `document`.
+        first_tokens: number of rows left out because they contain token 0 of their input.
+        seed: root of every random draw.
+    """
+
+    index: Ints
+    example: Ints
+    word: Ints
+    groups: Ints
+    half: Ints
+    unit: str
+    first_tokens: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters S."""
+        return int(self.groups.max()) + 1
+
+    def parts(self, size: int) -> Iterator[slice]:
+        """Yield slices of at most `size` rows that cover all rows in order."""
+        for start in range(0, len(self), size):
+            yield slice(start, min(start + size, len(self)))
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the sums `(S, …)` of values `(N, …)` over the rows of each cluster."""
+        return sums_by_cluster(values, self.groups, self.clusters)
+
+    def permutations(self, count: int, rows: Ints | None = None) -> Iterator[Ints]:
+        """Yield permutations of all rows, or of the chosen `rows`: the clusters are put in a random order, each with
+        its rows in order, and matched row by row with the clusters in their own order. So neighbouring rows of a
+        cluster stay neighbours.
+        """
+        return cluster_permutations(self.groups if rows is None else self.groups[rows], count, self.seed)
+
+    def interval(self, sums: Mapping[str, Floats], value_of: Any) -> tuple[float, float]:
+        """Return the 95 % interval of a statistic by resampling clusters.
+
+        Args:
+            sums: named sums by cluster, `(S,)` each.
+            value_of: a function from the named sums of each resample, `(R,)`, to the statistic `(R,)`.
+        """
+        names = list(sums)
+        table = np.stack([sums[name] for name in names], axis=1)
+        drawn = self._drawn_sums(table)
+        samples = value_of(dict(zip(names, drawn.T, strict=True)))
+        sizes = np.bincount(self.groups, minlength=self.clusters)[(table != 0).any(1)]
+        return replicates(samples[None, None], clusters=Clusters.of_sizes(sizes), seed=self.seed).interval
+
+    def _drawn_sums(self, table: Floats) -> Floats:
+        """Return the sums `(R, K)` of a table `(S, K)` over the clusters of each bootstrap resample, which are the same
+        for every table.
+        """
+        if RESAMPLES * len(table) * 8 > _MOST_WEIGHT_BYTES:
+            return np.concatenate(list(resampled_sums(table, self.seed)))
+        return np.asarray(self._weights @ table)
+
+    @cached_property
+    def _weights(self) -> Floats:
+        return np.concatenate(list(_weights_in_parts(self.clusters, self.seed)))
+
+
+def cluster_permutations(groups: Ints, count: int, seed: int) -> Iterator[Ints]:
+    """Yield `count` permutations of rows by whole clusters, see `SharedRows.permutations`; the order of
+    the clusters is the same for any choice of their rows.
+    """
+    order = np.argsort(groups, kind="stable")
+    random = generator(seed, "permutations")
+    for _ in range(count):
+        rank = random.permutation(int(groups.max()) + 1)
+        permutation = np.empty(len(groups), np.int64)
+        permutation[order] = np.argsort(rank[groups], kind="stable")
+        yield permutation
+
+
+def resampled_sums(table: Floats, seed: int) -> Iterator[Floats]:
+    """Yield, part by part, the sums `(R, K)` of a table `(S, K)` over its clusters in each of R bootstrap resamples."""
+    for weights in _weights_in_parts(len(table), seed):
+        yield weights @ table
+
+
+def _weights_in_parts(count: int, seed: int) -> Iterator[Floats]:
+    for part in range(RESAMPLES // _WEIGHTS_AT_ONCE):
+        yield cluster_weights(count, resamples=_WEIGHTS_AT_ONCE, seed=child_seed(seed, "bootstrap", part))
+
+
+def sums_by_cluster(values: Floats, groups: Ints, count: int) -> Floats:
+    """Return the sums `(count, …)` of values `(N, …)` over the rows of each group."""
+    flat = values.reshape(len(values), -1)
+    columns = [np.bincount(groups, weights=column, minlength=count) for column in flat.T]
+    return np.stack(columns, axis=1).astype(np.float64).reshape(count, *values.shape[1:])
+
+
+def shared_rows(
+    stores: Mapping[str, Any],
+    *,
+    corpus: Corpus | None = None,
+    resample_by: str = "sentence",
+    first_token: str = "leave-out",
+    seed: int = 0,
+) -> SharedRows:
+    """Check that all stores have the same rows, and return those on which they are compared.
+
+    Args:
+        stores: the stores by name.
+        corpus: their corpus, which says what the documents are.
+        resample_by: `sentence` or `document`.
+        first_token: `leave-out` or `keep` rows of words, tokens and positions that contain token 0 of their input, at
+            which many models have states of another kind (attention sinks).
+        seed: root of every random draw.
+
+    Raises:
+        ProvenanceMismatch: two stores have different rows; the message names both and what differs.
+        DegenerateDesign: there are too few rows or clusters.
+    """
+    (name, first), *others = stores.items()
+    for other_name, other in others:
+        _refuse_other_rows(name, first, other_name, other)
+    rows = first.rows
+    kept = np.ones(len(rows.example), bool)
+    if first_token == "leave-out" and _scope(first) in ("word", "piece", "position", "sequence"):
+        starts = [np.asarray(s.rows.piece_start) for s in stores.values() if hasattr(s.rows, "piece_start")]
+        has_first = np.any([start == 0 for start in starts], axis=0) if starts else ~kept
+        kept = kept if has_first.all() else ~has_first
+    index = np.flatnonzero(kept)
+    example = np.asarray(rows.example)[index]
+    unit_of = corpus.units[example] if corpus is not None and resample_by == "document" else example
+    groups = np.unique(unit_of, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    count = int(groups.max()) + 1 if len(groups) else 0
+    if count < LEAST_CLUSTERS or len(index) < LEAST_ROWS:
+        raise DegenerateDesign(
+            "too few rows to compare stores on",
+            needed=f"at least {LEAST_ROWS} rows in at least {LEAST_CLUSTERS} {resample_by}s",
+            found=f"{len(index)} rows in {count} {resample_by}s",
+            where=f"stores {', '.join(stores)}",
+            next_step="use more text" if resample_by == "sentence" else "use more documents, or resample_by=sentence",
+        )
+    half = (generator(seed, "halves").permutation(count) % 2).astype(np.int64)[groups]
+    word = np.asarray(rows.word)[index]
+    return SharedRows(index, example, word, groups, half, resample_by, int((~kept).sum()), seed)
+
+
+def _scope(store: Any) -> str:
+    return str(store.identity["extraction"]["rows"]).partition(":")[0]
+
+
+def _refuse_other_rows(name: str, first: Any, other_name: str, other: Any) -> None:
+    """Refuse two stores that are of different corpora or kinds of rows, or that differ in a row."""
+    facts: tuple[tuple[str, Any, Any], ...] = (
+        ("corpus", _corpus_of(first, "fingerprint"), _corpus_of(other, "fingerprint")),
+        ("subset of the corpus", _corpus_of(first, "subset"), _corpus_of(other, "subset")),
+        ("kind of rows", _scope(first), _scope(other)),
+        ("positions", getattr(first, "position_names", ()), getattr(other, "position_names", ())),
+        ("number of rows", len(first.rows.example), len(other.rows.example)),
+    )
+    for what, ours, theirs in facts:
+        if ours != theirs:
+            detail = _only_in_one(first, other) if what == "number of rows" else ""
+            raise _other_rows(name, other_name, what, _brief(ours), _brief(theirs) + detail)
+    for column in _columns(_scope(first)):
+        ours, theirs = (np.asarray(getattr(store.rows, column)) for store in (first, other))
+        differs = np.flatnonzero(ours != theirs)
+        if len(differs):
+            row = int(differs[0])
+            place = f"row {row} (example {int(first.rows.example[row])})"
+            step = "tokens are the same rows only if both models have one tokenizer: extract words instead"
+            raise _other_rows(
+                name,
+                other_name,
+                f"{column.replace('_', ' ')} of {len(differs):,} rows",
+                f"{int(ours[row])} at {place}",
+                f"{int(theirs[row])} there",
+                step if column.startswith("char") else "",
+            )
+
+
+def _other_rows(name: str, other_name: str, what: str, ours: str, theirs: str, step: str = "") -> ProvenanceMismatch:
+    return ProvenanceMismatch(
+        f"the stores {name} and {other_name} have not the same rows: another {what}",
+        needed=f"{ours}, as in {name}",
+        found=theirs,
+        where=f"store {other_name}",
+        next_step=step or "extract both from one corpus with one kind of rows, such as word:mean, and one length limit",
+    )
+
+
+def _corpus_of(store: Any, key: str) -> Any:
+    block = store.identity.get("corpus")
+    return block.get(key) if isinstance(block, Mapping) else None
+
+
+def _brief(value: Any) -> str:
+    text = ", ".join(map(str, value[:5])) if isinstance(value, tuple | list) else str(value)
+    return text[:12] + "…" if len(text) == 64 else text[:80] or "none"
+
+
+def _columns(scope: str) -> Sequence[str]:
+    if scope in ("piece", "sequence"):
+        return ("example", "char_start", "char_end")
+    return ("example", "word", "position") if scope == "position" else ("example", "word")
+
+
+def _only_in_one(first: Any, other: Any) -> str:
+    """Return, in words, a row that only one of two stores has."""
+    ours, theirs = (set(zip(s.rows.example.tolist(), s.rows.word.tolist(), strict=True)) for s in (first, other))
+    odd = min(ours ^ theirs, default=None)
+    return "" if odd is None else f"; example {odd[0]}, word {odd[1]} is in one of them only"
