@@ -25,6 +25,7 @@ from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
+from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.task_results import TaskResults
@@ -33,6 +34,7 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.lens import LensResult
 from probing.results.models import ModelFacts
 from probing.results.transfer import CrossResult
 
@@ -43,7 +45,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer; and failed tasks.
+    results of transfer and of lenses; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -52,6 +54,7 @@ class Contents:
     transfer: Sequence[CrossResult] = ()
     failures: Sequence[Failure] = ()
     across: Sequence[AcrossModels] = ()
+    lens: LensResult | None = None
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -101,6 +104,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
     if contents.transfer:
         sections.append(transfer_section(contents.transfer, "transfer"))
+    if contents.lens is not None:
+        sections.append(lens_section(contents.lens, "lens"))
     return sections
 
 
@@ -234,6 +239,8 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
+    if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
+        return "What lenses read at each site"
     if not contents.tasks and not contents.uses:
         return "Where a difference between prompts travels" if contents.patching else "What transfers between sources"
     return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
