@@ -34,14 +34,16 @@ class FitOptions:
     Attributes:
         epochs: largest number of passes over the rows.
         batch: rows of a step.
-        rate: learning rate of AdamW at the first step; it falls linearly to 0.
+        rate: how far the first steps of AdamW may move a state, relative to the size of a final state. The learning
+            rate is `rate` / D for the matrix, since all D whitened features of a state may move it the same way, and
+            a tenth of `rate` for the bias; both fall linearly to 0.
         decay: weight decay of AdamW, towards the identity.
         seed: seed of the order of rows.
     """
 
     epochs: int = 4
-    batch: int = 256
-    rate: float = 1e-3
+    batch: int = 128
+    rate: float = 0.1
     decay: float = 0.01
     seed: int = 0
 
@@ -327,11 +329,12 @@ def _step(
 def _adam(one: Translator, gradients: Sequence[Tensor], rate: float, decay: float, number: int) -> None:
     """Do a step of AdamW (Loshchilov and Hutter 2019, Algorithm 2), with β₁ 0.9 and β₂ 0.99."""
     for k, (value, gradient) in enumerate(zip(one.parameters, gradients, strict=True)):
+        size_of_step = rate / len(value) if value.ndim == 2 else rate / 10
         first, second = one.moments[2 * k], one.moments[2 * k + 1]
         first.lerp_(gradient, 0.1)
         second.lerp_(gradient.square(), 0.01)
         size = (second / (1.0 - 0.99**number)).sqrt_().add_(1e-8)
-        value.mul_(1.0 - rate * decay).addcdiv_(first, size, value=-rate / (1.0 - 0.9**number))
+        value.mul_(1.0 - size_of_step * decay).addcdiv_(first, size, value=-size_of_step / (1.0 - 0.9**number))
 
 
 def _save(folder: Path | None, mark: str, epoch: int, translators: Sequence[Translator]) -> None:

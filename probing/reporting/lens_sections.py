@@ -41,8 +41,8 @@ _DRAWN = ("kl", "cross_entropy", "entropy", "agreement")
 _PLACES = {"rank_of_final": 1, "rank_of_true": 1, "kl_reverse": 2, "cross_entropy": 2, "entropy": 2}
 _CONSTANT = (UNIGRAM, FIRST)
 _HEADS = (
-    "KL(final ‖ lens), cross-entropy of the true token (CE) and entropy in bits; agree: the top token is the final one; "
-    "rank f, rank t: mean rank of the final top token, of the true token."
+    "KL(final ‖ lens), cross-entropy of the true token (CE) and entropy in bits; agree: the top token is the "
+    "final one; rank f, rank t: mean rank of the final top token, of the true token."
 )
 _LAST_TOKENS = 6  # of a prompt, in the terminal
 _COLOURS, _DOMAIN = ["#f4f8fb", "#0072b2"], [0.0, 1.0]
