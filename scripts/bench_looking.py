@@ -1,0 +1,95 @@
+"""Measures what looking inside a model costs: `lens` for lenses.
+
+    python scripts/bench_looking.py lens MODEL TEXTS [--tokens 20000] [--train 2048] [--threads 2]
+
+`lens` prints the time of the columns of the logit lens at all sites over the time of the forward passes of the same
+tokens (states at all sites, and the model's own outputs), the multiplications that both need, the peak memory, and the
+time a step of the tuned lens takes at every site. TEXTS is a corpus file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from typing import Any
+
+import torch
+
+import probing as pb
+
+
+def clock() -> tuple[float, float]:
+    """Return seconds of wall and of processor."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> tuple[float, float]:
+    """Return seconds of wall and of processor since `start`."""
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def lens(given: argparse.Namespace) -> None:
+    """Measure the columns of the logit lens and a step of the tuned lens."""
+    from probing.lenses import LogitLens
+    from probing.lenses._fitting import FitOptions, Wanted, fit_lenses, read_fit_states
+    from probing.lenses._measuring import Reading, measure
+    from probing.lenses._reading import Tail, fast, final_outputs, states_of, token_rows
+
+    model = pb.LanguageModel.load(given.model, check=False)
+    corpus = pb.Corpus.read(given.texts)
+    tail = Tail(model)
+    shared: dict[str, Any] = {"split": None, "skip": 1, "max_length": 512}
+    rows = token_rows(model, corpus, max_rows=given.tokens, seed=0, **shared).first(given.tokens)
+    print(f"identity at {tail.site}: {tail.check([rows.inputs[0], rows.inputs[-1]]):.1e} of the spread")
+    start = clock()
+    with fast(model):
+        for members, states in states_of(model, rows, tail.sites):
+            for at in range(0, len(members), tail.chunk):
+                chosen = members[at : at + tail.chunk]
+                final_outputs(tail, states[tail.site][at : at + tail.chunk], rows.target[chosen])
+    passes = since(start)
+    start = clock()
+    measure(tail, rows, [Reading(LogitLens(), tail.sites)], None, False)
+    columns = since(start)
+    width, blocks = model.width(tail.site), sum(p.numel() for p in model.suffix.trunk.blocks.parameters())  # type: ignore[attr-defined]
+    end = width * tail.vocabulary
+    print(f"{len(rows):,} tokens × {len(tail.sites)} sites of width {width}, vocabulary {tail.vocabulary:,}")
+    for name, (wall, processor) in (("forward passes", passes), ("lens columns", columns)):
+        print(f"{name}: {wall:.1f} s of wall, {processor:.1f} s of processor")
+    print(f"ratio: {columns[0] / passes[0]:.2f} of wall, {columns[1] / passes[1]:.2f} of processor")
+    bound = (blocks + end * (1 + len(tail.sites))) / (blocks + end)
+    print(f"multiplications alone: {bound:.2f} (blocks {blocks:,}, end {end:,} a token and site)")
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    if given.train:
+        train = token_rows(model, corpus, max_rows=given.train, seed=1, **shared).first(given.train)
+        dev = token_rows(model, corpus, max_rows=256, seed=2, **shared).first(256)
+        inner = tail.sites[:-1]
+        data = read_fit_states(tail, model, train, dev, inner, lambda count: None)
+        start = clock()
+        fit_lenses(tail, data, [Wanted("tuned", "")], FitOptions(epochs=1), recipe="bench")
+        wall, processor = since(start)
+        print(
+            f"tuned lens, {len(inner)} sites, one pass over {len(train):,} tokens, with starts and dev: "
+            f"{wall:.1f} s of wall, {processor:.1f} s of processor"
+        )
+
+
+def main() -> None:
+    """Run the measurement that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("lens")
+    one.add_argument("model")
+    one.add_argument("texts")
+    one.add_argument("--tokens", type=int, default=20_000)
+    one.add_argument("--train", type=int, default=2048)
+    one.add_argument("--threads", type=int, default=2)
+    one.set_defaults(run=lens)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()
