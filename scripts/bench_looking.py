@@ -1,6 +1,6 @@
 """Measures what looking inside a model costs: `lens` for lenses.
 
-    python scripts/bench_looking.py lens MODEL TEXTS [--tokens 20000] [--train 2048] [--threads 2]
+    python scripts/bench_looking.py lens MODEL TEXTS [--tokens 20000] [--train 2048] [--threads 2] [--bf16]
 
 `lens` prints the time of the columns of the logit lens at all sites over the time of the forward passes of the same
 tokens (states at all sites, and the model's own outputs), the multiplications that both need, the peak memory, and the
@@ -57,6 +57,8 @@ def lens(given: argparse.Namespace) -> None:
     print(f"{len(rows):,} tokens × {len(tail.sites)} sites of width {width}, vocabulary {tail.vocabulary:,}")
     for name, (wall, processor) in (("forward passes", passes), ("lens columns", columns)):
         print(f"{name}: {wall:.1f} s of wall, {processor:.1f} s of processor")
+    if given.bf16:
+        _in_bfloat16(tail, rows, passes)
     print(f"ratio: {columns[0] / passes[0]:.2f} of wall, {columns[1] / passes[1]:.2f} of processor")
     bound = (blocks + end * (1 + len(tail.sites))) / (blocks + end)
     print(f"multiplications alone: {bound:.2f} (blocks {blocks:,}, end {end:,} a token and site)")
@@ -75,6 +77,25 @@ def lens(given: argparse.Namespace) -> None:
         )
 
 
+def _in_bfloat16(tail: Any, rows: Any, passes: tuple[float, float]) -> None:
+    """Measure the columns with products in bfloat16 (sums in float32), and how far they are from the others."""
+    from probing.lenses import LogitLens
+    from probing.lenses._measuring import Reading, measure
+
+    some = rows.first(min(len(rows), 500))
+    exact = measure(tail, some, [Reading(LogitLens(), tail.sites)], None, False).columns
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    start = clock()
+    rough = measure(tail, some, [Reading(LogitLens(), tail.sites)], None, False).columns
+    wall, processor = since(start)
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    share = len(some) / len(rows)
+    print(f"in bfloat16: {wall / share / passes[0]:.2f} of wall, {processor / share / passes[1]:.2f} of processor")
+    for name in ("kl", "cross_entropy"):
+        worst = max(float(abs(exact[key][name] - rough[key][name]).max()) for key in exact if key[0] == "logit")
+        print(f"  largest error of a row's {name}: {worst:.4f} bits")
+
+
 def main() -> None:
     """Run the measurement that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +106,7 @@ def main() -> None:
     one.add_argument("--tokens", type=int, default=20_000)
     one.add_argument("--train", type=int, default=2048)
     one.add_argument("--threads", type=int, default=2)
+    one.add_argument("--bf16", action="store_true", help="measure products in bfloat16 too")
     one.set_defaults(run=lens)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

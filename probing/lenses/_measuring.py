@@ -160,7 +160,7 @@ def result_of(
     first = readings[0].lens.name
     clusters = ClusterMeans(rows.group, seed=seed)
     means, differences = (
-        means_of(columns, clusters, rows.target_bytes),
+        means_of(columns, clusters, rows.target_bytes, tail.site),
         differences_of(columns, clusters, list(about), first),
     )
     shown = [one.lens.name for one in readings if not one.is_control]
@@ -185,15 +185,16 @@ def result_of(
         commitment,
         use,
         (),
-        _doubts(clusters.count, len(rows)),
+        _doubts(clusters.count, corpus.unit),
         rows=_row_table(measured),
     )
 
 
-def _doubts(clusters: int, rows: int) -> list[str]:
+def _doubts(clusters: int, unit: str) -> list[str]:
     if clusters == 1:
-        return ["All rows are of one text: no interval can be given, and nothing is known of other texts."]
-    return [f"Only {clusters} texts: intervals are wide, and uncertain themselves."] if clusters < 20 else []
+        return [f"All rows are of one text or {unit}: no interval can be given, and nothing is known of others."]
+    few = f"Only {clusters} texts or {unit}s are resampled: intervals are wide, and uncertain themselves."
+    return [few] if clusters < 20 else []
 
 
 def _use(
@@ -221,9 +222,9 @@ def _use(
         chosen, effects = replaced_kl(measured.tail, some, inner, measured.mean_states, seed=seed, advance=advance)
     own = {one.site: one for one in means if (one.lens, one.quantity) == (first, "kl")}
     gains = {d.site: d for d in differences if (d.lens, d.than_lens, d.quantity) == (first, UNIGRAM, "kl")}
-    found = uses(effects, some.group[chosen], own, gains, seed=seed)
-    at_end = {"is_read": True, "lens_kl": 0.0}  # there every lens gives the final output
-    return [replace(one, **at_end) if one.site == measured.tail.site else one for one in found]
+    last = measured.tail.site  # there every lens gives the final output
+    results = uses(effects, some.group[chosen], own, gains, seed=seed)
+    return [replace(one, is_read=True, lens_kl=0.0) if one.site == last else one for one in results]
 
 
 def _row_table(measured: Measured) -> Any:
@@ -241,13 +242,16 @@ def _row_table(measured: Measured) -> Any:
     return pd.concat(frames, ignore_index=True)
 
 
-def means_of(columns: Columns, means: ClusterMeans, target_bytes: Ints) -> list[LensMean]:
-    """Return the mean of every column, and bits a byte."""
+def means_of(columns: Columns, means: ClusterMeans, target_bytes: Ints, last: str) -> list[LensMean]:
+    """Return the mean of every column, and bits a byte; agreement at the last site holds by definition, and does not
+    vary.
+    """
     results = []
     for (lens, site), one in columns.items():
         for quantity, unit in QUANTITIES.items():
-            n = len(one[quantity])
-            results.append(LensMean(lens, site, quantity, *means.mean(one[quantity], unit), unit, n))
+            value, low, high = means.mean(one[quantity], unit)
+            low, high = (value, value) if low is not None and (site, quantity) == (last, "agreement") else (low, high)
+            results.append(LensMean(lens, site, quantity, value, low, high, unit, len(one[quantity])))
         rate = means.mean(one["cross_entropy"], "bits", over=target_bytes)
         results.append(LensMean(lens, site, "bits_per_byte", *rate, "bits per byte", len(target_bytes)))
     return results

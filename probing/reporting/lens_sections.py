@@ -8,7 +8,14 @@ import numpy as np
 from rich.console import Console
 
 from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
-from probing.reporting.charts import Chart, described, ink, layer, nominal, panel_chart, rounded, tip
+from probing.reporting.charts import described, panel_chart
+from probing.reporting.lens_prompts import (
+    prompt_curves,
+    shortened,
+    trajectory_caption,
+    trajectory_chart,
+    trajectory_words,
+)
 from probing.reporting.panels import Curve, Panel, Point
 from probing.reporting.tables import grid
 from probing.reporting.wording import decimal, plural
@@ -44,8 +51,8 @@ _HEADS = (
     "KL(final ‖ lens), cross-entropy of the true token (CE) and entropy in bits; agree: the top token is the "
     "final one; rank f, rank t: mean rank of the final top token, of the true token."
 )
+_FAR = 3.0  # from how many times the 90 % point an axis is cut
 _LAST_TOKENS = 6  # of a prompt, in the terminal
-_COLOURS, _DOMAIN = ["#f4f8fb", "#0072b2"], [0.0, 1.0]
 
 
 def model_of_lens(result: LensResult) -> ModelFacts:
@@ -62,12 +69,14 @@ def lens_section(result: LensResult, anchor: str) -> Section:
     if more:
         blocks.append(Figure([panel_chart(panel) for panel in more], "", described(more)))
     for one in result.trajectories:
-        blocks.append(Figure([trajectory_chart(one)], _trajectory_caption(one), _trajectory_words(one)))
+        blocks.append(Figure([trajectory_chart(one)], trajectory_caption(one), trajectory_words(one)))
     folds = [Fold(f"All numbers of {name}", [_table(result, name)]) for name in _moving(result)]
     folds.append(Fold("Differences, row by row", [_difference_table(result)]))
     if result.use:
         folds.append(Fold("Replaced states", [_use_table(result)]))
-    folds += [Fold(f"Curves of the prompt “{_cut(one.prompt)}”", [_curves(one)]) for one in result.trajectories]
+    folds += [
+        Fold(f"Curves of the prompt “{shortened(one.prompt)}”", [prompt_curves(one)]) for one in result.trajectories
+    ]
     folds.append(Fold("The lenses and controls", [Words("ul", [f"{k}: {v}" for k, v in result.lenses.items()])]))
     return Section(
         anchor,
@@ -154,7 +163,16 @@ def _panel(result: LensResult, quantity: str) -> Panel:
     unit = "share of rows" if quantity == "agreement" else "bits a token"
     least = (0.0, 1.0 if quantity == "agreement" else 0.1)
     title = QUANTITIES[quantity][:1].upper() + QUANTITIES[quantity][1:]
-    return Panel(title, unit, tuple(result.sites), tuple(curves), tuple(levels), least, (-1e9, 1e9))
+    most, cut = _most(curves)
+    return Panel(title, unit + cut, tuple(result.sites), tuple(curves), tuple(levels), least, (-1e9, most))
+
+
+def _most(curves: Sequence[Curve]) -> tuple[float, str]:
+    """Return the end of an axis and what its label says: it is cut where few points lie far above all others."""
+    values = [point.value for curve in curves for point in curve.points]
+    if not values or max(values) <= _FAR * (usual := float(np.quantile(values, 0.9))):
+        return 1e9, ""
+    return 1.2 * usual, f" (cut below {decimal(max(values), 0)})"
 
 
 def _called(name: str) -> str:
@@ -175,7 +193,9 @@ def _use_panel(result: LensResult) -> Panel | None:
         Curve("state replaced by the mean", "task", points, 1),
         Curve(f"KL(final ‖ {first})", "other", read, 0),
     )
-    return Panel("Use: the output without the state", "bits a token", sites, curves, (), (0.0, 0.1), (-1e9, 1e9))
+    most, cut = _most(curves)
+    label = "bits a token" + cut
+    return Panel("Use: the output without the state", label, sites, curves, (), (0.0, 0.1), (-1e9, most))
 
 
 def _use_words(one: SiteUse) -> str:
@@ -240,93 +260,6 @@ def _use_table(result: LensResult) -> Table:
     return Table(caption, ["site", "replaced", "lens", ""], rows, (0, 3), source="lens.json")
 
 
-def _curves(one: Trajectory) -> Figure:
-    sites = tuple(one.sites)
-
-    def curve(name: str, values: Sequence[Sequence[float | None]], part: int) -> Curve:
-        last = [(x, row[-1] if name != "rank of the true token" else row[-2]) for x, row in enumerate(values) if row]
-        return Curve(name, "task", tuple(Point(x, float(v)) for x, v in last if v is not None), part)
-
-    bits = (curve("entropy", one.entropy, 0), curve("KL(final ‖ lens)", one.kl, 1))
-    ranks = [curve("rank of the final top token", one.rank_of_final, 0)]
-    if len(one.tokens) > 1 and one.rank_of_true and one.rank_of_true[0][-2] is not None:
-        ranks.append(curve("rank of the true token", one.rank_of_true, 1))
-    panels = [
-        Panel("At the last token", "bits", sites, bits, (), (0.0, 0.1), (-1e9, 1e9)),
-        Panel("Ranks there (of the true token: one before)", "rank", sites, tuple(ranks), (), (1.0, 2.0), (0.0, 1e9)),
-    ]
-    return Figure([panel_chart(panel) for panel in panels], f"{one.lens}: {one.prompt}", described(panels))
-
-
-def trajectory_chart(one: Trajectory) -> Chart:
-    """Return the chart of a prompt: the most probable token by site and position, coloured by its probability."""
-    columns = [f"{k} {token}" for k, token in enumerate(one.tokens)]
-    rows = []
-    for s, site in enumerate(one.sites):
-        for t, column in enumerate(columns):
-            (token, share), *others = one.top[s][t]
-            rows.append(
-                {
-                    "site": site,
-                    "token": column,
-                    "text": _cut(token, 8),
-                    "value": rounded(share),
-                    "ink": ink(_COLOURS, _DOMAIN, share),
-                    "top": f"{token} {share:.2f}" + "".join(f", {name} {p:.2f}" for name, p in others),
-                    "entropy": rounded(one.entropy[s][t]),
-                    "kl": rounded(one.kl[s][t]),
-                    "rank": rounded(one.rank_of_final[s][t]),
-                }
-            )
-    scale = {"domain": _DOMAIN, "range": _COLOURS, "interpolate": "rgb"}
-    legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".1f"}
-    colour = {"field": "value", "type": "quantitative", "title": "probability", "scale": scale, "legend": legend}
-    axis = {"labelAngle": -40, "labelLimit": 90}
-    encoding = {
-        "x": nominal("token", sort=columns, title="token read", axis=axis),
-        "y": nominal("site", sort=list(reversed(one.sites)), title=None, axis={"labelLimit": 90}),
-        "tooltip": [
-            tip("site"),
-            tip("token", "token read"),
-            tip("top", "most probable next"),
-            tip("entropy", "entropy, bits", number=True),
-            tip("kl", "KL to final, bits", number=True),
-            tip("rank", "rank of final top", number=True),
-        ],
-    }
-    of_text = {"condition": {"test": "datum.ink === '#ffffff'", "value": "#ffffff"}, "value": "#000000"}
-    layers = [
-        layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour),
-        layer({"type": "text", "fontSize": 9}, text=nominal("text"), color=of_text),
-    ]
-    return {
-        "title": {"text": f"{one.lens}: the most probable token by site", "subtitle": _cut(one.prompt, 90)},
-        "width": {"step": 58},
-        "height": {"step": 18},
-        "data": {"values": rows},
-        "encoding": encoding,
-        "layer": layers,
-    }
-
-
-def _trajectory_caption(one: Trajectory) -> str:
-    cut = " Only the first tokens are shown." if one.is_cut else ""
-    return (
-        "Each column is a token that was read, each row a site, the last at the top; a cell is the token that the lens "
-        f"finds most probable as the output there, full colour is probability 1.{cut}"
-    )
-
-
-def _trajectory_words(one: Trajectory) -> str:
-    return f"{one.lens}, last token: " + "; ".join(
-        f"{site} {row[-1][0][0]} {row[-1][0][1]:.2f}" for site, row in zip(one.sites, one.top, strict=True)
-    )
-
-
-def _cut(text: str, most: int = 40) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def print_lens(result: LensResult, console: Console, *, details: bool) -> None:
     """Print what each lens reads by site, use beside it, prompts, and what a lens cannot show."""
     console.print(shown(f"model {model_of_lens(result).label}: {about(result)}", style="dim"))
@@ -388,7 +321,9 @@ def _print_trajectory(one: Trajectory, console: Console) -> None:
     first = max(0, len(one.tokens) - _LAST_TOKENS)
     table = grid(["site", *one.tokens[first:]], texts=range(len(one.tokens) - first + 1))
     for s, site in enumerate(one.sites):
-        cells = [f"{_cut(top[0][0], 9)} {top[0][1]:.2f}" for top in one.top[s][first:]]
+        cells = [f"{shortened(top[0][0], 9)} {top[0][1]:.2f}" for top in one.top[s][first:]]
         table.add_row(*map(shown, (site, *cells)))
-    console.print(shown(f"{one.lens}, “{_cut(one.prompt, 70)}”: most probable next token, last tokens", style="bold"))
+    console.print(
+        shown(f"{one.lens}, “{shortened(one.prompt, 70)}”: most probable next token, last tokens", style="bold")
+    )
     console.print(table)

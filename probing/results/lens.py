@@ -31,7 +31,9 @@ CONTROLS = {
 LIMITS = (
     "A lens reads a state with the end of the model. That a token can be read at a site does not show that the model "
     "reads it there, or that it was computed there.",
-    "What a lens cannot read can be used all the same: see the effect of replacing the state, beside it.",
+    "What a lens cannot read can be used all the same: see the effect of replacing the state, beside it. It is all "
+    "that the model holds of the token at that block: an effect says that the site is on the way to the output, not "
+    "what of it is used.",
     "The logit lens assumes that a site writes in the form of the last one. A high KL says that this lens does not "
     "read the site, not that the site holds nothing.",
     "A tuned lens is a trained reader. Only what it reads beyond the translator of the first site (which knows the "
