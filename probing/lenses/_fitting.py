@@ -22,6 +22,7 @@ from probing.seeds import child_seed
 
 Kind = Literal["affine", "bias"]
 STARTS = (0.003, 0.03, 0.3)  # shrinkage of the least-squares starts towards the identity
+CONSTANTS = (0.3, 3.0, 30.0)  # and towards the mean last state: what a state does not tell would only add noise
 _FLOOR = 1e-2  # of the median variance: directions of less are not blown up to 1
 _STATE = ("training.json", "training.safetensors")
 _GAIN = 1e-3  # least relative fall of the KL on dev for which training goes on
@@ -179,10 +180,11 @@ def fit_lenses(
     """Train all translators of all these lenses together, so that the final outputs of a step are computed once, and
     return the lenses.
 
-    A translator starts from the identity or from a least-squares fit of the last state, whichever has the lowest KL on
-    dev, and goes on by AdamW on KL(final ‖ lens) with its full vocabulary. Training of a site ends when an epoch lowers
-    the KL on dev by less than a thousandth; the parameters with the lowest are taken. After each epoch the state of
-    training is written to `folder`, and a killed run goes on from there.
+    A translator starts from the identity or from a least-squares fit of the last state (shrunk towards the identity or
+    towards the mean last state), whichever has the lowest KL on dev, and goes on by AdamW on KL(final ‖ lens) with its
+    full vocabulary. Training of a site ends when an epoch lowers the KL on dev by less than a thousandth; the best
+    parameters are taken. After each epoch the state of training is written to `folder`, and a killed run goes on from
+    there.
     """
     order = torch.Generator().manual_seed(child_seed(options.seed, "lens order"))
     shift = torch.randperm(data.train, generator=order)
@@ -252,7 +254,8 @@ def _choose_starts(
     candidates: list[list[tuple[Tensor, Tensor]]] = []
     for one in translators:
         h = data.sites[one.site][: data.train]
-        missing = (last[shift] if one.permuted else last) - h
+        target = last[shift] if one.permuted else last
+        missing = target - h
         x, b = one.white(h), weights @ missing
         listed = [(one.M, one.b)]
         if one.kind == "bias":
@@ -261,6 +264,9 @@ def _choose_starts(
             weighted = x * weights[:, None]
             variances, products = (weighted * x).sum(0), weighted.T @ (missing - b) / one.scale
             listed += [(products / (variances + shrink)[:, None], b / one.scale) for shrink in STARTS]
+            away = torch.linalg.inv(one.whiten.double()).float() / one.scale  # what takes the state itself away
+            whole = weighted.T @ (target - weights @ target) / one.scale
+            listed += [(whole / (variances + shrink)[:, None] - away, b / one.scale) for shrink in CONSTANTS]
         candidates.append(listed)
     for number in range(max(map(len, candidates))):
         tried = [
