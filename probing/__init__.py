@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from probing.jobs.callback import ProbingCallback
     from probing.jobs.study import Study
     from probing.jobs.use import UseJob
+    from probing.lenses import lens
     from probing.models.language_model import LanguageModel
     from probing.models.site import Site
     from probing.probes._estimator import load_probe
     from probing.reporting import report
+    from probing.results.lens import LensResult
     from probing.results.probe import ProbeResult, Score
     from probing.scoring import score
     from probing.scoring.scores import TextScores
@@ -49,6 +51,7 @@ _HOMES = {
     "Example": "text.corpus",
     "ExtractJob": "jobs",
     "LanguageModel": "models.language_model",
+    "LensResult": "results.lens",
     "ProbeResult": "results.probe",
     "ProbeResults": "training.results",
     "ProbingCallback": "jobs.callback",
@@ -73,6 +76,7 @@ _HOMES = {
     "intervene": "use.run",
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
+    "lens": "lenses",
     "load_probe": "probes._estimator",
     "probe": "training.arrays",
     "read_directions": "use.directions",
@@ -91,6 +95,7 @@ __all__ = [
     "Example",
     "ExtractJob",
     "LanguageModel",
+    "LensResult",
     "ProbeResult",
     "ProbeResults",
     "ProbingCallback",
@@ -115,6 +120,7 @@ __all__ = [
     "intervene",
     "judge",
     "leave_one_out",
+    "lens",
     "load_probe",
     "probe",
     "read_directions",

@@ -38,6 +38,8 @@ _EXAMPLES = {
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
     "AblateJob": "probing ablate --model probing:reference --corpus probing:reference "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
+    "LensJob": "probing lens --model probing:reference --corpus probing:reference --lens tuned --lens logit "
+    "--prompt 'nowadays the doctor behind the window clearly was' --to cache/results/lens",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
@@ -73,6 +75,8 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "leave_one_out.jsonl and leave_one_out.parquet.",
     "SimilarityJob": "Compare the states of stores on the same rows, site by site: similarity.jsonl, "
     "similarity.parquet, drift.parquet.",
+    "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
+    "controls.",
 }
 
 

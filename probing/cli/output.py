@@ -169,6 +169,19 @@ def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
         _print_files(run.files)
 
 
+def finish_lens(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
+    result = job.run(progress=not quiet)
+    page = import_module("probing.reporting").report(Path(job.to))
+    if as_json:
+        _print_rows(result.table().to_dict("records"))
+        _print_rows(result.difference_table().to_dict("records"))
+        warn(result.doubts)
+        return
+    import_module("probing.reporting.lens_sections").print_lens(result, console(), details=details)
+    warn(result.doubts)
+    say(f"results: {Path(job.to) / 'lens.parquet'}\nreport: {page}")
+
+
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
         say(json.dumps(row, sort_keys=True))

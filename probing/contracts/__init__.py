@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from probing.contracts.edited_model import Instrument
     from probing.contracts.executor import Executor, Worker
     from probing.contracts.intervention import Edit, Intervention
+    from probing.contracts.lens import Lens
     from probing.contracts.measure import Measure, Prediction
     from probing.contracts.probe import Probe, RowBlocks
     from probing.contracts.reader import CorpusReader
@@ -32,6 +33,7 @@ _HOMES = {
     "Executor": "executor",
     "Instrument": "edited_model",
     "Intervention": "intervention",
+    "Lens": "lens",
     "Measure": "measure",
     "Prediction": "measure",
     "Probe": "probe",
@@ -52,6 +54,7 @@ __all__ = [
     "Executor",
     "Instrument",
     "Intervention",
+    "Lens",
     "Measure",
     "Prediction",
     "Probe",

@@ -17,6 +17,8 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
+from probing.results.lens import NAME as LENS
+from probing.results.lens import read_lens
 from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
@@ -63,8 +65,9 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         transfer=read_cross(folder),
         failures=read_failures(folder),
         similarity=SimilarityResults.read(folder),
+        lens=read_lens(folder),
     )
-    if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity):
+    if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity or found.lens):
         raise _no_results(str(folder / RESULTS), "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
 
@@ -138,7 +141,7 @@ def _written(found: Contents, to: Path | str) -> Path:
 def _no_results(where: str, found: str) -> ConfigError:
     return ConfigError(
         "there are no results to report",
-        needed=f"a directory with {RESULTS}, {USE} or {PATCHING}",
+        needed=f"a directory with {RESULTS}, {USE}, {PATCHING} or {LENS}",
         found=found,
         where=where,
         next_step="run `probing train … --to` or `probing use … --to` on that directory first",

@@ -25,6 +25,7 @@ from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
+from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
 from probing.reporting.similarity_sections import similarity_section
@@ -34,6 +35,7 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.lens import LensResult
 from probing.results.models import ModelFacts
 from probing.results.similarity import SimilarityResults
 from probing.results.transfer import CrossResult
@@ -45,7 +47,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer and of similarity; and failed tasks.
+    results of transfer, of similarity and of lenses; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -55,6 +57,7 @@ class Contents:
     failures: Sequence[Failure] = ()
     across: Sequence[AcrossModels] = ()
     similarity: SimilarityResults = field(default_factory=lambda: SimilarityResults(()))
+    lens: LensResult | None = None
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -107,6 +110,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(transfer_section(contents.transfer, "transfer"))
     if contents.similarity:
         sections.append(similarity_section(contents.similarity, "similarity"))
+    if contents.lens is not None:
+        sections.append(lens_section(contents.lens, "lens"))
     return sections
 
 
@@ -240,6 +245,8 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
+    if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
+        return "What lenses read at each site"
     if not contents.tasks and not contents.uses:
         if contents.patching:
             return "Where a difference between prompts travels"

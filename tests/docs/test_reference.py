@@ -37,6 +37,7 @@ KNOWN_WRITERS = {
     "states/store/export.py",
     "training/results.py",
     "results/similarity.py",
+    "results/lens.py",
     "results/transfer.py",
     "scoring/scores.py",
     "verdicts/verdict.py",
@@ -132,11 +133,24 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     pb.similarity(store, checkpoint, corpus=corpus, task="upos", permutations=3, progress=False).write(to)  # type: ignore[arg-type]
     leave_one_out(store, corpus, group="template", least_rows=10, **options).write(to)  # type: ignore[arg-type]
     write_use_run(run_of(a_result()), to)
+    pb.lens(MODEL, pb.Corpus.from_texts(["nowadays the doctor clearly"]), use_rows=0, to=to, progress=False)
     _patch_and_ablate(to)
     _export(to)
     _score(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
-    names = ("results", "analyses", "transfer", "similarity", "drift", "leave_one_out", "verdicts", "scores")
+    names = (
+        "results",
+        "analyses",
+        "transfer",
+        "similarity",
+        "drift",
+        "leave_one_out",
+        "verdicts",
+        "scores",
+        "lens",
+        "lens_differences",
+        "lens_rows",
+    )
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
     read = {
         kind: [pd.read_parquet(file) for file in sorted(to.glob(f"{files}.parquet"))] for files, kind in kinds.items()

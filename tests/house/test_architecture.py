@@ -22,7 +22,7 @@ LAYERS = [
     {"readers", "tasks", "probes", "controls", "measures", "analyses", "executors", "models", "recipes"},
     {"states"},
     {"training"},
-    {"use", "similarities"},
+    {"use", "similarities", "lenses"},
     {"plantbench", "reporting", "scoring"},
     {"jobs"},
     {"cli", "__main__", "__init__"},
