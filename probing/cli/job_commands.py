@@ -38,6 +38,8 @@ _EXAMPLES = {
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
     "AblateJob": "probing ablate --model probing:reference --corpus probing:reference "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
+    "InspectJob": "probing inspect --model probing:reference --text 'nowadays the doctor behind the window clearly' "
+    "--check --to cache/results/inspect",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
@@ -60,6 +62,7 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "PatchJob": "Activation patching: run one prompt of each pair with a state of the other, place by place.",
     "AblateJob": "Take heads, attention, MLPs or whole layers out of a model, one at a time, and measure "
     "what its output loses.",
+    "InspectJob": "Look at hidden states and attention on some texts, each cue beside the intervention that tests it.",
     "PlantbenchJob": "Score verdicts on models whose truth is certified: this package's protocol, and the "
     "field's usual rules.",
     "ReportJob": "Write OUT_DIR/report.html from the results of training, of use, or of both in OUT_DIR.",

@@ -23,7 +23,7 @@ LAYERS = [
     {"states"},
     {"training"},
     {"use"},
-    {"plantbench", "reporting", "scoring"},
+    {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},
     {"cli", "__main__", "__init__"},
 ]
