@@ -56,6 +56,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "What the model does when a property is exchanged in its states.",
         ("intervene", "UseRun", "Verdict", "judge", "read_directions", "export_directions", "apply_direction"),
     ),
+    "looking": (
+        "Looking inside",
+        "States and attention on some texts, each cue beside the intervention that tests it.",
+        ("inspect", "Inspection"),
+    ),
     "scoring": (
         "Probes on new text",
         "A saved probe scores texts, has a threshold, watches generation; its direction is added to a running model.",

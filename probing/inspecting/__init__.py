@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import BadParameter
+from probing.errors import BadParameter, unknown_name
 from probing.inspecting.attention import KINDS, SCORES, AttentionSummary, pattern_differences
 from probing.inspecting.checking import REPLACEMENTS, HeadCheck, HeadMeans, disagreement
 from probing.inspecting.prompts import Prompt, Texts, batches, prompts_of
@@ -44,6 +44,7 @@ def inspect(
     chat_template: bool = False,
     subset: str | Sequence[int] | None = None,
     max_texts: int = 500,
+    replacements: Sequence[str] | None = None,
     draws: int = 1,
     seed: int = 0,
     to: str | Path | None = None,
@@ -66,6 +67,7 @@ def inspect(
         chat_template: whether each text is a user's message, rendered by the tokenizer's chat template.
         subset: read only these examples of a corpus: a split, ordinals, or text such as `0,5,20:40`.
         max_texts: largest number of texts; of more, a random choice is read.
+        replacements: ways to replace a head that are checked, such as `["uniform"]`; None: all four.
         draws: number of permutations of each pattern that are averaged.
         seed: seed of the choice of texts, of permutations and of resampling.
         to: folder for results, and for the units by which a killed check resumes; None: nothing is written.
@@ -75,7 +77,7 @@ def inspect(
         UnsupportedModel: the model has no attention, its attention cannot be returned, or it has no output to check.
         ReplayUnavailable: it cannot be run from its middle.
         UnknownSite: it lacks a site.
-        CorpusError, BadParameter: there is no text, or a text or option cannot be used.
+        CorpusError, UnknownName, BadParameter: there is no text, or a text or option cannot be used.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
 
     References:
@@ -94,6 +96,7 @@ def inspect(
     _ = reader.trunk
     if attention or check:
         reader.find_attention()
+    ways = _ways(replacements, len(prompts)) if check else ()
     if check:
         reader.check_running()
     patterns, means = AttentionSummary(reader, SHOWN), HeadMeans()
@@ -106,7 +109,6 @@ def inspect(
             means.add(read)
     checks, effects = None, None
     if check:
-        ways = tuple(name for name in REPLACEMENTS if name != "position_mean" or len(prompts) > 1)
         checked = HeadCheck(reader, means, ways, draws, seed)
         identity = None if folder is None else _identity(model, prompts, chat_template)
         with steps_bar("check", "heads", None, progress) as advance:
@@ -129,6 +131,27 @@ def inspect(
     )
     if folder is not None:
         found.write(folder)
+    return found
+
+
+def _ways(asked: Sequence[str] | None, texts: int) -> tuple[str, ...]:
+    """Return the replacements to check, in the order of `REPLACEMENTS`; of one text no mean by position.
+
+    Raises:
+        UnknownName: there is no such replacement.
+        BadParameter: none is left.
+    """
+    for name in asked or ():
+        if name not in REPLACEMENTS:
+            raise unknown_name("replacement", name, REPLACEMENTS)
+    chosen = REPLACEMENTS if asked is None else asked
+    found = tuple(name for name in REPLACEMENTS if name in chosen and (name != "position_mean" or texts > 1))
+    if not found:
+        raise BadParameter(
+            "there is no replacement to check",
+            needed="one of: " + ", ".join(REPLACEMENTS) + "; of one text not position_mean",
+            found=", ".join(chosen) or "none",
+        )
     return found
 
 
@@ -195,7 +218,7 @@ def _sites_table(states: StateSummary) -> DataFrame:
         position = np.concatenate([part["position"] for part in parts])
         rest = position > 0 if (position > 0).any() else position == 0
 
-        norm, row = _column(parts, "norm"), {"site": site}
+        norm, row = _column(parts, "norm"), dict[str, Any](site=site)
         low, middle, high = np.quantile(norm[rest], [0.05, 0.5, 0.95])
         numbers = {"norm_median": middle, "norm_low": low, "norm_high": high}
         numbers["norm_first_token"] = np.median(norm[position == 0])
@@ -269,17 +292,16 @@ def _checks_table(reader: Reader, effects: Any, prompts: Sequence[Prompt], ways:
     )
 
 
-def _disagreement(summary: AttentionSummary, effects: Any, ways: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return, by score, how many heads with a striking pattern have an effect below the median when it is made
-    uniform.
-    """
+def _disagreement(summary: AttentionSummary, effects: Any, ways: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return, by replacement and score, how many heads have a striking pattern and an effect below the median."""
     scores, _ = summary.stacked()
     known = np.isfinite(scores[:, 0])
     means = np.where(known, scores[:, 0], 0.0).sum(0) / np.maximum(known.sum(0), 1)
     means = np.where(known.any(0), means, np.nan)
     named = {name: means[..., s] for s, name in enumerate(SCORES)}
     named["sharpness"] = 1.0 - named["entropy_share"]
-    return disagreement({name: named[name] for name in STRIKING}, effects[:, ways.index("uniform"), ..., 0].mean(0))
+    striking = {name: named[name] for name in STRIKING}
+    return {way: disagreement(striking, effects[:, r, ..., 0].mean(0)) for r, way in enumerate(ways)}
 
 
 def _notes(prompts: Sequence[Prompt], count: int, states: StateSummary, check: bool) -> list[str]:

@@ -6,8 +6,10 @@ A pattern whose replacement changes nothing explains nothing about these outputs
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +131,14 @@ class HeadCheck:
                 numbers, read = [prompt.number for prompt in batch], _Once(self.reader, batch, layers)
                 for k, layer in enumerate(layers):
                     unit = digest([identity, self.replacements, self.draws, self.seed, layer, numbers])
-                    found[numbers, :, k] = _committed(
-                        folder, unit, lambda read=read, layer=layer: self.of_layer(read(), layer)
-                    )
+                    found[numbers, :, k] = _committed(folder, unit, partial(self._measured, read, layer))
                     done += 1
                     if advance is not None:
                         advance(done * n_heads, len(todo) * len(layers) * n_heads)
         return found
+
+    def _measured(self, read: Callable[[], Read], layer: int) -> Floats:
+        return self.of_layer(read(), layer)
 
     def of_layer(self, read: Read, layer: int) -> Floats:
         """Return the KL divergences of a batch of B prompts for the heads of one layer, `(B, R, H, 2)`."""
@@ -230,7 +233,8 @@ def _orders(random: Floats, is_moved: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _kl(clean: Tensor, logits: Tensor) -> Tensor:
     """Return KL(clean ‖ other) in bits at each token, `(B, T)`, from log probabilities and logits `(B, T, V)`."""
     other = logits.log_softmax(-1)
-    return ((clean.exp() * (clean - other)).sum(-1) / np.log(2.0)).clamp(min=0)
+    nats: Tensor = (clean.exp() * (clean - other)).sum(-1)
+    return nats.clamp(min=0) / math.log(2.0)
 
 
 class _Once:

@@ -94,13 +94,13 @@ def prompts_of(
 
 
 def _examples(texts: Texts, subset: str | Sequence[int] | None) -> list[Example]:
-    if isinstance(texts, str):
-        texts = [texts]
-    if not isinstance(texts, Corpus):
-        made = [t if isinstance(t, Example) else Example(str(k), t) for k, t in enumerate(texts)]
-        texts = Corpus(tuple(made), "texts")
-    ordinals = subset_of(texts, subset) if len(texts) else None
-    return [texts.examples[k] for k in (range(len(texts)) if ordinals is None else ordinals)]
+    if isinstance(texts, Corpus):
+        corpus = texts
+    else:
+        given: Sequence[str | Example] = [texts] if isinstance(texts, str) else texts
+        corpus = Corpus(tuple(t if isinstance(t, Example) else Example(str(k), t) for k, t in enumerate(given)))
+    ordinals = subset_of(corpus, subset) if len(corpus) else None
+    return [corpus.examples[k] for k in (range(len(corpus)) if ordinals is None else ordinals)]
 
 
 def _check_length(model: LanguageModel, example: Example, one: Encoded) -> None:

@@ -106,7 +106,7 @@ class StateSummary:
         """Add a batch."""
         prompts, length = read.prompts, len(read.prompts[0])
         flat = {site: state.flatten(0, 1) for site, state in read.states.items()}
-        where = {
+        where: dict[str, Any] = {
             "text": np.repeat([prompt.number for prompt in prompts], length),
             "text_id": [prompt.id for prompt in prompts for _ in range(length)],
             "position": np.tile(np.arange(length), len(prompts)),

@@ -54,6 +54,11 @@ class InspectJob(CorpusOptions, RunningModel):
     heads: Many = option(
         [], help="LAYER.HEAD whose map the page shows (repeatable; default: those that stand out)", flag="head"
     )
+    replacements: Many = option(
+        [],
+        help="replacement that is checked: uniform, position_mean, permuted, mean_output (repeatable; default: all)",
+        flag="replacement",
+    )
     draws: int = option(1, help="permutations of each pattern that are averaged")
     max_texts: int = Field(default=500, ge=1, description="largest number of texts", json_schema_extra={"flag": ""})
     seed: int = option(0, help="seed of the choice of texts, of permutations and of resampling")

@@ -160,7 +160,7 @@ def heads_section(found: Inspection) -> Section:
     """
     maps = []
     if found.checks is not None:
-        for way in dict.fromkeys(found.checks["replacement"]):
+        for way in found.replacements:
             maps.append(_head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits"))
     for score in ("entropy_share", *_CATCHING):
         values = found.grid(score)
@@ -173,7 +173,7 @@ def heads_section(found: Inspection) -> Section:
         "‖α v W_O‖ (weighted) score there, and the KL of the output in bits when its pattern is made uniform, replaced "
         "by its mean by position, permuted, or its output replaced by its mean."
     )
-    blocks = [figure, Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
+    blocks: list[Figure | Table] = [figure, Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
     return Section("heads", "Heads: what catches the eye, and what it does", claims=agreement(found), blocks=blocks)
 
 
@@ -187,18 +187,20 @@ def agreement(found: Inspection) -> list[str]:
     """Return sentences on how often a striking pattern has little effect, or that nothing was checked."""
     if found.checks is None:
         return [found.limits[-1]]
-    either = found.disagreement.get("any")
-    lines = [CHECK_LIMITS[0]]
-    if either:
-        lines.append(
-            f"{either['below_median']} of {plural(either['striking'], 'head')} with a striking pattern (in the top "
-            "decile of some score) change the output less than the median head does when the pattern is made uniform."
-        )
-    return lines
+    counts = {way: by["any"] for way, by in found.disagreement.items() if by}
+    if not counts:
+        return [CHECK_LIMITS[0]]
+    few = ", ".join(f"{of['below_median']} with the {WAYS[way]}" for way, of in counts.items())
+    striking = plural(next(iter(counts.values()))["striking"], "head")
+    return [
+        CHECK_LIMITS[0],
+        f"Of {striking} with a striking pattern (in the top decile of some score), so many change the output less than "
+        f"the median head does: {few}.",
+    ]
 
 
 def _striking_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
-    ways = [] if found.checks is None else list(dict.fromkeys(found.checks["replacement"]))
+    ways = found.replacements
     head = ["score", "head", "value", "95 %", "uniform", "weighted", *(f"KL {SHORT[way]}" for way in ways)]
     rows = []
     for score, layer, number in _standing_out(found):
@@ -234,7 +236,7 @@ def _effect(found: Inspection, way: str, layer: int, head: int) -> dict[str, flo
 def _largest_effects(found: Inspection, count: int) -> list[tuple[int, int]]:
     if found.checks is None:
         return []
-    effect = found.grid("uniform", "kl")
+    effect = found.grid(found.replacements[0], "kl")
     order = np.argsort(-effect, axis=None)[:count]
     return [(found.layers[int(k) // effect.shape[1]], int(k) % effect.shape[1]) for k in order]
 
@@ -284,15 +286,16 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
     if found.checks is None:
         return f"Head {layer}.{head} was not checked: whether its pattern matters is not known."
     parts = []
-    for way in dict.fromkeys(found.checks["replacement"]):
+    for way in found.replacements:
         of = _effect(found, way, layer, head)
         ends = f" [{decimal(of['kl_low'], 4)}, {decimal(of['kl_high'], 4)}]" if np.isfinite(of["kl_low"]) else ""
         parts.append(f"{WAYS[way]} {decimal(of['kl'], 4)}{ends} bits ({decimal(of['kl_last'], 4)} at the last token)")
-    effect, median = _effect(found, "uniform", layer, head)["kl"], float(np.median(found.grid("uniform", "kl")))
+    way = found.replacements[0]
+    effect, median = _effect(found, way, layer, head)["kl"], float(np.median(found.grid(way, "kl")))
     than = "less than" if effect < median else "as much as" if effect == median else "more than"
     return (
-        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. Made uniform, its pattern changes the output "
-        f"{than} the median head's ({decimal(median, 4)} bits)."
+        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. With its {WAYS[way]}, the output changes "
+        f"{than} the median head's does ({decimal(median, 4)} bits)."
     )
 
 
@@ -357,7 +360,7 @@ def print_inspection(found: Inspection, console: Console, *, details: bool) -> N
 def _print_effects(found: Inspection, console: Console) -> None:
     if found.checks is None:
         return
-    ways = list(dict.fromkeys(found.checks["replacement"]))
+    ways = found.replacements
     rows = [
         [f"{layer}.{head}", *(decimal(_effect(found, way, layer, head)["kl"], 4) for way in ways)]
         for layer, head in _largest_effects(found, 2 * _FEW)

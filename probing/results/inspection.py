@@ -33,7 +33,8 @@ UNCHECKED = "No head was checked: nothing here says that a pattern matters. Run 
 CHECK_LIMITS = (
     "A pattern whose replacement changes nothing explains nothing here.",
     "A head whose replacement changes nothing may still matter on other texts, or be made up for by other heads.",
-    "A replaced pattern gives states that the model may never meet, so part of an effect can be damage.",
+    "A replaced pattern gives states that the model may never meet, so part of an effect can be damage: a head that "
+    "rests on token 0 and writes nothing must write once its pattern is uniform, though its output has no effect.",
 )
 ONE_TEXT = "One text was read, so there is no interval: how far these numbers hold for other texts is not known."
 
@@ -77,8 +78,8 @@ class Inspection:
         comparison: comparison with another text; None: there is none.
         patterns: patterns and value-weighted shares `(2, L, H, T, T)` of the texts that are shown, by number.
         layers: numbers of the L layers that have attention.
-        disagreement: by score, the number of heads whose score is striking, and how many of them have an effect below
-            the median; empty: not checked.
+        disagreement: by replacement and score, the number of heads whose score is striking (in the top decile; of
+            `any`: in that of some score), and how many of them have an effect below the median; empty: not checked.
         settings: options and counts that a reader of the numbers needs.
         notes: what these texts do not allow, such as intervals.
     """
@@ -93,7 +94,7 @@ class Inspection:
     comparison: Comparison | None = None
     patterns: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     layers: tuple[int, ...] = ()
-    disagreement: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    disagreement: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -103,6 +104,11 @@ class Inspection:
         about_attention = () if self.heads is None else ATTENTION_LIMITS
         about_check = CHECK_LIMITS if self.checks is not None else (UNCHECKED,) if self.heads is not None else ()
         return (*STATE_LIMITS, *about_attention, *about_check)
+
+    @property
+    def replacements(self) -> tuple[str, ...]:
+        """Replacements that were checked."""
+        return () if self.checks is None else tuple(dict.fromkeys(self.checks["replacement"]))
 
     def grid(self, score: str, column: str = "value") -> NDArray[np.float64]:
         """Return a score of every head as `(L, H)`; for a name of `checks` its `kl`, if `column` is `kl` or
@@ -153,7 +159,7 @@ class Inspection:
             "settings": dict(self.settings),
             "hidden_state_norms": _records(self.sites),
             "attention_summary": [] if self.heads is None else self._heads(),
-            "disagreement": {name: dict(of) for name, of in self.disagreement.items()},
+            "disagreement": {way: {name: dict(of) for name, of in by.items()} for way, by in self.disagreement.items()},
             "against": self._against(),
             "notes": list(self.notes),
             "cannot_show": list(self.limits),

@@ -21,7 +21,18 @@ from probing.states.store import Store, StoreWriter
 from tests.conftest import REFERENCE, with_field
 
 MODEL = str(REFERENCE / "model")
-JOBS = ("extract", "train", "use", "patch", "ablate", "plantbench", "report", "transfer", "leave-one-out")
+JOBS = (
+    "extract",
+    "train",
+    "use",
+    "patch",
+    "ablate",
+    "inspect",
+    "plantbench",
+    "report",
+    "transfer",
+    "leave-one-out",
+)
 
 
 def run(*arguments: object) -> Result:

@@ -36,6 +36,7 @@ KNOWN_WRITERS = {
     "jobs/patch.py",
     "states/store/export.py",
     "training/results.py",
+    "results/inspection.py",
     "results/transfer.py",
     "scoring/scores.py",
     "verdicts/verdict.py",
@@ -132,8 +133,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     _patch_and_ablate(to)
     _export(to)
     _score(to)
+    _inspect(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
-    names = ("results", "analyses", "transfer", "leave_one_out", "verdicts", "scores")
+    names = ["results", "analyses", "transfer", "leave_one_out", "verdicts", "scores"]
+    names += [file.stem for file in sorted(to.glob("inspection-*.parquet"))]
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
     read = {
         kind: [pd.read_parquet(file) for file in sorted(to.glob(f"{files}.parquet"))] for files, kind in kinds.items()
@@ -165,6 +168,12 @@ def _score(to: Path) -> None:
     recipe: Any = SimpleNamespace(label="b", remarks=("model is another",))
     row = RowScore(0, 3, -1, 0.5, "b", {"a": 0.4, "b": 0.6}, True)
     TextScores(recipe, "model", [TextScore("1", "the", (row,), (row,))]).write(to / "scores.parquet")
+
+
+def _inspect(to: Path) -> None:
+    model = pb.LanguageModel.load(MODEL, attention="eager")
+    one, other = "nowadays the doctor clearly", "nowadays the painter clearly"
+    pb.inspect(model, one, against=other, check=True, to=to, progress=False)
 
 
 def _export(to: Path) -> None:

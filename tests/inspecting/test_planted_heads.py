@@ -10,7 +10,7 @@ import torch
 
 from probing.inspecting import inspect
 from probing.inspecting.attention import SCORES, scores_of, uniform
-from probing.inspecting.checking import NOTHING, REPLACEMENTS, HeadCheck, HeadMeans
+from probing.inspecting.checking import NOTHING, REPLACEMENTS, HeadCheck, HeadMeans, disagreement
 from probing.inspecting.prompts import batches, prompts_of
 from probing.inspecting.reading import Reader
 from probing.models.language_model import LanguageModel
@@ -170,4 +170,13 @@ def test_scores_of_a_pattern_by_hand() -> None:
 
 def test_the_page_and_the_json_say_what_cannot_be_shown(planted: Inspection) -> None:
     assert set(CHECK_LIMITS) < set(planted.limits)
-    assert planted.disagreement["any"]["striking"] >= planted.disagreement["any"]["below_median"]
+    assert tuple(planted.disagreement) == planted.replacements == tuple(REPLACEMENTS)
+    counts = [of["any"] for of in planted.disagreement.values()]
+    assert all(0 <= of["below_median"] <= of["striking"] <= 6 for of in counts)
+
+
+def test_disagreement_counts_striking_heads_without_effect() -> None:
+    score, effect = np.arange(20.0).reshape(4, 5), np.ones((4, 5))
+    effect[3, 3:] = [0.0, 2.0]  # the two heads of the top decile: one without effect
+    assert disagreement({"a": score}, effect)["a"] == {"striking": 2, "below_median": 1}
+    assert disagreement({"a": np.full((4, 5), np.nan)}, effect) == {}
