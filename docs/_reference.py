@@ -373,6 +373,7 @@ STUDY_PARTS = (
     ("extract", "ExtractOptions"),
     ("train", "StudyTrain"),
     ("use", "StudyUse"),
+    ("inspect", "InspectOptions"),
     ("truth", "KnownTruth"),
 )
 

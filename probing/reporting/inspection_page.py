@@ -98,7 +98,7 @@ def states_section(found: Inspection) -> Section:
     maps.append(
         _site_map("Outlying coordinates", sites, labels, share, "share of Σ x² in the three largest coordinates")
     )
-    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
+    figure = _figure(maps)
     head, rows = _site_rows(found)
     caption = "Each site: norms of tokens other than token 0 (median, 5 to 95 %) and of token 0, and its geometry."
     table = Table(caption, head, rows, source="inspection-sites.parquet")
@@ -158,23 +158,29 @@ def heads_section(found: Inspection) -> Section:
     """Return the section on all heads: maps of layer by head, the checked effect first, and a table of those that
     stand out.
     """
-    maps = []
-    if found.checks is not None:
-        for way in found.replacements:
-            maps.append(_head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits"))
-    for score in ("entropy_share", *_CATCHING):
-        values = found.grid(score)
-        if np.isfinite(values).any():
-            maps.append(_head_map(found, TITLES[score], values, "mean over queries and texts"))
-    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
+    of_checks = [
+        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits") for way in found.replacements
+    ]
+    of_scores = [
+        _head_map(found, TITLES[score], found.grid(score), "mean over queries and texts")
+        for score in ("entropy_share", *_CATCHING)
+        if np.isfinite(found.grid(score)).any()
+    ]
     head, rows = _striking_rows(found)
     caption = (
         "The head with the largest score of each kind (of entropy the smallest), what uniform attention and the shares "
         "‖α v W_O‖ (weighted) score there, and the KL of the output in bits when its pattern is made uniform, replaced "
         "by its mean by position, permuted, or its output replaced by its mean."
     )
-    blocks: list[Figure | Table] = [figure, Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
-    return Section("heads", "Heads: what catches the eye, and what it does", claims=agreement(found), blocks=blocks)
+    blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
+    blocks += [_figure(of_checks)] if of_checks else []
+    fold = Fold("Scores of all heads, by layer", [_figure(of_scores)])
+    title = "Heads: what catches the eye, and what it does"
+    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=[fold])
+
+
+def _figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:
+    return Figure([map_chart(one) for one in maps], caption, ". ".join(one.description for one in maps))
 
 
 def _head_map(found: Inspection, title: str, values: NDArray[np.float64], label: str) -> HeatMap:
@@ -190,12 +196,12 @@ def agreement(found: Inspection) -> list[str]:
     counts = {way: by["any"] for way, by in found.disagreement.items() if by}
     if not counts:
         return [CHECK_LIMITS[0]]
-    few = ", ".join(f"{of['below_median']} with the {WAYS[way]}" for way, of in counts.items())
+    few = ", ".join(f"{of['below_median']} ({WAYS[way]})" for way, of in counts.items())
     striking = plural(next(iter(counts.values()))["striking"], "head")
     return [
         CHECK_LIMITS[0],
-        f"Of {striking} with a striking pattern (in the top decile of some score), so many change the output less than "
-        f"the median head does: {few}.",
+        f"Of {striking} with a striking pattern (in the top decile of some score), these change the output less than "
+        f"the median head: {few}.",
     ]
 
 
@@ -234,9 +240,12 @@ def _effect(found: Inspection, way: str, layer: int, head: int) -> dict[str, flo
 
 
 def _largest_effects(found: Inspection, count: int) -> list[tuple[int, int]]:
+    """Return the heads that move the output most in whichever way they are replaced: by the least of their effects,
+    since a single replacement can do damage where nothing is read.
+    """
     if found.checks is None:
         return []
-    effect = found.grid(found.replacements[0], "kl")
+    effect = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
     order = np.argsort(-effect, axis=None)[:count]
     return [(found.layers[int(k) // effect.shape[1]], int(k) % effect.shape[1]) for k in order]
 
@@ -272,13 +281,23 @@ def maps_section(found: Inspection, heads: Heads) -> Section:
             HeatMap(f"Head {layer}.{head}", labels, labels, values, kind, "query", "key", is_share=True)
             for kind, values in zip(kinds, both, strict=True)
         ]
-        described = ". ".join(one.description for one in maps)
-        blocks.append(Figure([map_chart(one) for one in maps], _caption(found, layer, head), described))
+        maps[1:1] = _effect_map(found, layer, head)
+        blocks.append(_figure(maps, _caption(found, layer, head)))
     cut = f", its first {_MOST_TOKENS} tokens" if len(text.tokens) > _MOST_TOKENS else ""
     about = f"Attention of “{text.text}”{cut}: a row is a token that reads, a column the token that is read"
     return Section(
         "maps", "Attention maps beside their checked effect", about=about, claims=agreement(found)[:1], blocks=blocks
     )
+
+
+def _effect_map(found: Inspection, layer: int, head: int) -> list[HeatMap]:
+    """Return a map of what the output loses when a head is replaced; none if it was not checked."""
+    if found.checks is None:
+        return []
+    effects = [_effect(found, way, layer, head) for way in found.replacements]
+    values = np.array([[one["kl"], one["kl_last"]] for one in effects])
+    rows, title = tuple(WAYS[way] for way in found.replacements), f"What the output loses without {layer}.{head}"
+    return [HeatMap(title, rows, ("mean", "last"), values, "KL, bits: mean over tokens, last token", is_share=True)]
 
 
 def _caption(found: Inspection, layer: int, head: int) -> str:
@@ -290,12 +309,12 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
         of = _effect(found, way, layer, head)
         ends = f" [{decimal(of['kl_low'], 4)}, {decimal(of['kl_high'], 4)}]" if np.isfinite(of["kl_low"]) else ""
         parts.append(f"{WAYS[way]} {decimal(of['kl'], 4)}{ends} bits ({decimal(of['kl_last'], 4)} at the last token)")
-    way = found.replacements[0]
-    effect, median = _effect(found, way, layer, head)["kl"], float(np.median(found.grid(way, "kl")))
+    least = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
+    effect, median = float(least[found.layers.index(layer), head]), float(np.median(least))
     than = "less than" if effect < median else "as much as" if effect == median else "more than"
     return (
-        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. With its {WAYS[way]}, the output changes "
-        f"{than} the median head's does ({decimal(median, 4)} bits)."
+        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. Whichever way it is replaced, the output changes "
+        f"by at least {decimal(effect, 4)} bits, {than} with the median head ({decimal(median, 4)})."
     )
 
 
@@ -308,7 +327,7 @@ def comparison_section(found: Inspection) -> Section:
     for column, label in (("relative_distance", "distance / mean of both norms"), ("cosine", "cosine of both states")):
         values = states[column].to_numpy(dtype=np.float64).reshape(len(sites), -1)[:, : len(spans)]
         maps.append(_site_map(label.capitalize(), sites, spans, values, label))
-    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
+    figure = _figure(maps)
     blocks: list[Figure | Table | Words] = [figure]
     if heads is not None:
         rows = [
@@ -365,7 +384,7 @@ def _print_effects(found: Inspection, console: Console) -> None:
         [f"{layer}.{head}", *(decimal(_effect(found, way, layer, head)["kl"], 4) for way in ways)]
         for layer, head in _largest_effects(found, 2 * _FEW)
     ]
-    console.print(shown("heads whose pattern matters most: KL of the output, bits", style="bold"))
+    console.print(shown("heads that move the output most whichever way they are replaced: KL, bits", style="bold"))
     _print(console, ["head", *(WAYS[way] for way in ways)], rows, (0,))
 
 

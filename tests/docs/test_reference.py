@@ -101,6 +101,7 @@ def test_every_key_of_a_study_file_is_documented(pages: dict[str, str]) -> None:
         "extract": "ExtractOptions",
         "train": "StudyTrain",
         "use": "StudyUse",
+        "inspect": "InspectOptions",
         "truth": "KnownTruth",
         "models": "ModelOptions",
     }.items():

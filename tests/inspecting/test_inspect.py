@@ -18,6 +18,7 @@ import probing as pb
 from probing.cli.commands import app
 from probing.errors import AlignmentError, BadParameter, ConfigError, CorpusError, UnknownSite, UnsupportedModel
 from probing.inspecting.states import geometry_of, token_columns
+from probing.jobs.inspect import InspectJob
 from probing.reporting.inspection_page import write_page
 from probing.results.inspection import ONE_TEXT
 from probing.statistics.clusters import mean_intervals
@@ -214,6 +215,18 @@ def test_command(tmp_path: Path) -> None:
         bad = CliRunner().invoke(app, [*run, *more])
         assert bad.exit_code != 0 and word in (bad.output + str(bad.exception)), more
     with pytest.raises(ConfigError):
-        from probing.jobs.inspect import InspectJob
-
         InspectJob(model=MODEL, texts=["a"], subset="0", to=str(tmp_path)).run(progress=False)
+
+
+def test_a_study_looks_inside_its_model_on_its_corpus(tmp_path: Path, small_corpus: dict[str, Path]) -> None:
+    values: dict[str, Any] = {
+        "name": "look",
+        "model": MODEL,
+        "corpus": {split: str(file) for split, file in small_corpus.items()},
+        "extract": {"rows": "sentence:mean", "sites": "resid.1"},
+        "train": {"task": "column:tense", "probes": ["prior"]},
+    }
+    plain, looking = (pb.Study.read(values | more, "here") for more in ({}, {"inspect": {"subset": "0:3"}}))
+    assert b'"inspect":' not in plain.recipe() and b'"inspect":' in looking.recipe()
+    looking._inspect(looking.all_models(), pb.Corpus.read(small_corpus), tmp_path, False)
+    assert len(json.loads((tmp_path / "inspection" / "inspection.json").read_text())["texts"]) == 3
