@@ -248,7 +248,9 @@ def _heads_table(summary: AttentionSummary, prompts: Sequence[Prompt], seed: int
     groups = np.array([prompt.group for prompt in prompts])
     _, _, n_layers, n_heads, n_scores = scores.shape
     means, bounds = mean_intervals(scores.reshape(len(scores), -1), groups, seed=child_seed(seed, "heads"))
-    means, bounds = means.reshape(scores.shape[1:]), bounds.reshape(*scores.shape[1:], 2)
+    means, bounds = means.reshape(scores.shape[1:]), bounds.reshape(*scores.shape[1:], 2).clip(min=0)
+    is_share = np.array([name not in ("entropy", "distance", "distance_spread") for name in SCORES])
+    bounds[..., is_share, :] = bounds[..., is_share, :].clip(max=1)
     known = np.isfinite(scores[:, 0]).sum(0)  # texts
     rows = [
         {
@@ -256,7 +258,7 @@ def _heads_table(summary: AttentionSummary, prompts: Sequence[Prompt], seed: int
             "head": head,
             "score": SCORES[s],
             "value": means[0, k, head, s],
-            "low": max(0.0, bounds[0, k, head, s, 0]) if np.isfinite(bounds[0, k, head, s, 0]) else np.nan,
+            "low": bounds[0, k, head, s, 0],
             "high": bounds[0, k, head, s, 1],
         }
         | {kind: means[i, k, head, s] for i, kind in enumerate(KINDS) if i}
