@@ -59,8 +59,9 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "looking": (
         "Looking inside",
-        "What the states of a model say when they are read as its output, beside controls.",
-        ("lens", "LensResult"),
+        "States and attention of texts, and what the states say when they are read as the model's output: each cue "
+        "beside the intervention or the controls that test it.",
+        ("inspect", "Inspection", "lens", "LensResult"),
     ),
     "scoring": (
         "Probes on new text",
@@ -374,6 +375,7 @@ STUDY_PARTS = (
     ("extract", "ExtractOptions"),
     ("train", "StudyTrain"),
     ("use", "StudyUse"),
+    ("inspect", "InspectOptions"),
     ("truth", "KnownTruth"),
 )
 

@@ -13,6 +13,7 @@ from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
     from probing.errors import ProbingError
+    from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
     from probing.jobs.callback import ProbingCallback
     from probing.jobs.study import Study
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from probing.models.site import Site
     from probing.probes._estimator import load_probe
     from probing.reporting import report
+    from probing.results.inspection import Inspection
     from probing.results.lens import LensResult
     from probing.results.probe import ProbeResult, Score
     from probing.scoring import score
@@ -50,6 +52,7 @@ _HOMES = {
     "Corpus": "text.corpus",
     "Example": "text.corpus",
     "ExtractJob": "jobs",
+    "Inspection": "results.inspection",
     "LanguageModel": "models.language_model",
     "LensResult": "results.lens",
     "ProbeResult": "results.probe",
@@ -73,6 +76,7 @@ _HOMES = {
     "export_directions": "use.directions",
     "extract": "states.extraction",
     "import_states": "states.importing",
+    "inspect": "inspecting",
     "intervene": "use.run",
     "judge": "verdicts.judging",
     "leave_one_out": "training.leaving_out",
@@ -94,6 +98,7 @@ __all__ = [
     "Corpus",
     "Example",
     "ExtractJob",
+    "Inspection",
     "LanguageModel",
     "LensResult",
     "ProbeResult",
@@ -117,6 +122,7 @@ __all__ = [
     "export_directions",
     "extract",
     "import_states",
+    "inspect",
     "intervene",
     "judge",
     "leave_one_out",

@@ -24,6 +24,7 @@ from probing.cli.output import (
     finish_cross,
     finish_extract,
     finish_import,
+    finish_inspect,
     finish_lens,
     finish_patch,
     finish_plantbench,
@@ -224,6 +225,7 @@ add_job_command(direction_app, "apply", "ApplyDirectionJob", finish_apply, home=
 add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
 add_job_command(app, "lens", "LensJob", finish_lens, home="probing.jobs.lens", with_details=True)
+add_job_command(app, "inspect", "InspectJob", finish_inspect, home="probing.jobs.inspect", with_details=True)
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)
 add_job_command(app, "report", "ReportJob", finish_report)
 add_job_command(app, "transfer", "TransferJob", finish_cross, home="probing.jobs.cross", with_details=True)

@@ -40,6 +40,8 @@ _EXAMPLES = {
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
     "LensJob": "probing lens --model probing:reference --corpus probing:reference --lens tuned --lens logit "
     "--prompt 'nowadays the doctor behind the window clearly was' --to cache/results/lens",
+    "InspectJob": "probing inspect --model probing:reference --text 'nowadays the doctor behind the window clearly' "
+    "--check --to cache/results/inspect",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
@@ -77,6 +79,7 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "similarity.parquet, drift.parquet.",
     "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
     "controls.",
+    "InspectJob": "Look at hidden states and attention on some texts, each cue beside the intervention that tests it.",
 }
 
 

@@ -193,6 +193,15 @@ def _print_files(files: Iterable[Path], next_step: str = "") -> None:
         say(f"next: {next_step}")
 
 
+def finish_inspect(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
+    run = job.run(progress=not quiet)
+    if as_json:
+        say(run.found.to_json())
+        return
+    import_module("probing.reporting.inspection_page").print_inspection(run.found, console(), details=details)
+    _print_files(run.files)
+
+
 def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     card = job.run(progress=not quiet)
     if job.by_case:

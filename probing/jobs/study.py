@@ -18,6 +18,7 @@ from probing.errors import ConfigError, UnitFailed, unknown_name
 from probing.files.strict_json import strict_json
 from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
+from probing.jobs.inspect import InspectOptions
 from probing.jobs.models import ModelOptions, Models, models_of
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
@@ -99,6 +100,9 @@ class Study(Job):
     use: Annotated[list[StudyUse], BeforeValidator(_listed)] = Field(
         default=[], description="which properties are exchanged in the running model"
     )
+    inspect: InspectOptions | None = Field(
+        default=None, description="a look at states and attention on the corpus, in a folder of its own"
+    )
     truth: KnownTruth | None = Field(default=None, description="file of known truth, shown beside the verdicts")
     root: Path = Path()
 
@@ -159,6 +163,7 @@ class Study(Job):
         try:
             run_all(attempts, out, "tasks")
             self._use(models, corpus, out, progress)
+            self._inspect(models, corpus, out, progress)
         except UnitFailed:
             if (out / "results.jsonl").is_file():
                 pb.report(out)
@@ -223,6 +228,14 @@ class Study(Job):
             for model in models:
                 entry.use(model, corpus, out, progress=progress)
 
+    def _inspect(self, models: Sequence[ModelOptions], corpus: Corpus, out: Path, progress: bool) -> None:
+        """Look at states and attention of every model, if the study asks for it."""
+        if self.inspect is None:
+            return
+        for model in models:
+            folder = out / "inspection" / (model.folder if len(models) > 1 else "")
+            self.inspect.inspect(model, corpus, folder, progress=progress)
+
     def certified(self) -> dict[tuple[str, str], str]:
         """Read the study's file of known truth, and return whether the model uses each property: a mapping from (task,
         place) to `used`, `unused` or `band` (between the two). It is empty if the study names no such file.
@@ -282,7 +295,7 @@ class Study(Job):
         """Return everything that determines the study, as canonical JSON (sorted keys, no spaces): its options, without
         the folder it was read from.
         """
-        unset = {"root"} | {name for name in ("model", "models") if not getattr(self, name)}
+        unset = {"root"} | {name for name in ("model", "models", "inspect") if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=unset))
 
 

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -87,12 +87,7 @@ def rendered(contents: Contents) -> bytes:
         "runs": side_by_side(contents.tasks),
         "sections": _sections(contents, found),
     }
-    drawer = _Drawer()
-    for size in _SIZES:
-        document = _document(contents, found, values, drawer, size).encode()
-        if len(document) < MAX_BYTES:
-            break
-    return document
+    return _fitted(lambda size, drawer: _document(contents, found, values, drawer, size))
 
 
 def _sections(contents: Contents, found: Overview) -> list[Section]:
@@ -144,6 +139,52 @@ class _Drawer:
 
 
 def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer: _Drawer, size: Size) -> str:
+    names = [section.title for section in parts["sections"]]
+    values = parts | {
+        "title": ", ".join(names) or "nothing",
+        "heading": _heading(contents),
+        "about": _about(contents),
+        "models": found.models if len(found.models) > 1 else (),
+        "failures": contents.failures,
+        "failed": plural(len(contents.failures), "task"),
+        "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
+        "limits": LIMITS if found.rows else (),
+    }
+    return _filled(values, drawer, size)
+
+
+def rendered_sections(sections: Sequence[Section], *, heading: str, about: Sequence[str]) -> bytes:
+    """Return a page of sections alone as HTML in UTF-8, within the size of `rendered`."""
+    nothing = overview([])
+    values = {
+        "overview": nothing,
+        "grids": overview_figure(nothing),
+        "runs": [],
+        "sections": sections,
+        "title": heading,
+        "heading": heading,
+        "about": about,
+        "models": (),
+        "failures": (),
+        "failed": "",
+        "reading": (),
+        "limits": (),
+    }
+    return _fitted(lambda size, drawer: _filled(values, drawer, size))
+
+
+def _fitted(document: Callable[[Size, _Drawer], str]) -> bytes:
+    """Return a page in the first of the sizes in which it is below 3 MB, or in the last."""
+    drawer, found = _Drawer(), b""
+    for size in _SIZES:
+        found = document(size, drawer).encode()
+        if len(found) < MAX_BYTES:
+            break
+    return found
+
+
+def _filled(given: dict[str, Any], drawer: _Drawer, size: Size) -> str:
+    """Return the page's template filled with values, its charts and its script."""
     specs: list[dict[str, Any]] = []
     left = size.drawings
 
@@ -155,16 +196,7 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
         return {"number": len(specs) - 1, "svg": drawing if left >= 0 else "", "is_wide": one["width"] > _MOST_SHRUNK}
 
     script, style = _script(), (_TEMPLATES / "page.css").read_text("utf-8")
-    names = [section.title for section in parts["sections"]]
-    values = parts | {
-        "title": ", ".join(names) or "nothing",
-        "heading": _heading(contents),
-        "about": _about(contents),
-        "models": found.models if len(found.models) > 1 else (),
-        "failures": contents.failures,
-        "failed": plural(len(contents.failures), "task"),
-        "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
-        "limits": LIMITS if found.rows else (),
+    values = given | {
         "chart": chart,
         "most_rows": size.rows,
         "style": Markup(style),

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from probing.errors import DegenerateDesign
 from probing.labels import Labels
 from probing.seeds import child_seed
-from probing.statistics.bootstrap import Clusters, Replicates, cluster_weights, replicates, unvaried_interval
+from probing.statistics.bootstrap import (
+    RESAMPLES,
+    Clusters,
+    Replicates,
+    cluster_weights,
+    replicates,
+    unvaried_interval,
+)
 
 EVALUATED = ("dev", "test")
 NEW = "_new"  # after the name of a split: those of its rows whose input train has not
@@ -126,3 +133,37 @@ def evaluated(labels: Labels, draws: Iterable[Labels], *, resamples: int, root_s
         if len(new) < len(rows) and varied and len(np.unique(labels.groups[new])) > 1:
             found[split + NEW] = Resampler.of(labels, split + NEW, resamples=resamples, root_seed=root_seed)
     return found
+
+
+def mean_intervals(
+    values: NDArray[np.float64], groups: NDArray[Any], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the means of K columns over rows and their 95 % intervals, `(K,)` and `(K, 2)`, resampled by cluster.
+
+    A column's mean is over the rows where it is not NaN; its interval is NaN if fewer than two clusters have such a
+    row.
+
+    Args:
+        values: `(N, K)` numbers.
+        groups: `(N,)` cluster of each row.
+        seed: seed of the resampling.
+        resamples: number of resamples.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    is_known = np.isfinite(values)
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
+    np.add.at(sums, codes.reshape(-1), np.where(is_known, values, 0.0))
+    np.add.at(counts, codes.reshape(-1), is_known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums.sum(0) / counts.sum(0)
+        bounds = np.full((values.shape[1], 2), np.nan)
+        if len(names) < 2:
+            return means, bounds
+        weights = cluster_weights(len(names), resamples=resamples, seed=seed)
+        samples = (weights @ sums) / (weights @ counts)
+    for k in range(values.shape[1]):
+        sizes = counts[counts[:, k] > 0, k]
+        if len(sizes) > 1:
+            of_column = replicates(samples[None, None, :, k], clusters=Clusters.of_sizes(sizes), seed=seed)
+            bounds[k] = of_column.interval
+    return means, bounds

@@ -21,7 +21,19 @@ from probing.states.store import Store, StoreWriter
 from tests.conftest import REFERENCE, with_field
 
 MODEL = str(REFERENCE / "model")
-JOBS = ("extract", "train", "use", "patch", "ablate", "plantbench", "report", "transfer", "leave-one-out", "lens")
+JOBS = (
+    "extract",
+    "train",
+    "use",
+    "patch",
+    "ablate",
+    "inspect",
+    "lens",
+    "plantbench",
+    "report",
+    "transfer",
+    "leave-one-out",
+)
 
 
 def run(*arguments: object) -> Result:

@@ -38,6 +38,7 @@ KNOWN_WRITERS = {
     "training/results.py",
     "results/similarity.py",
     "results/lens.py",
+    "results/inspection.py",
     "results/transfer.py",
     "scoring/scores.py",
     "verdicts/verdict.py",
@@ -102,6 +103,7 @@ def test_every_key_of_a_study_file_is_documented(pages: dict[str, str]) -> None:
         "extract": "ExtractOptions",
         "train": "StudyTrain",
         "use": "StudyUse",
+        "inspect": "InspectOptions",
         "truth": "KnownTruth",
         "models": "ModelOptions",
     }.items():
@@ -137,8 +139,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     _patch_and_ablate(to)
     _export(to)
     _score(to)
+    _inspect(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
-    names = (
+    names = [
         "results",
         "analyses",
         "transfer",
@@ -150,7 +153,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
         "lens",
         "lens_differences",
         "lens_rows",
-    )
+    ]
+    names += [file.stem for file in sorted(to.glob("inspection-*.parquet"))]
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
     read = {
         kind: [pd.read_parquet(file) for file in sorted(to.glob(f"{files}.parquet"))] for files, kind in kinds.items()
@@ -191,6 +195,12 @@ def _score(to: Path) -> None:
     recipe: Any = SimpleNamespace(label="b", remarks=("model is another",))
     row = RowScore(0, 3, -1, 0.5, "b", {"a": 0.4, "b": 0.6}, True)
     TextScores(recipe, "model", [TextScore("1", "the", (row,), (row,))]).write(to / "scores.parquet")
+
+
+def _inspect(to: Path) -> None:
+    model = pb.LanguageModel.load(MODEL, attention="eager")
+    one, other = "nowadays the doctor clearly", "nowadays the painter clearly"
+    pb.inspect(model, one, against=other, check=True, to=to, progress=False)
 
 
 def _export(to: Path) -> None:

@@ -23,7 +23,7 @@ LAYERS = [
     {"states"},
     {"training"},
     {"use", "similarities", "lenses"},
-    {"plantbench", "reporting", "scoring"},
+    {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},
     {"cli", "__main__", "__init__"},
 ]

@@ -11,6 +11,7 @@ import pytest
 import probing as pb
 from probing.jobs import ExtractJob, Job, TrainJob
 from probing.jobs.cross import LeaveOneOutJob, TransferJob
+from probing.jobs.inspect import InspectJob
 from probing.jobs.patch import AblateJob, PatchJob
 from probing.jobs.use import UseJob
 from probing.use.edited_models.text import TextInstrument
@@ -25,6 +26,7 @@ WORK: dict[type[Job], tuple[list[Callable[..., Any]], set[str]]] = {
     TransferJob: ([pb.transfer], set()),
     LeaveOneOutJob: ([pb.leave_one_out], set()),
     UseJob: ([pb.intervene, load, UseOptions], {"save_directions"}),
+    InspectJob: ([pb.inspect, load], {"heads"}),
     PatchJob: ([patch_pairs, load], {"no_attribution", "spans", "title"}),
     AblateJob: ([TextInstrument.from_spans, load], {"by", "parts"}),
 }

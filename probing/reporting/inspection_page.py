@@ -1,0 +1,395 @@
+"""Shows an inspection: tables in the terminal, and a page that sets each attention map beside its checked effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from probing.errors import BadParameter
+from probing.files.whole_files import write_atomically
+from probing.reporting.blocks import Figure, Fold, Section, Table, Words
+from probing.reporting.grids import HeatMap, map_chart
+from probing.reporting.page import rendered_sections
+from probing.reporting.sections import map_table
+from probing.reporting.tables import grid
+from probing.reporting.wording import decimal, plural
+from probing.results.inspection import CHECK_LIMITS, InspectedText, Inspection
+from probing.system.machine import with_typed_errors
+from probing.system.screen import shown
+
+TITLES = {
+    "entropy": "entropy, bits",
+    "entropy_share": "entropy as a share of uniform",
+    "first_token": "weight on token 0",
+    "punctuation": "weight on punctuation",
+    "distance": "mean distance, tokens",
+    "distance_spread": "spread of the distance, tokens",
+    "self": "weight on the token itself",
+    "previous_token": "weight on the token before",
+    "same_token": "weight on the same token before",
+    "induction": "weight on the token after the same token (induction)",
+    "sharpness": "low entropy",
+}
+WAYS = {
+    "uniform": "pattern made uniform",
+    "position_mean": "pattern replaced by its mean by position",
+    "permuted": "pattern permuted",
+    "mean_output": "output replaced by its mean",
+}
+SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
+_CATCHING = ("first_token", "punctuation", "self", "previous_token", "same_token", "induction")
+_MOST_TOKENS, _MOST_HEADS, _FEW = 48, 12, 4
+
+Heads = Sequence[tuple[int, int]]
+
+
+@with_typed_errors
+def write_page(found: Inspection, folder: Path, *, heads: Heads = ()) -> Path:
+    """Write the page of an inspection, `inspection.html`, and return its path.
+
+    Args:
+        found: the inspection.
+        folder: folder of the page.
+        heads: pairs (layer, head) whose attention maps are shown; none: those that stand out.
+
+    Raises:
+        BadParameter: there is no such head.
+        CannotReachFile: the folder cannot be used.
+    """
+    path = folder / "inspection.html"
+    sections = [states_section(found)]
+    if found.heads is not None:
+        sections += [heads_section(found), maps_section(found, heads)]
+    if found.comparison is not None:
+        sections.append(comparison_section(found))
+    sections.append(Section("limits", "What this page cannot show", blocks=[Words("ul", found.limits)]))
+    about = [found.model, plural(len(found.texts), "text"), *([found.texts[0].text] if len(found.texts) == 1 else [])]
+    write_atomically(path, rendered_sections(sections, heading="A look inside the model", about=about))
+    return path
+
+
+def _labels(text: InspectedText) -> tuple[str, ...]:
+    """Return a name for each token that is shown, numbered so that no two are equal."""
+    return tuple(f"{k} {token.strip() or repr(token)}" for k, token in enumerate(text.tokens[:_MOST_TOKENS]))
+
+
+def _first_text(found: Inspection, column: str) -> NDArray[np.float64]:
+    """Return a column of the first text's tokens as `(sites, tokens)`, of the tokens that are shown."""
+    table = found.tokens[found.tokens["text"] == 0]
+    values = table[column].to_numpy(dtype=np.float64).reshape(len(found.sites), -1)
+    return values[:, :_MOST_TOKENS]
+
+
+def states_section(found: Inspection) -> Section:
+    """Return the section on hidden states: maps of token by site for the first text, and a table of sites."""
+    labels, sites = _labels(found.texts[0]), tuple(found.sites["site"])
+    norms = np.log10(np.maximum(_first_text(found, "norm"), 1e-9))
+    maps = [_site_map("Size of states", sites, labels, norms, "log₁₀ of the norm")]
+    if "cosine_to_previous" in found.tokens:
+        cosine = _first_text(found, "cosine_to_previous")
+        if np.isfinite(cosine).any():
+            maps.append(_site_map("What a block changes", sites, labels, cosine, "cosine to the site before"))
+    share = _first_text(found, "largest_share")
+    maps.append(
+        _site_map("Outlying coordinates", sites, labels, share, "share of Σ x² in the three largest coordinates")
+    )
+    figure = _figure(maps)
+    head, rows = _site_rows(found)
+    caption = "Each site: norms of tokens other than token 0 (median, 5 to 95 %) and of token 0, and its geometry."
+    table = Table(caption, head, rows, source="inspection-sites.parquet")
+    of_first = "the text" if len(found.texts) == 1 else f"the first of {len(found.texts)} texts"
+    return Section(
+        "states",
+        "Hidden states",
+        about=f"Maps of {of_first}; resid.l enters block l, the last one leaves the last block before any final norm",
+        notes=found.notes,
+        blocks=[figure, table],
+        folds=[Fold("The maps as tables", [map_table(one) for one in maps])],
+    )
+
+
+def _site_map(title: str, sites: tuple[str, ...], labels: tuple[str, ...], values: Any, label: str) -> HeatMap:
+    return HeatMap(title, sites, labels, values, label, "site", "token", is_upward=True)
+
+
+def _site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
+    head = ["site", "norm", "5–95 %", "token 0", "cosine before", "attention adds", "MLP adds", "top-3 share"]
+    head += ["largest coordinate", "massive: token 0", "elsewhere", "participation", "anisotropy", "in context"]
+    rows = []
+    for row in found.sites.to_dict("records"):
+        rows.append(
+            [
+                str(row["site"]),
+                _size(row["norm_median"]),
+                f"{_size(row['norm_low'])}–{_size(row['norm_high'])}",
+                _size(row["norm_first_token"]),
+                _number(row["cosine_to_previous_median"]),
+                _size(row["attention_norm_median"]),
+                _size(row["mlp_norm_median"]),
+                _number(row["largest_share_median"]),
+                str(row["largest_coordinate"]),
+                str(row["massive_first_token"]),
+                str(row["massive_elsewhere"]),
+                _size(row["participation_ratio"]),
+                _number(row["anisotropy"]),
+                _number(row["contextual_similarity"]),
+            ]
+        )
+    return head, rows
+
+
+def _number(value: Any) -> str:
+    return decimal(None if value is None or not np.isfinite(value) else float(value), 2)
+
+
+def _size(value: Any) -> str:
+    """Return a size with three figures: `0.52`, `41.8`, `22,712`."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def heads_section(found: Inspection) -> Section:
+    """Return the section on all heads: maps of layer by head, the checked effect first, and a table of those that
+    stand out.
+    """
+    of_checks = [
+        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits") for way in found.replacements
+    ]
+    of_scores = [
+        _head_map(found, TITLES[score], found.grid(score), "mean over queries and texts")
+        for score in ("entropy_share", *_CATCHING)
+        if np.isfinite(found.grid(score)).any()
+    ]
+    head, rows = _striking_rows(found)
+    caption = (
+        "The head with the largest score of each kind (of entropy the smallest), what uniform attention and the shares "
+        "‖α v W_O‖ (weighted) score there, and the KL of the output in bits when its pattern is made uniform, replaced "
+        "by its mean by position, permuted, or its output replaced by its mean."
+    )
+    blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
+    blocks += [_figure(of_checks)] if of_checks else []
+    fold = Fold("Scores of all heads, by layer", [_figure(of_scores)])
+    title = "Heads: what catches the eye, and what it does"
+    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=[fold])
+
+
+def _figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:
+    return Figure([map_chart(one) for one in maps], caption, ". ".join(one.description for one in maps))
+
+
+def _head_map(found: Inspection, title: str, values: NDArray[np.float64], label: str) -> HeatMap:
+    layers = tuple(f"layer {layer}" for layer in found.layers)
+    heads = tuple(str(head) for head in range(values.shape[1]))
+    return HeatMap(title, layers, heads, values, label, "layer", "head", is_upward=True)
+
+
+def agreement(found: Inspection) -> list[str]:
+    """Return sentences on how often a striking pattern has little effect, or that nothing was checked."""
+    if found.checks is None:
+        return [found.limits[-1]]
+    counts = {way: by["any"] for way, by in found.disagreement.items() if by}
+    if not counts:
+        return [CHECK_LIMITS[0]]
+    few = ", ".join(f"{of['below_median']} ({WAYS[way]})" for way, of in counts.items())
+    striking = plural(next(iter(counts.values()))["striking"], "head")
+    return [
+        CHECK_LIMITS[0],
+        f"Of {striking} with a striking pattern (in the top decile of some score), these change the output less than "
+        f"the median head: {few}.",
+    ]
+
+
+def _striking_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
+    ways = found.replacements
+    head = ["score", "head", "value", "95 %", "uniform", "weighted", *(f"KL {SHORT[way]}" for way in ways)]
+    rows = []
+    for score, layer, number in _standing_out(found):
+        assert found.heads is not None  # for the reader of types
+        table = found.heads
+        of = table[(table["layer"] == layer) & (table["head"] == number) & (table["score"] == score)].iloc[0]
+        interval = f"{_number(of['low'])}–{_number(of['high'])}" if np.isfinite(of["low"]) else "–"
+        numbers = [_number(of["value"]), interval, _number(of["uniform"]), _number(of["value_weighted"])]
+        effects = [decimal(_effect(found, way, layer, number)["kl"], 4) for way in ways]
+        rows.append([score.replace("_", " "), f"{layer}.{number}", *numbers, *effects])
+    return head, rows
+
+
+def _standing_out(found: Inspection) -> list[tuple[str, int, int]]:
+    """Return, for each score, the head with its largest value (of entropy its smallest): (score, layer, head)."""
+    rows = []
+    for score in ("entropy_share", *_CATCHING):
+        values = found.grid(score)
+        values = -values if score == "entropy_share" else values
+        if np.isfinite(values).any():
+            place, head = np.unravel_index(int(np.nanargmax(values)), values.shape)
+            rows.append((score, found.layers[int(place)], int(head)))
+    return rows
+
+
+def _effect(found: Inspection, way: str, layer: int, head: int) -> dict[str, float]:
+    assert found.checks is not None  # for the reader of types: asked for only where it was measured
+    table = found.checks
+    row = table[(table["layer"] == layer) & (table["head"] == head) & (table["replacement"] == way)].iloc[0]
+    return {name: float(row[name]) for name in ("kl", "kl_low", "kl_high", "kl_last")}
+
+
+def _largest_effects(found: Inspection, count: int) -> list[tuple[int, int]]:
+    """Return the heads that move the output most in whichever way they are replaced: by the least of their effects,
+    since a single replacement can do damage where nothing is read.
+    """
+    if found.checks is None:
+        return []
+    effect = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
+    order = np.argsort(-effect, axis=None)[:count]
+    return [(found.layers[int(k) // effect.shape[1]], int(k) % effect.shape[1]) for k in order]
+
+
+def _chosen(found: Inspection, heads: Heads) -> list[tuple[int, int]]:
+    """Return the heads whose maps are shown.
+
+    Raises:
+        BadParameter: there is no such head.
+    """
+    most = found.grid("entropy").shape[1]
+    for layer, head in heads:
+        if layer not in found.layers or head >= most:
+            raise BadParameter(
+                f"there is no head {layer}.{head}",
+                needed=f"a layer of {found.layers[0]} to {found.layers[-1]} and a head of 0 to {most - 1}",
+                found=f"{layer}.{head}",
+            )
+    if heads:
+        return list(heads)
+    striking = [(layer, head) for _, layer, head in _standing_out(found)]
+    return list(dict.fromkeys([*_largest_effects(found, _FEW), *striking]))[:_MOST_HEADS]
+
+
+def maps_section(found: Inspection, heads: Heads) -> Section:
+    """Return the section of attention maps, each beside the checked effect of its head."""
+    text, labels = found.texts[0], _labels(found.texts[0])
+    blocks: list[Figure] = []
+    for layer, head in _chosen(found, heads):
+        both = found.patterns[0][:, found.layers.index(layer), head, : len(labels), : len(labels)].astype(np.float64)
+        kinds = ("attention", "value-weighted share ‖α v W_O‖")
+        maps = [
+            HeatMap(f"Head {layer}.{head}", labels, labels, values, kind, "query", "key", is_share=True)
+            for kind, values in zip(kinds, both, strict=True)
+        ]
+        maps[1:1] = _effect_map(found, layer, head)
+        blocks.append(_figure(maps, _caption(found, layer, head)))
+    cut = f", its first {_MOST_TOKENS} tokens" if len(text.tokens) > _MOST_TOKENS else ""
+    about = f"Attention of “{text.text}”{cut}: a row is a token that reads, a column the token that is read"
+    return Section(
+        "maps", "Attention maps beside their checked effect", about=about, claims=agreement(found)[:1], blocks=blocks
+    )
+
+
+def _effect_map(found: Inspection, layer: int, head: int) -> list[HeatMap]:
+    """Return a map of what the output loses when a head is replaced; none if it was not checked."""
+    if found.checks is None:
+        return []
+    effects = [_effect(found, way, layer, head) for way in found.replacements]
+    values = np.array([[one["kl"], one["kl_last"]] for one in effects])
+    rows, title = tuple(WAYS[way] for way in found.replacements), f"What the output loses without {layer}.{head}"
+    return [HeatMap(title, rows, ("mean", "last"), values, "KL, bits: mean over tokens, last token", is_share=True)]
+
+
+def _caption(found: Inspection, layer: int, head: int) -> str:
+    """Return what the check says of a head, in words."""
+    if found.checks is None:
+        return f"Head {layer}.{head} was not checked: whether its pattern matters is not known."
+    parts = []
+    for way in found.replacements:
+        of = _effect(found, way, layer, head)
+        ends = f" [{decimal(of['kl_low'], 4)}, {decimal(of['kl_high'], 4)}]" if np.isfinite(of["kl_low"]) else ""
+        parts.append(f"{WAYS[way]} {decimal(of['kl'], 4)}{ends} bits ({decimal(of['kl_last'], 4)} at the last token)")
+    least = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
+    effect, median = float(least[found.layers.index(layer), head]), float(np.median(least))
+    than = "less than" if effect < median else "as much as" if effect == median else "more than"
+    return (
+        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. Whichever way it is replaced, the output changes "
+        f"by at least {decimal(effect, 4)} bits, {than} with the median head ({decimal(median, 4)})."
+    )
+
+
+def comparison_section(found: Inspection) -> Section:
+    """Return the section on two texts: distances by site and span, and the heads whose patterns differ most."""
+    assert found.comparison is not None  # for the reader of types: asked for only where there is one
+    states, heads = found.comparison.states, found.comparison.heads
+    sites, spans = tuple(dict.fromkeys(states["site"])), tuple(dict.fromkeys(states["span"]))[:_MOST_TOKENS]
+    maps = []
+    for column, label in (("relative_distance", "distance / mean of both norms"), ("cosine", "cosine of both states")):
+        values = states[column].to_numpy(dtype=np.float64).reshape(len(sites), -1)[:, : len(spans)]
+        maps.append(_site_map(label.capitalize(), sites, spans, values, label))
+    figure = _figure(maps)
+    blocks: list[Figure | Table | Words] = [figure]
+    if heads is not None:
+        rows = [
+            [
+                f"{row.layer}.{row.head}",
+                _number(row.mean_variation),
+                _number(row.largest_variation),
+                str(row.largest_at),
+            ]
+            for row in heads.nlargest(_MOST_HEADS, "mean_variation").itertuples()
+        ]
+        caption = "Heads whose patterns differ most: total variation distance, mean over queries and at its largest."
+        blocks.append(
+            Table(caption, ["head", "mean", "largest", "at token"], rows, source="inspection-against-heads.parquet")
+        )
+    blocks.append(Words("p", [COMPARISON_LIMIT]))
+    return Section("against", "Two texts", about=f"Compared with “{found.comparison.text.text}”", blocks=blocks)
+
+
+COMPARISON_LIMIT = (
+    "Two texts differ in all that their words bring: a distance says where they are told apart, not by what. "
+    "`probing patch` tests which difference the output follows. No lens reads these states here."
+)
+
+
+def print_inspection(found: Inspection, console: Console, *, details: bool) -> None:
+    """Print an inspection: sites, the heads that stand out beside their checked effect, and what it cannot show;
+    with `details` every site, else some ten.
+    """
+    console.print(shown(repr(found), style="bold"))
+    head, rows = _site_rows(found)
+    step = 1 if details else max(1, -(-len(rows) // 10))
+    chosen = rows[::step] if (len(rows) - 1) % step == 0 else [*rows[::step], rows[-1]]
+    kept = range(len(head)) if details or console.width >= 150 else (0, 1, 2, 3, 4, 5, 6, 7)
+    _print(console, [head[k] for k in kept], [[row[k] for k in kept] for row in chosen], (0,))
+    if len(chosen) < len(rows):
+        console.print(shown(f"{plural(len(rows) - len(chosen), 'site')} more with --details", style="dim"))
+    if found.heads is not None:
+        console.print(shown("the head with the largest score of each kind, and what the output loses", style="bold"))
+        _print(console, *_striking_rows(found), (0, 1))
+        _print_effects(found, console)
+    for line in [*found.notes, *(agreement(found)[1:] if found.checks is not None else ())]:
+        console.print(shown(line))
+    console.print(shown("What this cannot show:", style="bold"))
+    for line in found.limits:
+        console.print(shown(f"- {line}"))
+
+
+def _print_effects(found: Inspection, console: Console) -> None:
+    if found.checks is None:
+        return
+    ways = found.replacements
+    rows = [
+        [f"{layer}.{head}", *(decimal(_effect(found, way, layer, head)["kl"], 4) for way in ways)]
+        for layer, head in _largest_effects(found, 2 * _FEW)
+    ]
+    console.print(shown("heads that move the output most whichever way they are replaced: KL, bits", style="bold"))
+    _print(console, ["head", *(WAYS[way] for way in ways)], rows, (0,))
+
+
+def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> None:
+    table = grid(head, texts=texts)
+    for row in rows:
+        table.add_row(*map(shown, row))
+    console.print(table)

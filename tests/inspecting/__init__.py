@@ -1,0 +1,1 @@
+"""Tests of looking inside a model."""
