@@ -33,7 +33,7 @@ class LensJob(CorpusOptions, RunningModel):
     max_rows: int = option(20_000, help="tokens that are measured, in whole texts chosen at random")
     train_rows: int = option(8192, help="tokens of train that a lens is trained on")
     dev_rows: int = option(512, help="tokens of dev that end its training")
-    epochs: int = option(3, help="largest number of passes over the tokens of train")
+    epochs: int = option(2, help="largest number of passes over the tokens of train")
     use_rows: int = option(64, help="texts of which one state is replaced at each site; 0: none")
     skip: int = option(1, help="first tokens of a text that are left out")
     max_length: int = option(512, help="longest input in tokens; the rest of a text is left out")

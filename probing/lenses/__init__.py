@@ -45,7 +45,7 @@ def lens(
     max_rows: int = 20_000,
     train_rows: int = 8192,
     dev_rows: int = 512,
-    epochs: int = 3,
+    epochs: int = 2,
     use_rows: int = 64,
     skip: int = 1,
     max_length: int = 512,

@@ -42,7 +42,7 @@ class FitOptions:
         seed: seed of the order of rows.
     """
 
-    epochs: int = 4
+    epochs: int = 2
     batch: int = 128
     rate: float = 0.1
     decay: float = 0.01

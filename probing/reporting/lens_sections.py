@@ -120,6 +120,11 @@ def claims(result: LensResult) -> list[str]:
             parts += [f"farther from it at {_ranges(result, farther)}"] if farther else []
             of = "than" if than in CONTROLS else "than the lens"
             sentences.append(f"{name} is {' and '.join(parts) or 'not told apart'} {of} {than}.")
+    if weak := _weak_controls(result):
+        sentences.append(
+            f"No better than the unigram at any site, so the unigram is the control to beat: {', '.join(weak)} "
+            "(trained on too few rows or steps, or nothing can be read)."
+        )
     depth = result.mean(name, ALL_SITES, "commitment_depth")
     if depth is not None:
         sentences.append(f"The top token of {name} stays the final one from block {_with(depth, 1)} on, in the mean.")
@@ -130,6 +135,16 @@ def claims(result: LensResult) -> list[str]:
             f"{result.facts.get('used_bits', 0.1):g} bits or more)."
         )
     return sentences
+
+
+def _weak_controls(result: LensResult) -> list[str]:
+    """Return the trained controls that are farther from the final output than the unigram wherever they read."""
+    level = next((m.value for m in result.means if (m.lens, m.quantity) == (UNIGRAM, "kl")), None)
+    weak = []
+    for name in (name for name in _moving(result) if name in CONTROLS and level is not None):
+        values = [m.value for m in result.means if (m.lens, m.quantity) == (name, "kl")]
+        weak += [name] if values and min(values) >= (level or 0.0) else []
+    return weak
 
 
 def _ranges(result: LensResult, sites: Sequence[str]) -> str:

@@ -100,6 +100,14 @@ def test_sites_that_are_not_read_and_used_are_named() -> None:
     assert [block for block in section.blocks if getattr(block, "lines", None) == LIMITS]
 
 
+def test_a_control_that_is_worse_than_the_unigram_is_named() -> None:
+    result = a_result()
+    for value, is_weak in ((1.2, True), (0.8, False)):
+        control = LensMean("untrained_twin", "resid.0", "kl", value, 0.7, 1.3, "bits", 50)
+        more = replace(result, lenses={**result.lenses, "untrained_twin": "random"}, means=[*result.means, control])
+        assert any("the control to beat: untrained_twin" in s for s in claims(more)) == is_weak
+
+
 def test_a_narrow_terminal_shows_all_columns() -> None:
     console = Console(width=80, record=True, file=StringIO())
     print_lens(a_result(), console, details=True)
