@@ -3,7 +3,7 @@
     python scripts/bench_looking.py similarity --rows 65000 --width 384 --sites 7
 
 `similarity` makes two stores of Gaussian states (the second is the first, turned, and noise), compares all pairs of
-sites by all measures of states, and prints wall and processor time, their ratio to that of the cross-products of all
+sites by all measures of states, and prints wall and processor time, its ratio to that of the cross-products of all
 pairs alone as one matrix product each (measured in the same run), and the peak of memory beside the size of the states.
 Where other work runs on the machine, set OMP_NUM_THREADS=1: threads that wait for one another take most of the time.
 """
@@ -95,11 +95,11 @@ def _content(first: int, examples: int, words: int, states: dict[str, np.ndarray
 def _products(path: Path, sites: int) -> float:
     store = pb.Store.open(path)
     states = [store.read(site) for site in store.sites]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for a in states:
         for b in states:
             a.T @ b
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def main() -> None:
