@@ -39,7 +39,7 @@ def similarity(given: argparse.Namespace) -> None:
         f"similarity: {given.rows:,} rows × {given.width} × {given.sites} × {given.sites} sites, {len(found)} numbers"
     )
     print(
-        f"  wall {wall:.1f} s, processor {used:.1f} s; cross-products alone {alone:.1f} s: {wall / alone:.1f} × these"
+        f"  wall {wall:.1f} s, processor {used:.1f} s; of the cross-products alone {alone:.1f} s: {used / alone:.1f} ×"
     )
     print(f"  memory: peak {peak:,} MiB ({before:,} MiB before); states {states:,} MiB")
 
