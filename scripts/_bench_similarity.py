@@ -32,7 +32,7 @@ def similarity(given: argparse.Namespace) -> None:
         f"similarity: {given.rows:,} rows × {given.width} × {given.sites} × {given.sites} sites, {len(found)} numbers"
     )
     print(
-        f"  wall {wall:.1f} s, processor {used:.1f} s; cross-products alone {alone:.1f} s: {wall / alone:.1f} × these"
+        f"  wall {wall:.1f} s, processor {used:.1f} s; of the cross-products alone {alone:.1f} s: {used / alone:.1f} ×"
     )
     print(f"  memory: peak {peak:,} MiB ({before:,} MiB before); states {states:,} MiB")
 
@@ -88,11 +88,11 @@ def _content(first: int, examples: int, words: int, states: dict[str, np.ndarray
 def _products(path: Path, sites: int) -> float:
     store = pb.Store.open(path)
     states = [store.read(site) for site in store.sites]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for a in states:
         for b in states:
             a.T @ b
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def add(commands: Any) -> None:

@@ -191,7 +191,7 @@ def _x_scale(panel: Panel, names: Sequence[str]) -> Chart:
     scale = {"type": "symlog", "constant": least} if is_far else {"zero": False}
     axis = {
         "values": list(panel.places),
-        "format": "~s" if max(panel.places) >= 1000 else "~g",
+        "format": "~s" if all(float(place).is_integer() for place in panel.places) else "~g",
         "labelOverlap": True,
         "grid": False,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def _measures(results: Results) -> list[str]:
 
 
 def _seconds(results: Results) -> list[str]:
-    return list(dict.fromkeys(one.second for one in results if one.role == "pair" and one.measure == CKA))
+    """Return the names of the stores that the first is compared with: checkpoints by step, others as given."""
+    steps = {one.second: one.step for one in results if one.role == "pair" and one.measure == CKA}
+    return sorted(steps, key=lambda name: -1 if steps[name] is None else steps[name] or 0)
 
 
 def _same_sites(results: Results) -> list[str]:
@@ -161,7 +164,7 @@ def _step_panel(results: Results, measure: str) -> Panel | None:
         points = tuple(Point(steps.index(o.step or 0), o.score.value, o.score.low, o.score.high) for o in here)
         curves.append(Curve(site, "task", points, part))
     names, places = tuple(f"{step:,}" for step in steps), tuple(map(float, steps))
-    title = f"{_title(results, measure)} with {pairs[0].first}"
+    title = _title(results, measure) + ("" if measure == TRANSFER else f" with {pairs[0].first}")
     return Panel(title, TITLES[measure], names, tuple(curves), (), (0, 1), (-0.5, 1.05), "training step", places=places)
 
 
@@ -223,9 +226,10 @@ def _disagreement_table(results: Results) -> Table | None:
     rho, found = disagreements(results)
     if not found:
         return None
+    several = len(_seconds(results)) > 1
     rows: list[list[str | Number]] = [
         [
-            f"{one.cka.site_a} → {one.cka.site_b}",
+            f"{one.cka.site_a} → {one.cka.site_b}" + (f", {one.cka.second}" if several else ""),
             number(one.cka.score),
             str(one.cka_rank),
             number(one.transfer.score),
@@ -259,9 +263,12 @@ def similarity_section(found: SimilarityResults, anchor: str) -> Section:
         if _same_sites(_chosen(results, CKA))
     ]
     disagreement, drift = _disagreement_table(results), _drift_table(found)
-    blocks += [disagreement] if disagreement else []
+    folds = [Fold("All measures, with intervals", tables)] if tables else []
+    if disagreement:
+        blocks.append(replace(disagreement, rows=disagreement.rows[:_MOST_LISTED]))
+        folds.append(Fold("All pairs of sites, by how much CKA and probe transfer disagree", [disagreement]))
     blocks += [drift] if drift else []
-    blocks.append(Words("ul", ["What this does not show:", *LIMITS]))
+    blocks += [Words("p", ["What these numbers do not show:"]), Words("ul", LIMITS)]
     one = next(one for one in results if one.measure == CKA)
     return Section(
         anchor,
@@ -270,7 +277,7 @@ def similarity_section(found: SimilarityResults, anchor: str) -> Section:
         claims=claims(results),
         notes=doubts(results),
         blocks=blocks,
-        folds=[Fold("All measures, with intervals", tables)] if tables else [],
+        folds=folds,
     )
 
 
@@ -315,9 +322,9 @@ def _print_measure(results: Results, measure: str, seconds: Sequence[str], conso
     pairs = _chosen(results, measure)
     console.print(shown(_title(results, measure), style="bold"))
     if len(seconds) > 1 and not details:
-        _print_matrix(
-            {(one.second, one.site_a): one for one in pairs if one.site_a == one.site_b}, "store ↓ site →", console
-        )
+        same = {(one.second, one.site_a): one for one in pairs if one.site_a == one.site_b}
+        ordered = {key: same[key] for key in sorted(same, key=lambda key: seconds.index(key[0]))}
+        _print_matrix(ordered, "store ↓ site →", console)
         return
     for second in seconds:
         here = [one for one in results if one.second == second or one.role != "pair"]
@@ -376,7 +383,7 @@ def _print_drift(found: SimilarityResults, console: Console) -> None:
     ]
     what = "words" if named else "rows (example:word)"
     console.print(shown(f"{what} that moved most at {moved['site'].iloc[0]} (mean 1 − R²): {', '.join(told)}"))
-    if not named:
+    if not named and (found.drift is not None and (found.drift["word"] >= 0).any()):
         console.print(shown("with the corpus, the forms of the words are shown (--corpus)", style="dim"))
 
 

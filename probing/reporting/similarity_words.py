@@ -39,6 +39,7 @@ CAPTION = (
 )
 _MANY_OUTLIERS = 0.05  # difference of CKA with and without outlier coordinates that is worth a warning
 _MANY_TIES = 0.05
+_MOST_CLAIMS = 3  # stores of which each has a sentence; of more the first and the last
 _WIDE_CLOUD = 0.1  # d / (n + d) beyond which biased CKA misleads
 
 
@@ -90,7 +91,8 @@ def disagreement_sentence(rho: float | None, found: Sequence[Disagreement]) -> s
         else f"agree with Spearman's ρ = {decimal(rho, 2)}"
     )
     first = found[0]
-    of, pair = len(found), f"{first.cka.site_a} and {first.cka.site_b}"
+    of, several = len(found), len({one.cka.second for one in found}) > 1
+    pair = _place(first.cka) + (f" of {first.cka.second}" if several else "")
     return (
         f"Over {plural(of, 'pair')} of sites the orders by CKA and by probe transfer {how}; they disagree most on "
         f"{pair}: number {first.cka_rank} by CKA ({short(first.cka.score.value)}), number {first.transfer_rank} "
@@ -100,8 +102,9 @@ def disagreement_sentence(rho: float | None, found: Sequence[Disagreement]) -> s
 
 def claims(results: Sequence[SimilarityResult]) -> list[str]:
     """Return sentences on the pairs of stores: where they are most and least alike, beside floor and ceiling."""
-    found = []
-    for first, second in dict.fromkeys((one.first, one.second) for one in results if one.role == "pair"):
+    found, by_step = [], sorted(results, key=lambda one: -1 if one.step is None else one.step)
+    pairs = list(dict.fromkeys((one.first, one.second) for one in by_step if one.role == "pair"))
+    for first, second in pairs if len(pairs) <= _MOST_CLAIMS else [pairs[0], pairs[-1]]:
         here = [one for one in results if (one.first, one.second, one.measure) == (first, second, CKA)]
         same = [one for one in here if one.site_a == one.site_b] or here
         most, least = (pick(same, key=lambda one: one.score.value) for pick in (max, min))
@@ -166,6 +169,7 @@ def doubts(results: Sequence[SimilarityResult]) -> list[str]:
             f"{one.score.n:,} rows are few for {one.width_a} and {one.width_b} coordinates: biased CKA of independent "
             f"Gaussian states would be {short(one.biased_if_unrelated)}. The debiased one is not moved by this."
         ] = None
-    if pairs and not any(one.role == "floor" for one in results):
+    is_untrained = any("untrained (seed" in str(one.provenance.get("model_b")) for one in pairs)
+    if pairs and not is_untrained and not any(one.role == "floor" for one in results):
         found["No untrained twin was given: what similarity needs no training is not known (--twin STORE)."] = None
     return list(found)

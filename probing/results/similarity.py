@@ -180,11 +180,14 @@ class SimilarityResults(Sequence[SimilarityResult]):
         types = {name: "float64" for name in _NUMBERS if name in frame}
         return frame.astype(types | ({"step": "Int64"} if "step" in frame else {}))
 
-    def moved(self, count: int = 20, *, site: str | None = None, least: int = 5) -> pd.DataFrame:
+    def moved(
+        self, count: int = 20, *, second: str | None = None, site: str | None = None, least: int = 5
+    ) -> pd.DataFrame:
         """Return the word forms whose states moved most, averaged over their rows; without word forms, the rows.
 
         Args:
             count: number of lines.
+            second: name of the second store; None: the last.
             site: the site; None: the last that both stores have.
             least: fewest rows of a form.
 
@@ -195,7 +198,8 @@ class SimilarityResults(Sequence[SimilarityResult]):
 
         if self.drift is None or self.drift.empty:
             return pd.DataFrame(columns=["first", "second", "site", "form", "drift", "rows"])
-        chosen = self.drift[self.drift["site"] == (site or self.drift["site"].iloc[-1])]
+        chosen = self.drift[self.drift["second"] == (second or self.drift["second"].iloc[-1])]
+        chosen = chosen[chosen["site"] == (site or chosen["site"].iloc[-1])]
         named = bool((chosen["form"] != "").any())
         keys = ["first", "second", "site", *(["form"] if named else ["example", "word"])]
         grouped = chosen.groupby(keys, sort=False)["drift"]
@@ -252,13 +256,14 @@ def drift_table(
     word: NDArray[np.int64],
     corpus: Corpus | None,
 ) -> pd.DataFrame:
-    """Return one row per site and row of the stores, with the form of the word if the corpus is given."""
+    """Return one row per site and row of the stores, with the form of the word, or the id of
+    the text of a sentence, if the corpus is given."""
     import pandas as pd
 
     forms = [""] * len(example)
     if corpus is not None:
         pairs = zip(example.tolist(), word.tolist(), strict=True)
-        forms = [corpus.examples[e].forms[w] if w >= 0 else "" for e, w in pairs]
+        forms = [corpus.examples[e].forms[w] if w >= 0 else str(corpus.examples[e].id) for e, w in pairs]
     return pd.concat(
         [
             pd.DataFrame(

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 OUTLIER_SDS = 6.0
 _BLOCK_BYTES = 96 << 20
 _PROJECTED_BYTES = 256 << 20
-_MOST_COMPONENTS, _LEAST_COMPONENTS = 32, 8
+_MOST_COMPONENTS, _LEAST_COMPONENTS = 16, 8
 
 
 @dataclass(eq=False)
@@ -312,7 +312,7 @@ def block_rows(widths: Iterable[int]) -> int:
 
 
 def components(n_rows: int, n_sites: int, width: int) -> int:
-    """Return the number of principal components on which rows are kept in memory: at most 32, fewer if they would take
+    """Return the number of principal components on which rows are kept in memory: at most 16, fewer if they would take
     over 256 MiB.
     """
     fitting = _PROJECTED_BYTES // (4 * max(1, n_rows * n_sites))
