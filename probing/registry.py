@@ -105,8 +105,11 @@ def member_of(module: str) -> tuple[str, str]:
 
 
 def class_of(name: str, folder: str) -> type | None:
-    """Return the class of the registered member for which `name_of` returns `name`, such as `probes:mlp`; None if no
-    member of this kind (`folder`, such as `probes`) has the name.
+    """Return the registered class with this full name, or None if there is none among the members of this kind.
+
+    Args:
+        name: full name, as `name_of` returns it, such as `probes:mlp`.
+        folder: kind of member that is expected, such as `probes`; a name of another kind is not accepted.
     """
     head, _, tail = name.partition(":")
     member, slash, role = tail.partition("/")

@@ -56,7 +56,7 @@ _EXAMPLES = {
 
 _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of commands is shown without importing them
     "ExtractJob": "Run a model over a corpus and save its hidden states in a store; a killed run resumes where it was.",
-    "TrainJob": "Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.",
+    "TrainJob": "Train probes on tasks and on their control tasks, and write results.jsonl and results.parquet.",
     "ImportJob": "Make a store of states that another program computed: NeuroX, lmprobe, vLLM, .npy, .safetensors, .h5 "
     "or a store.",
     "UseJob": "Exchange a property (such as tense) in the hidden states of a running model, measure how its output "

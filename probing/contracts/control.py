@@ -51,8 +51,8 @@ class Control(ABC):
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key for each value of which one label is drawn; "" if there is none. Rows without a
-        value of the key are left out of the task. `labels` are those of the task.
+        """Return the name of the control's key, such as `word type`; "" if it has none. The control draws one label
+        for each value of the key. Rows without a value are left out of the task, whose labels are `labels`.
         """
         return ""
 
@@ -183,7 +183,7 @@ class StateControl(ABC):
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the key for each value of which one state is drawn at random; "" if there is none. Rows
-        without a value of the key are left out of the task. `labels` are those of the task.
+        """Return the name of the control's key; "" if it has none. The control draws one state at random for each
+        value of the key. Rows without a value are left out of the task, whose labels are `labels`.
         """
         return ""

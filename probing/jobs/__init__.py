@@ -353,7 +353,7 @@ def stores_in(place: str | Path) -> list[Path]:
 
 
 class TrainJob(CorpusOptions, TrainOptions):
-    """Train probes beside control tasks on a store's states and write results.jsonl and results.parquet.
+    """Train probes on tasks and on their control tasks, and write results.jsonl and results.parquet.
 
     If a task fails, the other tasks are still trained. The jobs of a job array share the work with --array-size 64
     --array-index I and a --to on a disk that all of them share; the job that finds all fits of a task done writes its

@@ -65,7 +65,8 @@ class ScoreJob(CorpusOptions):
         the last batch. `progress`: whether to show progress on standard error.
 
         Raises:
-            CorpusError: standard input has no line with a text; where it is at its end, before the model is loaded.
+            CorpusError: standard input has no line with a text. If it is already at its end, this is raised before the
+                model is loaded.
         """
         self._check()
         probe = pb.load_probe(self.probe)

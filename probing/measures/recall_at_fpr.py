@@ -42,9 +42,9 @@ class RecallAtFPR(OneVsRest):
 
     def ranked(self, has: NDArray[np.bool_], score: NDArray[Any], groups: NDArray[np.int64]) -> Ranked:
         """Sort the scores once and return a function that computes the recall for many resamples: it takes cluster
-        weights `(S, R)` (how often each of S clusters is drawn in each of R resamples) and returns R recalls, NaN where
-        no row of another class is drawn. `groups` is the cluster of each row, `(N,)`; the other arguments are those of
-        `shares`.
+        weights `(S, R)` (how often each of S clusters is drawn in each of R resamples) and returns R recalls, NaN for a
+        resample without rows of other classes. `groups` holds the number of the cluster of each row, `(N,)`; the other
+        arguments are those of `shares`.
         """
         down, mine = np.argsort(-score[~has], kind="stable"), np.argsort(-score[has], kind="stable")
         others, own = groups[~has][down], groups[has][mine]

@@ -196,7 +196,9 @@ class Truth:
     joints: Mapping[Joint, Certificate] = field(default_factory=dict)
 
     def joint(self, cell: Cell) -> Certificate | None:
-        """Return the certificate of all positions of this cell's site together; None if the site has only one."""
+        """Return what exchanging the states at all positions of this cell's site at once was found to do; None if the
+        site has only one position.
+        """
         return next((found for joint, found in self.joints.items() if joint.holds(cell)), None)
 
 

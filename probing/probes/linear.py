@@ -52,15 +52,15 @@ class LinearProbe(ClassifierProbe):
     and N the number of rows; intercepts are not penalised.
 
     This is the objective of scikit-learn's `LogisticRegression(C=1/l2)` on the same standardised states. With two
-    classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2. The
-    optimum is unique, so seeds have no effect: `fit_many` fits each set of labels once. Small problems are solved in
-    float64, large ones in float32 with losses summed in float64.
+    classes the penalty is on the single vector w = w₁ - w₀, as in scikit-learn, and the stored weights are ∓w/2.
+    Without `rank` the optimum is unique, so seeds have no effect: `fit_many` fits each set of labels once. Small
+    problems are solved in float64, large ones in float32 with losses summed in float64.
 
     Args:
-        l2: penalty, in units of one row's log loss; 1/C of scikit-learn.
+        l2: penalty; it equals 1/C of scikit-learn and is weighed against the sum of the rows' log losses.
         tolerance: the fit stops when the improvement that is still possible, as a Newton step predicts it, is at most
             this fraction of the objective. On states of language models, the default reaches the same or a lower
-            objective than scikit-learn's default; 1e-6 gives six digits.
+            objective than scikit-learn's default; 1e-6 gives the objective to six digits.
         max_iterations: largest number of L-BFGS iterations.
         rank: largest rank R of the weights W = A·B, `(K, R)` times `(R, D)`; None means no limit. With a rank, the
             penalty is ½ (l2/N)·(‖A‖² + ‖B‖²), which at an optimum is (l2/N) times the sum of W's singular values. This

@@ -99,8 +99,8 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     It misleads where coordinates are correlated: of two that carry the same information only one may be chosen, and
     either method can first choose a coordinate that only sums several others. The result is *a* set that is sufficient,
-    not the only one. And since k of D coordinates are chosen as the best of many sets, read the path on dev, not on
-    train.
+    not the only one. And since k of D coordinates are chosen as the best of many sets, judge the scores in
+    `path_` on dev, not on train.
 
     Args:
         k: largest number of coordinates.
@@ -109,10 +109,9 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     Attributes:
         coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
-        path_: `(s, 4)`, one row per number of coordinates from 1 to s, for a fit (stopped early) on the first so many:
-            log loss in bits and accuracy on train, then the same two on dev (NaN without dev). `PATH_COLUMNS` names the
-            columns.
-        coef_: `(s, K)` weights on the chosen coordinates, standardised.
+        path_: `(s, 4)`, whose row i - 1 is of a fit on the first i coordinates (stopped early): log loss in bits and
+            accuracy on train, then the same two on dev (NaN without dev). `PATH_COLUMNS` names the columns.
+        coef_: `(s, K)` weights on the chosen coordinates of the standardised states.
         intercept_: `(K,)` intercepts.
         converged_: whether the last fit converged.
 

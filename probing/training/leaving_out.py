@@ -116,7 +116,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Fold:
-    """Holds one group in turn: its name (`name`), and the corpus in which it is the test split (`corpus`)."""
+    """Holds the name of a group that is left out (`name`), and the corpus in which it is the test split (`corpus`)."""
 
     name: str
     corpus: Corpus

@@ -228,8 +228,8 @@ class EditMeasurement:
 
     @cached_property
     def precision(self) -> Floats:
-        """Inverse covariance P of the unedited behaviour, `(V, V)`, in directions in which it varies: m' P m is the
-        squared size of a change m, in SDs along the direction in which it is largest.
+        """Pseudo-inverse P `(V, V)` of the covariance of the unedited behaviour: m' P m is the square of the largest
+        number of SDs that a change m amounts to along any direction in which the behaviour varies.
         """
         centred = self.y - self.mean
         return np.asarray(

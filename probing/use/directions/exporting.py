@@ -73,7 +73,8 @@ def export_control_vector(
     """Write a GGUF control vector, which llama.cpp reads with `--control-vector`.
 
     llama.cpp adds `direction.n`, times a strength, to the output of block n (counted from 0), for n ≥ 1; this is the
-    site `resid.(n + 1)`. Strength 1 moves states by the whole difference from `start` to `goal`, weighted over strata.
+    site `resid.(n + 1)`. Strength 1 moves states by the whole difference between the class means of `start` and `goal`,
+    averaged over strata by the weights that the evidence records.
     The evidence is in the metadata, by layer, with `start` and `goal`.
 
     Args:
@@ -85,7 +86,8 @@ def export_control_vector(
             per unit.
 
     Raises:
-        BadParameter: there is no evidence, or it is of another kind or site, or of several models or properties.
+        BadParameter: there is no evidence; some of it is not a direction at a site `resid.2` or higher; or it is of
+            several models or properties.
     """
     vectors = {_block(one): one for one in _together(evidence)}
     if len(vectors) < len(evidence):

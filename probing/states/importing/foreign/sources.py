@@ -188,7 +188,7 @@ class ChildJob:
 
     @classmethod
     def from_json(cls, text: str) -> ChildJob:
-        """Return the job that `to_json` wrote on the command line."""
+        """Return the job that `text` describes: JSON of `to_json`, given to the child on its command line."""
         values: dict[str, Any] = json.loads(text)
         paths = tuple(Path(path) for path in values.pop("paths"))
         return cls(paths=paths, limits=Limits(**values.pop("limits")), **values)
