@@ -110,7 +110,7 @@ def claims(result: LensResult) -> list[str]:
     and which sites it does not read that are used all the same.
     """
     name = next(iter(result.lenses))
-    sentences = []
+    sentences = _convergence(result)
     for than in (other for other in result.lenses if other != name):
         gains = [d for d in result.differences if (d.lens, d.than_lens, d.quantity) == (name, than, "kl")]
         if gains and all(d.high is not None for d in gains):
@@ -135,6 +135,20 @@ def claims(result: LensResult) -> list[str]:
             f"{result.facts.get('used_bits', 0.1):g} bits or more)."
         )
     return sentences
+
+
+def _convergence(result: LensResult) -> list[str]:
+    """Return a sentence on how far the mean derivatives of a Jacobian lens that was fitted here have converged."""
+    fitted = result.facts.get("jacobian")
+    changes = {} if fitted is None else fitted["change_between_halves"]
+    if not changes:
+        return []
+    worst = max(changes, key=lambda site: changes[site])
+    return [
+        f"Derivatives of the Jacobian lens, from {plural(int(fitted['texts']), 'text')}: the means of two halves of "
+        f"the texts differ by {min(changes.values()):.0%} to {changes[worst]:.0%} of their size (most at {worst}); "
+        "more texts bring them nearer."
+    ]
 
 
 def _weak_controls(result: LensResult) -> list[str]:

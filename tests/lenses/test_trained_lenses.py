@@ -18,6 +18,7 @@ from probing.lenses._reading import Tail
 from probing.lenses.jacobian import JacobianLens, derivatives
 from probing.lenses.tuned import TunedLens
 from probing.models.language_model import LanguageModel
+from probing.reporting.lens_sections import claims
 from tests.lenses.test_lens_columns import lens, model_of
 from tests.samples.tiny_models import LETTERS
 
@@ -223,6 +224,8 @@ def test_the_derivative_of_rotations_is_their_product(tmp_path: Path) -> None:
     result = lens(model, split_corpus(60, length=30), lenses=["jacobian"], sites="resid.*")
     assert result.mean("jacobian", "resid.1", "kl").value < 1e-5  # type: ignore[union-attr]
     assert result.facts["jacobian"]["texts"] > 10
+    (said,) = [sentence for sentence in claims(result) if "Jacobian" in sentence]
+    assert f"{max(result.facts['jacobian']['change_between_halves'].values()):.0%} of their size" in said
 
 
 def test_a_derivative_is_the_slope_of_later_states() -> None:
