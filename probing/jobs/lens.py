@@ -35,7 +35,11 @@ class LensJob(CorpusOptions, RunningModel):
     dev_rows: int = option(512, help="tokens of dev that end its training")
     epochs: int = option(2, help="largest number of passes over the tokens of train")
     use_rows: int = option(64, help="texts of which one state is replaced at each site; 0: none")
-    skip: int = option(1, help="first tokens of a text that are left out")
+    skip: int = option(
+        1,
+        help="first tokens of a text that a causal model is not read at; a Jacobian lens is computed without the "
+        "first 16 at any rate",
+    )
     max_length: int = option(512, help="longest input in tokens; the rest of a text is left out")
     seed: int = option(0, help="root of every random draw")
     allow_pickle_weights: bool = option(False, help="read a lens from a pickle, by torch.load(weights_only=True)")

@@ -17,7 +17,7 @@ from probing.lenses._measuring import Reading, measure, result_of
 from probing.lenses._reading import Tail, TokenRows, fast, final_outputs, lens_sites, token_rows
 from probing.lenses.jacobian import JacobianLens
 from probing.lenses.logit import LogitLens
-from probing.lenses.tuned import TunedLens, model_facts
+from probing.lenses.tuned import TunedLens, check_outputs, model_facts, not_finite
 from probing.models.batching import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import untrained_twin
@@ -75,7 +75,8 @@ def lens(
         train_rows, dev_rows: rows that a lens is trained on, and those that end its training.
         epochs: largest number of passes over the rows of train.
         use_rows: texts for which the state of one row is replaced, at each site; 0: none.
-        skip: first tokens of a text that are left out, whose states are unlike all others.
+        skip: first tokens of a text that a causal model is not read at, whose states are unlike all others; a Jacobian
+            lens that is computed here leaves out the first 16 at any rate, of the texts that it is computed from.
         max_length: longest input in tokens; the rest of a text is left out.
         seed: root of every random draw.
         to: folder of the results, and of trained lenses, which are taken up again; None: nothing is written.
@@ -88,7 +89,8 @@ def lens(
         ReplayUnavailable: the model cannot be run from its last site.
         UnknownSite, UnknownName, BadParameter, ConfigError: an option is wrong.
         CorpusError, DegenerateDesign: there are no rows, or too few to train on.
-        InputError, UntrustedFile, ProvenanceMismatch: a file holds no lens, is a pickle, or is of another model.
+        InputError, UntrustedFile, ProvenanceMismatch: a file holds no lens, is a pickle, or is of another model, or
+            outputs of a lens are not finite; nothing is then written.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
     folder = target_of(to)
@@ -101,10 +103,16 @@ def lens(
     measured = split if split is not None else ("test" if is_trained else None)
     shared: dict[str, Any] = {"skip": skip, "max_length": max_length, "seed": seed}
     rows = token_rows(reader, corpus, split=measured, max_rows=max_rows, **shared)
-    identity = tail.check([rows.inputs[i] for i in range(min(4, len(rows.inputs)))])
+    identity = tail.check(rows.inputs[:4])
+    states = {site: state[0] for site, state in reader.states(rows.inputs[:1], chosen).items()}
+    for one in read.values():
+        check_outputs(tail, one, states)
     training = _Training(tail, chosen, {"lenses": list(names), "identity": identity, "skip": skip}, progress, seed)
     readings = _readings(names, read, training, corpus, (train_rows, dev_rows, epochs), shared, folder, controls)
     measured_rows = measure(tail, rows, readings, training.twin_if_made, progress)
+    for (name, site), columns in measured_rows.columns.items():
+        if not all(np.isfinite(column).all() for column in columns.values()):
+            raise not_finite(tail, name, site)
     result = result_of(
         measured_rows,
         readings,
@@ -116,7 +124,10 @@ def lens(
         progress=progress,
     )
     shown = [one for text in prompts for one in trajectories(tail, text, readings, chosen)]
-    result = replace(result, trajectories=shown)
+    doubts = [
+        f"Not checked of the lens {name}: {one}." for name in names if name in read for one in _unchecked(read[name])
+    ]
+    result = replace(result, trajectories=shown, doubts=[*result.doubts, *doubts])
     if folder is not None:
         result.write(folder)
     return result
@@ -145,7 +156,7 @@ def _readings(
             readings.append(Reading(LogitLens(), training.sites))
         elif name == "jacobian":
             train = token_rows(model, corpus, split="train", max_rows=sizes[0], **shared)
-            readings.append(training.jacobian(train))
+            readings.append(training.jacobian(train, corpus.source))
         else:
             train, dev = (
                 token_rows(model, corpus, split=part, max_rows=size, **shared).first(size)
@@ -174,17 +185,17 @@ def _checked(
     skip: int,
     length: int,
 ) -> list[str]:
-    """Return the names of the lenses, without repetitions.
+    """Return the names of the lenses.
 
     Raises:
         UnknownName: there is no such lens.
         BadParameter: a number is out of range.
-        ConfigError: two lenses have the same name.
+        ConfigError: two lenses are of the same kind, or there is none.
     """
-    names = list(dict.fromkeys(lenses))
+    names = list(lenses)
     for name in names:
         kind, _, file = name.partition(":")
-        if kind not in LENSES or (kind == "logit" and file):
+        if kind not in LENSES or (kind == "logit" and file) or (":" in name and not file):
             raise unknown_name("lens", name, (*LENSES, "tuned:FOLDER", "jacobian:FILE"))
     if not names or len({name.partition(":")[0] for name in names}) < len(names):
         raise ConfigError(
@@ -198,6 +209,11 @@ def _checked(
         if value < 0:
             raise BadParameter(f"{name} is out of range", needed="0 or more", found=str(value))
     return names
+
+
+def _unchecked(lens: Lens) -> list[str]:
+    """Return what of a lens from elsewhere could not be checked."""
+    return list(getattr(lens, "facts", {}).get("unchecked", ()))
 
 
 def _from_file(name: str, tail: Tail, allow_pickle: bool, any_model: bool) -> Lens:
@@ -230,12 +246,12 @@ class _Training:
             )
         return self.twin_if_made
 
-    def jacobian(self, train: TokenRows) -> Reading:
+    def jacobian(self, train: TokenRows, where: str) -> Reading:
         """Compute the Jacobian lens of the sites of the second half of the blocks."""
         layers = [site for site in self.sites if self.tail.sites.index(site) * 2 >= self.tail.layer]
         inner = [site for site in layers if site != self.tail.site]
         with steps_bar("derivatives", "texts", None, self.progress) as bar:
-            made = JacobianLens.fit(self.tail, train.inputs, inner, advance=bar) if inner else None
+            made = JacobianLens.fit(self.tail, train.inputs, inner, where=where, advance=bar) if inner else None
         if made is None:
             return Reading(JacobianLens({}), ())
         self.facts["jacobian"] = {"texts": made.facts["texts"], "change_between_halves": dict(made.changes)}
@@ -352,7 +368,10 @@ def trajectories(tail: Tail, text: str, readings: Sequence[Reading], sites: Sequ
                         for i, p in zip(*best[::-1], strict=True)
                     ]
                 )
-                columns.append({name: value.float().tolist() for name, value in final.compare(logits, lanes).items()})
+                compared = final.compare(logits, lanes)
+                if not all(bool(torch.isfinite(value).all()) for value in compared.values()):
+                    raise not_finite(tail, reading.lens.name, site)
+                columns.append({name: value.float().tolist() for name, value in compared.items()})
             ranks = [[*column["rank_of_true"][:-1], None] if is_causal else [None] * len(one) for column in columns]
             entropy, kl, rank = ([column[name] for column in columns] for name in ("entropy", "kl", "rank_of_final"))
             arrays = (shown_tokens(tokenizer, one.ids.tolist()), list(reading.sites), top, entropy, kl, rank, ranks)

@@ -310,8 +310,9 @@ def commitments(
         counts = np.bincount(first, minlength=len(names)) / max(1, len(first))
         shares.append(Commitment(lens, dict(zip(names, counts.tolist(), strict=True))))
         layers = np.array([int(name.rpartition(".")[2]) for name in names], dtype=np.float64)
-        value = means.mean(layers[first], "blocks")
-        depths.append(LensMean(lens, ALL_SITES, "commitment_depth", *value, "blocks", len(first)))
+        value, *ends = means.mean(layers[first], "blocks")
+        low, high = (None if end is None else float(np.clip(end, layers[0], layers[-1])) for end in ends)
+        depths.append(LensMean(lens, ALL_SITES, "commitment_depth", value, low, high, "blocks", len(first)))
     return shares, depths
 
 

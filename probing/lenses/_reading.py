@@ -82,7 +82,7 @@ def token_rows(
     """Choose texts at random until they have `max_rows` rows, and return these rows.
 
     For a causal model a row is every token of a text that another one follows, but the first `skip`. For a masked model
-    it is one token of each text, chosen at random, in whose place the input has the mask.
+    it is one token of each text, chosen at random among all of its own, in whose place the input has the mask.
 
     Raises:
         CorpusError: there is no such row.
@@ -114,14 +114,25 @@ def token_rows(
         if count >= max_rows:
             break
     if not rows:
-        raise CorpusError(
-            "there is no token whose output can be read",
-            needed=f"texts of {split or 'any split'} with more than {skip + 1} tokens",
-            found=f"{len(chosen)} texts",
-            where=corpus.source,
-            next_step="give longer texts, or a smaller skip",
-        )
+        raise _no_rows(corpus, split, len(chosen), 0 if mask is not None else skip + 1, limit)
     return TokenRows(tuple(inputs), *(np.concatenate(part) for part in zip(*rows, strict=True)))
+
+
+def _no_rows(corpus: Corpus, split: str | None, texts: int, few: int, limit: int) -> CorpusError:
+    """Return the error for a corpus without rows: it lacks the split, or texts or inputs are too short."""
+    splits = ", ".join(dict.fromkeys(one.split or "(none)" for one in corpus.examples))
+    found, step = f"{texts} texts, none so long", "give longer texts, or a smaller skip"
+    if not texts and split is not None:
+        found, step = f"no text of {split}; splits: {splits}", f"give a corpus with the split {split}, or another split"
+    elif limit <= few:
+        found, step = f"inputs of at most {limit} tokens (max_length)", "give a larger max_length, or a smaller skip"
+    return CorpusError(
+        "there is no token whose output can be read",
+        needed=f"texts of {split or 'any split'} with more than {few} tokens",
+        found=found,
+        where=corpus.source,
+        next_step=step,
+    )
 
 
 def mask_id(model: LanguageModel) -> int:

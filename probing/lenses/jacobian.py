@@ -15,16 +15,19 @@ from probing.contracts.lens import Lens
 from probing.errors import CorpusError, UnsupportedModel
 from probing.lenses._reading import Tail
 from probing.lenses.tuned import (
-    check_shapes,
+    check_sites,
+    checked,
     damaged,
     other_model,
     read_pickle,
     refused_pickle,
+    unreadable,
 )
 from probing.models.discovery.tracing import given_state
 from probing.text.alignment import Encoded
 
 SKIPPED = 16  # first positions of a text, whose states are unlike all others
+_KEYS = ("J", "n_prompts", "source_layers", "d_model")  # of a file
 _TOGETHER = 1 << 14  # tokens of the copies of a text that are differentiated together
 
 
@@ -66,20 +69,26 @@ class JacobianLens(Lens):
         file = Path(path)
         if not allow_pickle and file.is_file():
             raise refused_pickle(file)
-        values = read_pickle(file)
+        values, width = read_pickle(file), tail.model.width(tail.site)
+        missing = [key for key in _KEYS if not isinstance(values, dict) or key not in values]
+        if missing:
+            raise unreadable(file, f"no entry {', '.join(missing)}", needed=f"a dictionary with {', '.join(_KEYS)}")
         try:
-            given = {int(layer): matrix.float() for layer, matrix in values["J"].items()}
+            given = {int(layer): matrix for layer, matrix in values["J"].items()}
             facts = {"texts": int(values["n_prompts"]), "read_from": "a file"}
-            layers, width = [int(layer) for layer in values["source_layers"]], int(values["d_model"])
-            if sorted(layers) != sorted(given):
-                raise ValueError(f"derivatives of layers {sorted(given)}, but source_layers {sorted(layers)}")
+            layers, own = sorted(int(layer) for layer in values["source_layers"]), int(values["d_model"])
         except Exception as error:
             raise damaged(file, error) from error
-        if width != tail.model.width(tail.site):
-            raise other_model(f"d_model {tail.model.width(tail.site)}", f"d_model {width}", str(file))
-        matrices = {f"resid.{layer + 1}": given[layer] for layer in sorted(given)}
-        check_shapes(tail, matrices, str(file))
-        return cls(matrices, facts=facts)
+        if layers != sorted(given) or not layers or layers[0] < 0:
+            found = f"J of layers {sorted(given)}, source_layers {layers}"
+            raise unreadable(file, found, needed="the same layers in both, from 0 on")
+        if own != width:
+            raise other_model(f"d_model {width}", f"d_model {own}", str(file), kind="jacobian")
+        check_sites(tail, [f"resid.{layer + 1}" for layer in layers], str(file))
+        matrices = {
+            f"resid.{layer + 1}": checked(given[layer], (width, width), f"J[{layer}]", file) for layer in layers
+        }
+        return cls(matrices, facts=facts | {"unchecked": ["that it is of this model: its file names none"]})
 
     @classmethod
     def fit(
@@ -89,6 +98,7 @@ class JacobianLens(Lens):
         sites: Sequence[str],
         *,
         skip: int = SKIPPED,
+        where: str = "",
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Self:
         """Compute the mean derivative over texts and positions, and how far it has converged.
@@ -102,6 +112,7 @@ class JacobianLens(Lens):
             inputs: the texts.
             sites: sites `resid.l` below the last.
             skip: number of first positions that are left out.
+            where: where the texts are from, named in errors.
             advance: called with the numbers of texts done and of all.
 
         Raises:
@@ -113,8 +124,8 @@ class JacobianLens(Lens):
                 "too few long texts for a Jacobian lens",
                 needed=f"two texts of more than {skip + 1} tokens",
                 found=f"{len(chosen)} of {len(inputs)}",
-                where=tail.model.name,
-                next_step="give longer texts",
+                where=where or tail.model.name,
+                next_step="give longer texts, in the split train",
             )
         halves: list[dict[str, Tensor]] = [{}, {}]
         for number, one in enumerate(chosen):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from probing.provenance import model_called, tokenizer_digest, weights_digest
 FORMAT = 1
 ABOUT, WEIGHTS = "lens.json", "lens.safetensors"
 _THEIRS = ("config.json", "params.pt")  # of a folder of the package tuned-lens
+_LINEAR = "linear_tuned_lens"
 _SAFE = "give the flag only for a file whose origin you trust; it is read by torch.load(weights_only=True)"
 
 
@@ -107,30 +111,76 @@ class TunedLens(Lens):
         except Exception as error:
             raise damaged(folder / WEIGHTS, error) from error
         check_model(tail, given, where=str(folder), any_model=any_model)
-        check_shapes(tail, matrices, str(folder / WEIGHTS))
+        check_sites(tail, matrices, str(folder / WEIGHTS))
+        width = tail.model.width(tail.site)
+        for site in sites:
+            matrices[site] = checked(matrices[site], (width, width), f"{site}.A", folder / WEIGHTS)
+            biases[site] = checked(biases[site], (width,), f"{site}.b", folder / WEIGHTS)
         return cls(matrices, biases, dict(about.get("facts") or {}))
 
     @classmethod
     def _theirs(cls, folder: Path, tail: Tail, allow_pickle: bool, any_model: bool) -> Self:
-        config = read_json(folder / _THEIRS[0])
+        config, file = read_json(folder / _THEIRS[0]), folder / _THEIRS[1]
         if not allow_pickle:
-            raise refused_pickle(folder / _THEIRS[1])
+            raise refused_pickle(file)
+        if (kind := config.get("lens_type", _LINEAR)) != _LINEAR:
+            raise unreadable(folder / _THEIRS[0], f"lens_type {kind}", needed=f"lens_type {_LINEAR}")
         width, layers = tail.model.width(tail.site), tail.layer
         expected = {"d_model": width, "num_hidden_layers": layers}
         if other := [f"{key} {config.get(key)}" for key, value in expected.items() if config.get(key) != value]:
             raise other_model(f"d_model {width}, num_hidden_layers {layers}", ", ".join(other), str(folder))
-        check_name(tail, str(config.get("base_model_name_or_path") or ""), str(folder), any_model)
-        values = read_pickle(folder / _THEIRS[1])
+        unchecked = _check_theirs(tail, config, str(folder), any_model)
+        values = read_pickle(file)
+        has_bias = bool(config.get("bias", True))
+        names = [f"{k}.{part}" for k in range(layers) for part in ("weight", *(["bias"] if has_bias else []))]
+        missing = [name for name in names if not isinstance(values, dict) or name not in values]
+        if missing:
+            raise unreadable(file, f"no tensor {', '.join(missing[:4])}", needed=f"tensors {names[0]} to {names[-1]}")
+        shapes = {"weight": (width, width), "bias": (width,)}
+        found = {name: checked(values[name], shapes[name.partition(".")[2]], name, file) for name in names}
         zero = torch.zeros(width)
-        try:
-            matrices = {f"resid.{k}": values[f"{k}.weight"].float() for k in range(layers)}
-            biases = {
-                f"resid.{k}": values[f"{k}.bias"].float() if config.get("bias", True) else zero for k in range(layers)
-            }
-        except (KeyError, AttributeError, TypeError) as error:
-            raise damaged(folder / _THEIRS[1], error) from error
-        check_shapes(tail, matrices, str(folder / _THEIRS[1]))
-        return cls(matrices, biases, {"read_from": "tuned-lens"})
+        matrices = {f"resid.{k}": found[f"{k}.weight"] for k in range(layers)}
+        biases = {f"resid.{k}": found.get(f"{k}.bias", zero) for k in range(layers)}
+        return cls(matrices, biases, {"read_from": "tuned-lens", "unchecked": unchecked})
+
+
+def _check_theirs(tail: Tail, config: Mapping[str, Any], where: str, any_model: bool) -> list[str]:
+    """Check name, revision and unembedding in a `config.json` of the package tuned-lens, and return what of them could
+    not be checked.
+
+    Raises:
+        ProvenanceMismatch: the name is missing or another one, or the revision or the unembedding is another one, and
+            `any_model` is not set.
+    """
+    if any_model:
+        return ["that it is of this model (any_model)"]
+    name, step = str(config.get("base_model_name_or_path") or ""), "; if it is the same model, accept it with any_model"
+    if not name:
+        raise other_model("a lens that names its model", "no base_model_name_or_path", where, step)
+    check_name(tail, name, where, any_model)
+    unchecked = []
+    given, own = config.get("base_model_revision"), tail.model.identity()["model"].get("revision")
+    if given and own and len(str(given)) == len(str(own)):  # commits; a branch or tag may name the same weights
+        if given != own:
+            raise other_model(f"base_model_revision {own}", str(given), where, step)
+    elif given:
+        unchecked.append(f"the revision {given} of its model (that of this model is {own or 'not known'})")
+    get = getattr(tail.model.suffix.model, "get_output_embeddings", None)
+    weight, digest = getattr(get() if get is not None else None, "weight", None), config.get("unembed_hash")
+    if digest and isinstance(weight, Tensor):
+        if digest != (same := unembedding_digest(weight)):
+            raise other_model(f"unembed_hash {same[:16]}…", f"{str(digest)[:16]}…", where, step)
+    else:
+        why = "this model has no single matrix" if digest else "it has no unembed_hash"
+        unchecked.append(f"the weights of its model ({why}), only the name")
+    return unchecked
+
+
+def unembedding_digest(weight: Tensor) -> str:
+    """Return the `unembed_hash` of the package tuned-lens: SHA-256 of the matrix as NumPy prints it, to one place."""
+    with np.printoptions(threshold=1000, edgeitems=3, linewidth=75):
+        text = np.array_str(weight.detach().cpu().float().numpy(), precision=1)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _IDENTITY = ("model", "weights", "tokenizer", "width", "last_site")
@@ -178,32 +228,68 @@ def check_name(tail: Tail, name: str, where: str, any_model: bool) -> None:
     )
 
 
-def other_model(needed: str, found: str, where: str, step: str = "") -> ProvenanceMismatch:
+def other_model(needed: str, found: str, where: str, step: str = "", kind: str = "tuned") -> ProvenanceMismatch:
     """Return the error for a lens of another model."""
     return ProvenanceMismatch(
         "this lens is of another model",
         needed=needed,
         found=found,
         where=where,
-        next_step=f"give a lens of this model, or train one with --lens tuned{step}",
+        next_step=f"give a lens of this model, or make one with --lens {kind}{step}",
     )
 
 
-def check_shapes(tail: Tail, matrices: Mapping[str, Tensor], where: str) -> None:
-    """Check that every matrix is `(D, D)`, finite, and of a site of the model.
+def check_sites(tail: Tail, sites: Iterable[str], where: str) -> None:
+    """Check that the model has the sites of a lens.
 
     Raises:
-        ProvenanceMismatch: a site is unknown, or a matrix has another shape.
-        InputError: a matrix has entries that are not finite.
+        ProvenanceMismatch: it lacks one.
     """
-    width = tail.model.width(tail.site)
-    for site, matrix in matrices.items():
-        if site not in tail.sites or tuple(matrix.shape) != (width, width):
-            raise other_model(
-                f"({width}, {width}) at sites {tail.sites[0]} to {tail.site}", f"{tuple(matrix.shape)} at {site}", where
-            )
-        if not bool(torch.isfinite(matrix).all()):
-            raise damaged(Path(where), ValueError(f"the matrix of {site} is not finite"))
+    if other := [site for site in sites if site not in tail.sites]:
+        raise other_model(f"sites {tail.sites[0]} to {tail.site}", ", ".join(other[:4]), where)
+
+
+def checked(value: Any, shape: tuple[int, ...], name: str, path: Path) -> Tensor:
+    """Return a tensor of a lens in float32.
+
+    Raises:
+        InputError: it is no tensor of real floating-point numbers, has another shape, or numbers that are not finite.
+    """
+    needed = f"{name}: {shape} finite floating-point numbers"
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
+        raise unreadable(path, f"{name} of {found}", needed=needed)
+    if tuple(value.shape) != shape:
+        raise unreadable(path, f"{name} of shape {tuple(value.shape)}", needed=needed)
+    real: Tensor = value.detach().float()
+    if not bool(torch.isfinite(real).all()):
+        raise unreadable(path, f"{name} has numbers that are not finite in float32", needed=needed)
+    return real
+
+
+def check_outputs(tail: Tail, lens: Lens, states: Mapping[str, Tensor]) -> None:
+    """Check on some states `(n, D)` of each site that the model's end can read what a lens makes of them.
+
+    Raises:
+        InputError: a moved state is too large for the model's end, or outputs are not finite.
+    """
+    for site in lens.reads(tuple(states)):
+        with torch.inference_mode():
+            moved = lens.at(site, states[site]).to(tail.dtype)
+            sizes, outputs = moved.float().square().sum(-1), tail.logits(moved)
+        if not bool(torch.isfinite(sizes).all() and torch.isfinite(outputs).all()):
+            raise not_finite(tail, lens.name, site)
+
+
+def not_finite(tail: Tail, lens: str, site: str) -> InputError:
+    """Return the error for a lens whose outputs at a site are not finite."""
+    return InputError(
+        f"the lens {lens} gives no finite outputs at {site}",
+        needed=f"states that the end of the model can read in {str(tail.dtype).removeprefix('torch.')}",
+        found="states that are too large, or outputs that are not finite",
+        where=f"{lens} at {site} of {tail.model.name}",
+        next_step="leave the site out, or give a lens of this model; a file may be damaged",
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -227,10 +313,14 @@ def read_pickle(path: Path) -> Any:
     Raises:
         InputError: it cannot be read so.
     """
+    if not path.is_file():
+        raise unreadable(path, "a folder" if path.is_dir() else "no such file", "check the name of the file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise damaged(path, error) from error
+    except UnpicklingError as error:
+        raise unreadable(path, "no pickle, or one of more than tensors, numbers and names") from error
+    except Exception as error:  # torch's own words on what else could be tried are no advice of ours
+        raise unreadable(path, f"a file that torch.load cannot read ({type(error).__name__})") from error
 
 
 def refused_pickle(path: Path) -> UntrustedFile:
@@ -245,11 +335,14 @@ def refused_pickle(path: Path) -> UntrustedFile:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
+    """Return the error for a file that cannot be read."""
+    return unreadable(path, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+
+
+def unreadable(
+    path: Path, found: str, next_step: str = "fetch or make it again", *, needed: str = "a lens as it was written"
+) -> InputError:
     """Return the error for a file that holds no lens."""
     return InputError(
-        "this file holds no lens that can be read",
-        needed="a lens as it was written",
-        found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
-        where=str(path),
-        next_step="fetch or train it again",
+        "this file holds no lens that can be read", needed=needed, found=found, where=str(path), next_step=next_step
     )

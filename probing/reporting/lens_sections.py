@@ -93,15 +93,14 @@ def lens_section(result: LensResult, anchor: str) -> Section:
 def about(result: LensResult) -> str:
     """Return a sentence on rows and texts."""
     facts = result.facts
-    of = "one masked token of each text" if facts.get("head") == "masked" else "tokens with one that follows"
-    return (
-        f"{facts.get('rows', 0):,} rows ({of}) of {plural(int(facts.get('texts', 0)), 'text')}; the first "
-        f"{_skip(result)} left out. KL is to the model's own output."
-    )
+    is_masked, skip = facts.get("head") == "masked", int(facts.get("skip", 1))
+    of = "one masked token of each text" if is_masked else "tokens with one that follows"
+    left_out = "" if is_masked or not skip else f"; the first {_skipped(skip)} left out"
+    rows, texts = (plural(int(facts.get(name, 0)), name[:-1]) for name in ("rows", "texts"))
+    return f"{rows} ({of}) of {texts}{left_out}. KL is to the model's own output."
 
 
-def _skip(result: LensResult) -> str:
-    skip = int(result.facts.get("skip", 1))
+def _skipped(skip: int) -> str:
     return "token of each text is" if skip == 1 else f"{skip} tokens of each text are"
 
 
@@ -139,8 +138,8 @@ def claims(result: LensResult) -> list[str]:
 
 def _convergence(result: LensResult) -> list[str]:
     """Return a sentence on how far the mean derivatives of a Jacobian lens that was fitted here have converged."""
-    fitted = result.facts.get("jacobian")
-    changes = {} if fitted is None else fitted["change_between_halves"]
+    fitted = result.facts.get("jacobian") or {}
+    changes = fitted.get("change_between_halves") or {}
     if not changes:
         return []
     worst = max(changes, key=lambda site: changes[site])

@@ -193,7 +193,7 @@ def _filled(given: dict[str, Any], drawer: _Drawer, size: Size) -> str:
         specs.append(drawer.spec(one))
         drawing = drawer.drawing(one) if left > 0 else Markup()
         left -= len(drawing)
-        return {"number": len(specs) - 1, "svg": drawing if left >= 0 else "", "is_wide": one["width"] > _MOST_SHRUNK}
+        return {"number": len(specs) - 1, "svg": drawing if left >= 0 else "", "is_wide": _width(one) > _MOST_SHRUNK}
 
     script, style = _script(), (_TEMPLATES / "page.css").read_text("utf-8")
     values = given | {
@@ -207,6 +207,15 @@ def _filled(given: dict[str, Any], drawer: _Drawer, size: Size) -> str:
     }
     text = _environment().get_template("page.html.jinja").render(**values).lstrip()
     return text.replace("@@CHARTS@@", _packed(specs), 1)
+
+
+def _width(chart: Any) -> float:
+    """Return the width of a chart without its axes, in pixels; where it is a step, that times the number of columns."""
+    width = chart["width"]
+    if not isinstance(width, dict):
+        return float(width)
+    name = chart["encoding"]["x"]["field"]
+    return float(width["step"]) * len({row[name] for row in chart["data"]["values"]})
 
 
 def plain(template: str, own_style: str, *, is_fragment: bool = False, **values: Any) -> str:

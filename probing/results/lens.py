@@ -233,15 +233,29 @@ class LensResult:
     def write(self, folder: str | Path) -> list[Path]:
         """Write lens.json, lens.parquet, lens_differences.parquet and, if rows are known, lens_rows.parquet into a
         folder, and return their paths.
+
+        Raises:
+            InputError: a number is not finite; nothing is then written.
         """
-        place = Path(folder)
+        place, text = Path(folder), self._text().encode()  # before anything is written
         tables = {"lens": self.table(), "lens_differences": self.difference_table()}
         tables |= {"lens_rows": self.rows} if self.rows is not None else {}
         for name, frame in tables.items():
             write_parquet(frame, place / f"{name}.parquet")
-        values = {name: value for name, value in self._values().items() if name != "rows"}
-        write_atomically(place / NAME, json.dumps(values, allow_nan=False).encode())
+        write_atomically(place / NAME, text)
         return [place / NAME, *(place / f"{name}.parquet" for name in tables)]
+
+    def _text(self) -> str:
+        try:
+            return json.dumps(self._values(), allow_nan=False)
+        except ValueError as error:
+            raise InputError(
+                "results of lenses that are not finite cannot be written",
+                needed="finite numbers",
+                found=str(error),
+                where=self.model,
+                next_step="leave out the sites, or the replaced states (use_rows 0), that give them",
+            ) from error
 
     def _values(self) -> dict[str, Any]:
         return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name != "rows"}

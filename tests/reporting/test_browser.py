@@ -10,6 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ import pytest
 
 from probing.errors import printable
 from probing.reporting.overview import overview
-from probing.reporting.page import MAX_BYTES, rendered
+from probing.reporting.page import MAX_BYTES, Contents, rendered
 from probing.reporting.wording import decimal
 from tests.conftest import some
 from tests.samples import page_samples as samples
+from tests.samples import page_samples_of_looks as looks
 from tests.samples.browsing import CUT_NAMES, FAINT, OVERFLOWING, chromium, draw, opened
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ PAGES: dict[str, Callable[[], Any]] = {
     "one site": samples.one_site,
     "500 labels": samples.many_labels,
     "other streams": samples.two_sites_of_other_streams,
+    "lenses and prompts": looks.lenses,
+    "similarity": looks.similarities,
+    "inspection": looks.inspection,
     "many": samples.many,
 }
 WIDTHS = (390, 800, 1000, 1400, 1800)
@@ -58,10 +63,16 @@ def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def write(name: str) -> Path:
         path = folder / f"{name}.html"
         if not path.is_file():
-            path.write_bytes(rendered(PAGES[name]()))
+            made = PAGES[name]()
+            path.write_bytes(made if isinstance(made, bytes) else rendered(made))
         return path
 
     return write
+
+
+def test_a_page_of_every_kind_of_result_is_drawn() -> None:
+    made = [one for name, make in PAGES.items() if name != "many" and isinstance(one := make(), Contents)]
+    assert [kind.name for kind in fields(Contents) if not any(getattr(one, kind.name) for one in made)] == []
 
 
 @pytest.mark.parametrize("name", some(PAGES, len(PAGES) - 1))  # the last takes a minute
@@ -94,6 +105,18 @@ def test_without_a_script_no_name_is_cut_and_each_stands_whole_in_words(
             assert " ".join(printable(row.name).split()) in words
         for drawn in contents.patching:
             assert all(" ".join(printable(one).split()) in words for one in (*drawn.rows, *drawn.columns))
+
+
+def test_a_chart_as_wide_as_its_columns_is_scrolled_only_where_it_is_wide(
+    browser: Browser, file_of: Callable[[str], Path]
+) -> None:
+    """A prompt of eleven tokens is wider than a narrow screen, one of a token is not."""
+    with opened(browser, file_of("lenses and prompts"), 390) as tab:
+        draw(tab)
+        charts = tab.locator(".chart:has(.mark-rect.role-mark):has-text('most probable token')")
+        wide = charts.evaluate_all("(all) => all.map((one) => [one.classList.contains('wide'), one.tabIndex === 0])")
+        assert wide == [[True, True], [False, False]] * 2
+        assert charts.first.evaluate("(one) => one.scrollWidth > one.clientWidth")
 
 
 def test_a_hint_fits_a_narrow_screen(browser: Browser, file_of: Callable[[str], Path]) -> None:
