@@ -216,17 +216,16 @@ def _sites_table(states: StateSummary) -> DataFrame:
     for order, site in enumerate(states.sites):
         parts = [part for part in states.rows if part["order"] == order]
         position = np.concatenate([part["position"] for part in parts])
-        rest = position > 0 if (position > 0).any() else position == 0
-
+        rest = position > 0  # empty if every text is one token
         norm, row = _column(parts, "norm"), dict[str, Any](site=site)
-        low, middle, high = np.quantile(norm[rest], [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(norm[rest], [0.05, 0.5, 0.95]) if rest.any() else [np.nan] * 3
         numbers = {"norm_median": middle, "norm_low": low, "norm_high": high}
         numbers["norm_first_token"] = np.median(norm[position == 0])
         for name in _MEDIANS:
-            numbers[f"{name}_median"] = np.median(_column(parts, name)[rest])
+            numbers[f"{name}_median"] = np.median(_column(parts, name)[rest]) if rest.any() else np.nan
         largest = np.unique(_column(parts, "coordinate_1")[rest], return_counts=True)
         row |= {name: float(value) for name, value in numbers.items()}
-        row["largest_coordinate"] = int(largest[0][largest[1].argmax()])
+        row["largest_coordinate"] = int(largest[0][largest[1].argmax()]) if rest.any() else None
         row["massive_first_token"] = int(_column(parts, "massive")[position == 0].sum())
         row["massive_elsewhere"] = int(_column(parts, "massive")[position > 0].sum())
         rows.append(row | {name: value for name, value in geometry[order].items() if name != "site"})

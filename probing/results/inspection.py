@@ -37,6 +37,8 @@ CHECK_LIMITS = (
     "rests on token 0 and writes nothing must write once its pattern is uniform, though its output has no effect.",
 )
 ONE_TEXT = "One text was read, so there is no interval: how far these numbers hold for other texts is not known."
+_TABLES = ("tokens", "sites", "heads", "patterns", "checks", "against", "against-heads")
+_FILES = ("inspection.html", *(f"inspection-{name}.parquet" for name in _TABLES))  # that some inspection has written
 
 
 @dataclass(frozen=True)
@@ -214,13 +216,15 @@ class Inspection:
     @with_typed_errors
     def write(self, folder: str | Path) -> list[Path]:
         """Write `inspection.json` and the tables as Parquet into a folder, each completely or not at all, and return
-        their paths.
+        their paths. Tables and the page of an earlier inspection are deleted from it.
 
         Raises:
             CannotReachFile: the folder cannot be used.
             DiskFull: there is no room.
         """
         paths = self.paths(folder)
+        for path in {*(Path(folder) / name for name in _FILES)} - {*paths[1:]}:
+            path.unlink(missing_ok=True)
         write_atomically(paths[0], (self.to_json() + "\n").encode())
         for path, table in zip(paths[1:], self.tables().values(), strict=True):
             write_parquet(table, path)
