@@ -45,7 +45,9 @@ def token_columns(states: Tensor, beside: Mapping[str, Tensor]) -> dict[str, NDA
 
     `norm` is the Euclidean norm; `cosine_to_previous` compares with the previous site; `attention_norm` and `mlp_norm`
     are the sizes of what the sublayers of all blocks since that site added, `attention_cosine` and `mlp_cosine` the
-    cosines of these sums with the state at that site. `largest_share` is the share of Σ x² in the three coordinates of largest |x|, which `coordinate_1` to
+    cosines of these sums with the state at that site.
+
+    `largest_share` is the share of Σ x² in the three coordinates of largest |x|, which `coordinate_1` to
     `coordinate_3` name; `z_1` to `z_3` are their z-scores over the coordinates of the state. `over_100_medians` and
     `over_1000_medians` count the coordinates with |x| above so many times the median |x| of all the text's tokens at
     the site; `massive` counts those with |x| > 100 and above 1,000 medians.

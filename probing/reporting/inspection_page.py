@@ -18,17 +18,20 @@ from probing.reporting.inspection_tables import (
     FEW,
     WAYS,
     agreement,
+    differing_heads,
     effect_of,
+    kl,
     largest_effects,
-    number,
+    least_effects,
+    rounding,
     site_rows,
     standing_out,
     striking_rows,
 )
 from probing.reporting.page import rendered_sections
 from probing.reporting.sections import map_table
-from probing.reporting.wording import decimal, plural
-from probing.results.inspection import InspectedText, Inspection
+from probing.reporting.wording import plural
+from probing.results.inspection import SINK, InspectedText, Inspection
 from probing.system.machine import with_typed_errors
 
 TITLES = {
@@ -42,6 +45,7 @@ TITLES = {
     "previous_token": "weight on the token before",
     "same_token": "weight on the same token before",
     "induction": "weight on the token after the same token (induction)",
+    "sink_mass": "weight on the sink, which is no token",
     "sharpness": "low entropy",
 }
 _MOST_TOKENS, _MOST_HEADS = 48, 12
@@ -123,23 +127,26 @@ def heads_section(found: Inspection) -> Section:
     stand out.
     """
     of_checks = [
-        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits") for way in found.replacements
+        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits")
+        for way in found.replacements
+        if np.isfinite(found.grid(way, "kl")).any()
     ]
     of_scores = [
         _head_map(found, TITLES[score], found.grid(score), "mean over queries and texts")
-        for score in ("entropy_share", *CATCHING)
+        for score in ("entropy_share", *CATCHING, *(("sink_mass",) if SINK in found.notes else ()))
         if np.isfinite(found.grid(score)).any()
     ]
     head, rows = striking_rows(found)
     caption = (
-        "The head with the largest score of each kind (of entropy the smallest), what uniform attention and the shares "
-        "‖α v W_O‖ (weighted) score there, and the KL of the output in bits when its pattern is made uniform, replaced "
-        "by its mean by position, permuted, or its output replaced by its mean."
+        "The head with the largest score of each kind (of entropy the smallest), and what uniform attention and the "
+        "shares ‖α v W_O‖ (weighted) score there."
     )
+    if found.checks is not None:
+        caption += f" KL is that of the output in bits: {'; '.join(WAYS[way] for way in found.replacements)}."
     blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
     blocks += [_figure(of_checks)] if of_checks else []
     fold = Fold("Scores of all heads, by layer", [_figure(of_scores)])
-    title = "Heads: what catches the eye, and what it does"
+    title = "Heads: what catches the eye" + ("" if found.checks is None else ", and what it does")
     return Section("heads", title, claims=agreement(found), blocks=blocks, folds=[fold])
 
 
@@ -170,7 +177,8 @@ def _chosen(found: Inspection, heads: Heads) -> list[tuple[int, int]]:
     if heads:
         return list(heads)
     striking = [(layer, head) for _, layer, head in standing_out(found)]
-    return list(dict.fromkeys([*largest_effects(found, FEW), *striking]))[:_MOST_HEADS]
+    chosen = list(dict.fromkeys([*largest_effects(found, FEW), *striking]))[:_MOST_HEADS]
+    return chosen or [(found.layers[0], head) for head in range(min(FEW, most))]
 
 
 def maps_section(found: Inspection, heads: Heads) -> Section:
@@ -189,7 +197,11 @@ def maps_section(found: Inspection, heads: Heads) -> Section:
     cut = f", its first {_MOST_TOKENS} tokens" if len(text.tokens) > _MOST_TOKENS else ""
     about = f"Attention of “{text.text}”{cut}: a row is a token that reads, a column the token that is read"
     return Section(
-        "maps", "Attention maps beside their checked effect", about=about, claims=agreement(found)[:1], blocks=blocks
+        "maps",
+        "Attention maps" + ("" if found.checks is None else " beside their checked effect"),
+        about=about,
+        claims=agreement(found)[:1],
+        blocks=blocks,
     )
 
 
@@ -197,9 +209,12 @@ def _effect_map(found: Inspection, layer: int, head: int) -> list[HeatMap]:
     """Return a map of what the output loses when a head is replaced; none if it was not checked."""
     if found.checks is None:
         return []
-    effects = [effect_of(found, way, layer, head) for way in found.replacements]
+    ways = [way for way in found.replacements if np.isfinite(effect_of(found, way, layer, head)["kl"])]
+    if not ways:
+        return []
+    effects = [effect_of(found, way, layer, head) for way in ways]
     values = np.array([[one["kl"], one["kl_last"]] for one in effects])
-    rows, title = tuple(WAYS[way] for way in found.replacements), f"What the output loses without {layer}.{head}"
+    rows, title = tuple(WAYS[way] for way in ways), f"What the output loses without {layer}.{head}"
     return [HeatMap(title, rows, ("mean", "last"), values, "KL, bits: mean over tokens, last token", is_share=True)]
 
 
@@ -210,14 +225,23 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
     parts = []
     for way in found.replacements:
         of = effect_of(found, way, layer, head)
-        ends = f" [{decimal(of['kl_low'], 4)}, {decimal(of['kl_high'], 4)}]" if np.isfinite(of["kl_low"]) else ""
-        parts.append(f"{WAYS[way]} {decimal(of['kl'], 4)}{ends} bits ({decimal(of['kl_last'], 4)} at the last token)")
-    least = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
-    effect, median = float(least[found.layers.index(layer), head]), float(np.median(least))
+        if not np.isfinite(of["kl"]):
+            parts.append(f"{WAYS[way]}: not defined on these texts")
+            continue
+        ends = f" [{kl(of['kl_low'])}, {kl(of['kl_high'])}]" if np.isfinite(of["kl_low"]) else ""
+        parts.append(f"{WAYS[way]} {kl(of['kl'])}{ends} bits ({kl(of['kl_last'])} at the last token)")
+    words = f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}."
+    least = least_effects(found)
+    effect = float(least[found.layers.index(layer), head])
+    if not np.isfinite(effect):
+        return words
+    if effect <= rounding(found):
+        return f"{words} Not every replacement changes the output by more than rounding ({rounding(found):g} bits)."
+    median = float(np.nanmedian(least))
     than = "less than" if effect < median else "as much as" if effect == median else "more than"
     return (
-        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. Whichever way it is replaced, the output changes "
-        f"by at least {decimal(effect, 4)} bits, {than} with the median head ({decimal(median, 4)})."
+        f"{words} Whichever way it is replaced, the output changes by at least {kl(effect)} bits, {than} with the "
+        f"median head ({kl(median)})."
     )
 
 
@@ -233,19 +257,9 @@ def comparison_section(found: Inspection) -> Section:
     figure = _figure(maps)
     blocks: list[Figure | Table | Words] = [figure]
     if heads is not None:
-        rows = [
-            [
-                f"{row.layer}.{row.head}",
-                number(row.mean_variation),
-                number(row.largest_variation),
-                str(row.largest_at),
-            ]
-            for row in heads.nlargest(_MOST_HEADS, "mean_variation").itertuples()
-        ]
+        columns, rows = differing_heads(heads, _MOST_HEADS)
         caption = "Heads whose patterns differ most: total variation distance, mean over queries and at its largest."
-        blocks.append(
-            Table(caption, ["head", "mean", "largest", "at token"], rows, source="inspection-against-heads.parquet")
-        )
+        blocks.append(Table(caption, columns, rows, source="inspection-against-heads.parquet"))
     blocks.append(Words("p", [COMPARISON_LIMIT]))
     return Section("against", "Two texts", about=f"Compared with “{found.comparison.text.text}”", blocks=blocks)
 

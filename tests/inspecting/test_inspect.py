@@ -17,7 +17,15 @@ from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli.commands import app
-from probing.errors import AlignmentError, BadParameter, ConfigError, CorpusError, UnknownSite, UnsupportedModel
+from probing.errors import (
+    AlignmentError,
+    BadParameter,
+    ConfigError,
+    CorpusError,
+    UnknownName,
+    UnknownSite,
+    UnsupportedModel,
+)
 from probing.inspecting.states import geometry_of, sites_beside, token_columns
 from probing.jobs.inspect import InspectJob
 from probing.reporting.inspection_page import write_page
@@ -290,3 +298,41 @@ def test_self_similarity_counts_every_vocabulary_entry_once() -> None:
     axes = np.eye(3)[[0, 0, 0, 0, 1, 2]]  # entry 7 in four texts, always alike; entry 8 in two, at a right angle
     found = geometry_of(axes, np.array([0, 1, 2, 3, 0, 1]), np.array([7, 7, 7, 7, 8, 8]))
     assert found["self_similarity"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("texts", [None, 5, [5], ["a", None], b"a b", {"a": 1}])
+def test_what_is_no_text_is_refused(model: pb.LanguageModel, texts: Any) -> None:
+    with pytest.raises(CorpusError, match="no texts"):
+        pb.inspect(model, texts)
+
+
+def test_options_that_cannot_be_used_are_refused_by_type(model: pb.LanguageModel) -> None:
+    for options in ({"sites": []}, {"draws": 2.5}, {"max_texts": 1.5}, {"replacements": ["uniform"]}):
+        with pytest.raises(BadParameter):
+            pb.inspect(model, SENTENCES[0], **options)  # type: ignore[arg-type]
+    with pytest.raises(BadParameter, match="against"):
+        pb.inspect(model, SENTENCES[0], against="")
+    found = pb.inspect(model, SENTENCES[0], check=True, replacements="uniform", progress=False)
+    assert found.replacements == ("uniform",)
+    for score, column in (("foo", "value"), ("self", "foo"), ("self", "kl"), ("permuted", "kl"), ("uniform", "kl_foo")):
+        with pytest.raises(UnknownName):
+            found.grid(score, column)
+    states = pb.inspect(model, SENTENCES[0])
+    for column in ("value", "kl"):
+        with pytest.raises(BadParameter, match="inspection has no"):
+            states.grid("self", column)
+
+
+def test_options_of_attention_are_refused_before_work(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"model": MODEL, "texts": SENTENCES[:1], "to": str(tmp_path / "new")}
+    for options in (
+        {"heads": ["0.0"]},
+        {"replacements": ["uniform"]},
+        {"replacements": ["uniform"], "attention": True},
+    ):
+        with pytest.raises(ConfigError, match="--check"):
+            InspectJob(**job, **options).run(progress=False)
+    for head in ("9.0", "0.99"):
+        with pytest.raises(BadParameter, match="no head"):
+            InspectJob(**job, attention=True, heads=[head]).run(progress=False)
+    assert not (tmp_path / "new").exists()
