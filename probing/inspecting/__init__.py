@@ -137,7 +137,7 @@ def inspect(
         _sites_table(states),
         _heads_table(patterns, prompts, seed) if reader.layers else None,
         checks,
-        _compared(reader, prompts, *pairs) if pairs is not None else None,
+        _compared(reader, wanted, prompts, *pairs) if pairs is not None else None,
         patterns.patterns,
         reader.layers,
         {} if effects is None else _disagreement(patterns, effects, ways, rounding),
@@ -197,12 +197,12 @@ def _aligned(
 
 
 def _compared(
-    reader: Reader, prompts: Sequence[Prompt], other: Prompt, pairs: Mapping[str, tuple[Any, Any]]
+    reader: Reader, sites: Sequence[str], prompts: Sequence[Prompt], other: Prompt, pairs: Mapping[str, tuple[Any, Any]]
 ) -> Comparison:
     import pandas as pd
 
-    one, two = reader.read(prompts[:1]), reader.read([other])
-    states = {site: (one.states[site][0], two.states[site][0]) for site in reader.sites if site in one.states}
+    one, two = reader.read(prompts[:1], sites), reader.read([other], sites)
+    states = {site: (one.states[site][0], two.states[site][0]) for site in sites}
     heads = None
     if reader.layers and len(prompts[0]) == len(other):
         stacked = [
@@ -328,7 +328,7 @@ def _mean(values: NDArray[Any]) -> NDArray[Any]:
     """Return the mean over the first axis of what is not NaN; NaN where all is."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(0)
-    return np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0))
+    return np.asarray(np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0)))
 
 
 def _notes(

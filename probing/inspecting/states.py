@@ -33,7 +33,7 @@ def sites_beside(site: str, asked: Sequence[str], available: Sequence[str]) -> d
     before = [one.layer for one in others if one.stream == at.stream and one.layer is not None and one.layer < at.layer]
     if not before:
         return {}
-    wanted = {"previous": (f"{at.stream}.{max(before)}",)}
+    wanted: dict[str, tuple[str, ...]] = {"previous": (f"{at.stream}.{max(before)}",)}
     if at.stream == "resid":
         for part, stream in (("attention", "attn_out"), ("mlp", "mlp_out")):
             wanted[part] = tuple(f"{stream}.{layer}" for layer in range(max(before), at.layer))

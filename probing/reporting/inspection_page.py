@@ -15,6 +15,7 @@ from probing.reporting.blocks import Figure, Fold, Section, Table, Words
 from probing.reporting.grids import HeatMap, map_chart
 from probing.reporting.inspection_tables import (
     CATCHING,
+    DEFINITIONS,
     FEW,
     WAYS,
     agreement,
@@ -145,9 +146,10 @@ def heads_section(found: Inspection) -> Section:
         caption += f" KL is that of the output in bits: {'; '.join(WAYS[way] for way in found.replacements)}."
     blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
     blocks += [_figure(of_checks)] if of_checks else []
-    fold = Fold("Scores of all heads, by layer", [_figure(of_scores)])
+    folds = [Fold("What each score counts", [Words("ul", DEFINITIONS)])]
+    folds += [Fold("Scores of all heads, by layer", [_figure(of_scores)])] if of_scores else []
     title = "Heads: what catches the eye" + ("" if found.checks is None else ", and what it does")
-    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=[fold])
+    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=folds)
 
 
 def _figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:

@@ -27,6 +27,16 @@ _EQUAL = 1e-6  # scores that differ by less are equal
 _LEAST = 6  # least width of a column of words in the terminal
 FEW = 4  # heads of largest effect that the page shows
 SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
+DEFINITIONS = (
+    "Each score is a mean over the queries of a text that may attend to at least two keys, then over texts.",
+    "Entropy is in bits; its share is that of log₂ of the number of keys that the query may attend to."
+    " Even attention has a share of 1.",
+    "Weights on token 0, on punctuation (visible, no letter or digit, not special), on the token itself and on the "
+    "token before count those queries only that may attend to such a key.",
+    "The same token, and the token after it (induction), are earlier ones only, in encoders, too: keys before the "
+    "query that are the query's token, or that follow such a token. Queries without such a key do not count.",
+    "Distance is the mean of |query − key| in tokens, its spread the standard deviation within a query.",
+)
 CATCHING = ("first_token", "punctuation", "self", "previous_token", "same_token", "induction")
 
 
@@ -164,8 +174,7 @@ def print_inspection(found: Inspection, console: Console, *, details: bool) -> N
     """
     console.print(shown(repr(found), style="bold"))
     head, rows = site_rows(found)
-    step = 1 if details else max(1, -(-len(rows) // 10))
-    chosen = rows[::step] if (len(rows) - 1) % step == 0 else [*rows[::step], rows[-1]]
+    chosen = rows if details else _some(rows)
     _print(console, head, chosen, (0,))
     if len(chosen) < len(rows):
         console.print(shown(f"{plural(len(rows) - len(chosen), 'site')} more with --details", style="dim"))
@@ -175,7 +184,7 @@ def print_inspection(found: Inspection, console: Console, *, details: bool) -> N
         console.print(shown(title, style="bold"))
         _print(console, *striking_rows(found), (0, 1), ("weighted", "95 %", "uniform"))
         _print_effects(found, console)
-    _print_comparison(found, console)
+    _print_comparison(found, console, details)
     for line in [*found.notes, *(agreement(found)[1:] if found.checks is not None else ())]:
         console.print(shown(line))
     console.print(shown("What this cannot show:", style="bold"))
@@ -195,7 +204,13 @@ def _print_effects(found: Inspection, console: Console) -> None:
     _print(console, ["head", *(f"KL {SHORT[way]}" for way in ways)], rows, (0,))
 
 
-def _print_comparison(found: Inspection, console: Console) -> None:
+def _some(rows: list[list[str]]) -> list[list[str]]:
+    """Return some ten of the rows, the first and the last among them."""
+    step = max(1, -(-len(rows) // 10))
+    return rows[::step] if (len(rows) - 1) % step == 0 else [*rows[::step], rows[-1]]
+
+
+def _print_comparison(found: Inspection, console: Console, details: bool) -> None:
     """Print how far the two texts are apart at each site, and the heads whose patterns differ most."""
     if found.comparison is None:
         return
@@ -207,7 +222,8 @@ def _print_comparison(found: Inspection, console: Console) -> None:
         most = at.loc[at["relative_distance"].idxmax()]
         medians = [number(at[name].median()) for name in ("relative_distance", "cosine")]
         rows.append([site, *medians, str(most["span"]), number(most["relative_distance"]), number(most["cosine"])])
-    _print(console, ["site", "distance", "cosine", "largest at", "distance there", "cosine there"], rows, (0, 3))
+    columns = ["site", "distance", "cosine", "largest at", "distance there", "cosine there"]
+    _print(console, columns, rows if details else _some(rows), (0, 3))
     console.print(shown("medians over tokens or spans; distances are shares of the mean of both norms", style="dim"))
     if heads is not None:
         console.print(shown("heads whose patterns differ most (total variation)", style="bold"))

@@ -133,9 +133,7 @@ def test_equal_texts_and_one_group_have_no_interval_and_say_so() -> None:
     model = planted_model()
     equal = pb.inspect(model, [TEXT] * 3, check=True, progress=False)
     assert any("no interval" in note for note in equal.notes) and "position_mean" not in equal.replacements
-    examples = tuple(
-        pb.Example(str(k), text, document="one") for k, text in enumerate(["start a b", "start b c"])
-    )
+    examples = tuple(pb.Example(str(k), text, document="one") for k, text in enumerate(["start a b", "start b c"]))
     grouped = pb.inspect(model, pb.Corpus(examples), attention=True)
     assert any("no interval" in note for note in grouped.notes) and grouped.heads is not None
     assert grouped.heads["low"].isna().all()
@@ -185,3 +183,10 @@ def test_words_count_and_what_was_not_checked_is_not_spoken_of(tmp_path: Path) -
     page, text = write_page(found, tmp_path).read_text(), printed(found)
     assert "KL of" not in page and "KL is" not in page and "what the output loses" not in text
     assert "of entropy share the smallest" in text
+
+
+def test_what_scores_count_is_on_the_page_and_comparisons_are_of_the_sites_asked_for(tmp_path: Path) -> None:
+    found = pb.inspect(planted_model(), TEXT, sites="resid.0,resid.2", attention=True, against=TEXT)
+    page = write_page(found, tmp_path).read_text()
+    assert "What each score counts" in page and "earlier ones only" in page and "is in bits" in page
+    assert found.comparison is not None and set(found.comparison.states["site"]) == {"resid.0", "resid.2"}
