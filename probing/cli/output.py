@@ -198,7 +198,7 @@ def finish_inspect(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     if as_json:
         say(run.found.to_json())
         return
-    import_module("probing.reporting.inspection_page").print_inspection(run.found, console(), details=details)
+    import_module("probing.reporting.inspection_tables").print_inspection(run.found, console(), details=details)
     _print_files(run.files)
 
 

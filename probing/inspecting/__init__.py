@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +12,33 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, unknown_name
 from probing.inspecting.attention import KINDS, SCORES, AttentionSummary, pattern_differences
-from probing.inspecting.checking import REPLACEMENTS, HeadCheck, HeadMeans, disagreement
+from probing.inspecting.checking import REPLACEMENTS, HeadCheck, HeadMeans, disagreement, rounding_of
 from probing.inspecting.prompts import Prompt, Texts, batches, prompts_of
 from probing.inspecting.reading import Reader
 from probing.inspecting.states import StateSummary, aligned_tokens, differences
 from probing.models.language_model import LanguageModel
 from probing.models.site import select_sites
 from probing.provenance import digest, model_called
-from probing.results.inspection import ONE_TEXT, Comparison, InspectedText, Inspection
+from probing.results.inspection import (
+    NOTHING_TO_REPLACE,
+    ONE_GROUP,
+    ONE_TEXT,
+    SINK,
+    Comparison,
+    InspectedText,
+    Inspection,
+)
 from probing.seeds import child_seed
 from probing.statistics.clusters import mean_intervals
 from probing.system.machine import target_of
 from probing.system.progress import steps_bar
+from probing.text.corpus import Example
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = 20  # texts whose patterns are kept
-STRIKING = ("sharpness", *SCORES[2:5], *SCORES[6:])  # scores whose largest values catch the eye
+STRIKING = ("sharpness", *SCORES[2:5], *SCORES[6:10])  # scores whose largest values catch the eye
 _PER_SITE = ("order", "text", "position", "token", "is_special")
 
 
@@ -44,7 +54,7 @@ def inspect(
     chat_template: bool = False,
     subset: str | Sequence[int] | None = None,
     max_texts: int = 500,
-    replacements: Sequence[str] | None = None,
+    replacements: str | Sequence[str] | None = None,
     draws: int = 1,
     seed: int = 0,
     to: str | Path | None = None,
@@ -67,7 +77,7 @@ def inspect(
         chat_template: whether each text is a user's message, rendered by the tokenizer's chat template.
         subset: read only these examples of a corpus: a split, ordinals, or text such as `0,5,20:40`.
         max_texts: largest number of texts; of more, a random choice is read.
-        replacements: ways to replace a head that are checked, such as `["uniform"]`; None: all four.
+        replacements: ways to replace a head that are checked, such as `"uniform"` or a list; None: all four.
         draws: number of permutations of each pattern that are averaged.
         seed: seed of the choice of texts, of permutations and of resampling.
         to: folder for results, and for the units by which a killed check resumes; None: nothing is written.
@@ -84,9 +94,14 @@ def inspect(
         Jain and Wallace 2019, Attention is not Explanation. Wiegreffe and Pinter 2019, Attention is not not
         Explanation. Kobayashi et al. 2020, Attention is Not Only a Weight.
     """
-    if draws < 1 or max_texts < 1:
-        raise BadParameter("draws and max_texts are counts", needed="1 or more", found=f"{draws}, {max_texts}")
+    for name, number in (("draws", draws), ("max_texts", max_texts)):
+        if not isinstance(number, Integral) or number < 1:
+            raise BadParameter(f"{name} is a count", needed="a whole number, 1 or more", found=repr(number))
+    if replacements and not check:
+        raise BadParameter("replacements are those of a check", needed="check=True", found=f"{replacements!r} alone")
     folder, wanted = target_of(to), select_sites(sites, model.sites)
+    if not wanted:
+        raise BadParameter("there are no sites to read", needed="a site, such as resid.*", found=repr(sites))
     prompts, count = prompts_of(
         model, texts, chat_template=chat_template, subset=subset, max_texts=max_texts, seed=seed
     )
@@ -96,7 +111,7 @@ def inspect(
     _ = reader.trunk
     if attention or check:
         reader.find_attention()
-    ways = _ways(replacements, len(prompts)) if check else ()
+    ways = _ways(replacements, len({prompt.encoded.ids.tobytes() for prompt in prompts})) if check else ()
     if check:
         reader.check_running()
     patterns, means = AttentionSummary(reader, SHOWN), HeadMeans()
@@ -107,7 +122,7 @@ def inspect(
             patterns.add(read)
         if check:
             means.add(read)
-    checks, effects = None, None
+    checks, effects, rounding = None, None, rounding_of(reader.trunk.dtype)
     if check:
         checked = HeadCheck(reader, means, ways, draws, seed)
         identity = None if folder is None else _identity(model, prompts, chat_template)
@@ -122,25 +137,28 @@ def inspect(
         _sites_table(states),
         _heads_table(patterns, prompts, seed) if reader.layers else None,
         checks,
-        _compared(reader, prompts, *pairs) if pairs is not None else None,
+        _compared(reader, wanted, prompts, *pairs) if pairs is not None else None,
         patterns.patterns,
         reader.layers,
-        {} if effects is None else _disagreement(patterns, effects, ways),
-        {"chat_template": chat_template, "draws": draws, "seed": seed, "texts_shown": min(SHOWN, len(prompts))},
-        _notes(prompts, count, states, check),
+        {} if effects is None else _disagreement(patterns, effects, ways, rounding),
+        {"chat_template": chat_template, "draws": draws, "seed": seed, "texts_shown": min(SHOWN, len(prompts))}
+        | ({"rounding": rounding} if check else {}),
+        _notes(prompts, count, states, reader.has_sink, ways, effects),
     )
     if folder is not None:
         found.write(folder)
     return found
 
 
-def _ways(asked: Sequence[str] | None, texts: int) -> tuple[str, ...]:
-    """Return the replacements to check, in the order of `REPLACEMENTS`; of one text no mean by position.
+def _ways(asked: str | Sequence[str] | None, texts: int) -> tuple[str, ...]:
+    """Return the replacements to check, in the order of `REPLACEMENTS`; of one text no mean by position. `texts` is
+    the number of different texts.
 
     Raises:
         UnknownName: there is no such replacement.
         BadParameter: none is left.
     """
+    asked = [asked] if isinstance(asked, str) else asked
     for name in asked or ():
         if name not in REPLACEMENTS:
             raise unknown_name("replacement", name, REPLACEMENTS)
@@ -149,7 +167,7 @@ def _ways(asked: Sequence[str] | None, texts: int) -> tuple[str, ...]:
     if not found:
         raise BadParameter(
             "there is no replacement to check",
-            needed="one of: " + ", ".join(REPLACEMENTS) + "; of one text not position_mean",
+            needed="one of: " + ", ".join(REPLACEMENTS) + "; of one text, or equal ones, not position_mean",
             found=", ".join(chosen) or "none",
         )
     return found
@@ -174,17 +192,17 @@ def _aligned(
             found=f"{len(prompts)} texts",
             next_step="inspect one text, or compare stores with `probing similarity`",
         )
-    other = prompts_of(model, against, chat_template=chat_template)[0][0]
+    other = prompts_of(model, [Example("against", against)], chat_template=chat_template)[0][0]
     return other, aligned_tokens(prompts[0], other, spans)
 
 
 def _compared(
-    reader: Reader, prompts: Sequence[Prompt], other: Prompt, pairs: Mapping[str, tuple[Any, Any]]
+    reader: Reader, sites: Sequence[str], prompts: Sequence[Prompt], other: Prompt, pairs: Mapping[str, tuple[Any, Any]]
 ) -> Comparison:
     import pandas as pd
 
-    one, two = reader.read(prompts[:1]), reader.read([other])
-    states = {site: (one.states[site][0], two.states[site][0]) for site in reader.sites if site in one.states}
+    one, two = reader.read(prompts[:1], sites), reader.read([other], sites)
+    states = {site: (one.states[site][0], two.states[site][0]) for site in sites}
     heads = None
     if reader.layers and len(prompts[0]) == len(other):
         stacked = [
@@ -216,17 +234,16 @@ def _sites_table(states: StateSummary) -> DataFrame:
     for order, site in enumerate(states.sites):
         parts = [part for part in states.rows if part["order"] == order]
         position = np.concatenate([part["position"] for part in parts])
-        rest = position > 0 if (position > 0).any() else position == 0
-
+        rest = position > 0  # empty if every text is one token
         norm, row = _column(parts, "norm"), dict[str, Any](site=site)
-        low, middle, high = np.quantile(norm[rest], [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(norm[rest], [0.05, 0.5, 0.95]) if rest.any() else [np.nan] * 3
         numbers = {"norm_median": middle, "norm_low": low, "norm_high": high}
         numbers["norm_first_token"] = np.median(norm[position == 0])
         for name in _MEDIANS:
-            numbers[f"{name}_median"] = np.median(_column(parts, name)[rest])
+            numbers[f"{name}_median"] = np.median(_column(parts, name)[rest]) if rest.any() else np.nan
         largest = np.unique(_column(parts, "coordinate_1")[rest], return_counts=True)
         row |= {name: float(value) for name, value in numbers.items()}
-        row["largest_coordinate"] = int(largest[0][largest[1].argmax()])
+        row["largest_coordinate"] = int(largest[0][largest[1].argmax()]) if rest.any() else None
         row["massive_first_token"] = int(_column(parts, "massive")[position == 0].sum())
         row["massive_elsewhere"] = int(_column(parts, "massive")[position > 0].sum())
         rows.append(row | {name: value for name, value in geometry[order].items() if name != "site"})
@@ -277,6 +294,7 @@ def _checks_table(reader: Reader, effects: Any, prompts: Sequence[Prompt], ways:
     groups = np.array([prompt.group for prompt in prompts])
     means, bounds = mean_intervals(effects.reshape(len(effects), -1), groups, seed=child_seed(seed, "checks"))
     means, bounds = means.reshape(effects.shape[1:]), bounds.reshape(*effects.shape[1:], 2).clip(min=0)
+    known = np.isfinite(effects[..., 0]).sum(0)
     return pd.DataFrame(
         [
             {"layer": layer, "head": head, "replacement": way}
@@ -286,7 +304,7 @@ def _checks_table(reader: Reader, effects: Any, prompts: Sequence[Prompt], ways:
                 for at, name in enumerate(("kl", "kl_last"))
                 for e, end in enumerate(("low", "high"))
             }
-            | {"texts": len(prompts)}
+            | {"texts": int(known[r, k, head])}
             for r, way in enumerate(ways)
             for k, layer in enumerate(reader.layers)
             for head in range(reader.n_heads)
@@ -294,24 +312,41 @@ def _checks_table(reader: Reader, effects: Any, prompts: Sequence[Prompt], ways:
     )
 
 
-def _disagreement(summary: AttentionSummary, effects: Any, ways: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+def _disagreement(
+    summary: AttentionSummary, effects: Any, ways: Sequence[str], rounding: float
+) -> dict[str, dict[str, dict[str, int]]]:
     """Return, by replacement and score, how many heads have a striking pattern and an effect below the median."""
     scores, _ = summary.stacked()
-    known = np.isfinite(scores[:, 0])
-    means = np.where(known, scores[:, 0], 0.0).sum(0) / np.maximum(known.sum(0), 1)
-    means = np.where(known.any(0), means, np.nan)
+    means = _mean(scores[:, 0])
     named = {name: means[..., s] for s, name in enumerate(SCORES)}
     named["sharpness"] = 1.0 - named["entropy_share"]
     striking = {name: named[name] for name in STRIKING}
-    return {way: disagreement(striking, effects[:, r, ..., 0].mean(0)) for r, way in enumerate(ways)}
+    return {way: disagreement(striking, _mean(effects[:, r, ..., 0]), rounding) for r, way in enumerate(ways)}
 
 
-def _notes(prompts: Sequence[Prompt], count: int, states: StateSummary, check: bool) -> list[str]:
-    found = [ONE_TEXT] if len(prompts) == 1 else []
-    if len(prompts) == 1 and check:
+def _mean(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the mean over the first axis of what is not NaN; NaN where all is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.asarray(np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0)))
+
+
+def _notes(
+    prompts: Sequence[Prompt], count: int, states: StateSummary, has_sink: bool, ways: Sequence[str], effects: Any
+) -> list[str]:
+    """Return what these texts do not allow; `effects` are those of the check, None if there was none."""
+    groups = len({prompt.group for prompt in prompts})
+    found = [ONE_TEXT] if len(prompts) == 1 else [ONE_GROUP.format(len(prompts))] if groups == 1 else []
+    if len({prompt.encoded.ids.tobytes() for prompt in prompts}) == 1 and effects is not None:
         found.append("The mean pattern by position needs several texts: of one text it is the pattern itself.")
-    if 1 < len({prompt.group for prompt in prompts}) < 20:
-        found.append(f"Intervals rest on {len({prompt.group for prompt in prompts})} groups of texts, which is few.")
+    if 1 < groups < 20:
+        found.append(f"Intervals rest on {groups} groups of texts, which is few.")
+    if has_sink:
+        found.append(SINK)
+    for r, way in enumerate(ways):
+        missing = int(np.isnan(effects[:, r, ..., 0]).all((1, 2)).sum())
+        if missing:
+            found.append(NOTHING_TO_REPLACE.format(way, missing, len(prompts)))
     if count > len(prompts):
         found.append(f"{len(prompts):,} of {count:,} texts were read, chosen at random.")
     total = sum(len(prompt) for prompt in prompts)

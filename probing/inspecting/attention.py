@@ -28,6 +28,7 @@ SCORES = (
     "previous_token",
     "same_token",
     "induction",
+    "sink_mass",
 )
 KINDS = ("value", "uniform", "value_weighted")  # whose scores: the pattern's, uniform attention's, ‖α v W_O‖ shares'
 
@@ -55,39 +56,48 @@ def targets(prompt: Prompt) -> dict[str, Bools]:
     }
 
 
-def scores_of(pattern: Floats, allowed: Bools, prompt: Prompt) -> tuple[Floats, NDArray[np.int64]]:
+def scores_of(
+    pattern: Floats, allowed: Bools, prompt: Prompt, has_sink: bool = False
+) -> tuple[Floats, NDArray[np.int64]]:
     """Return the scores of H patterns, `(H, S)` in the order of `SCORES`, and the number of queries of each, `(S,)`.
 
-    A score is a mean over the queries with at least two allowed keys; of `first_token` to `induction`, over those of
-    them that have a key of the kind (NaN if there is none). `entropy` is in bits, `entropy_share` its share of log₂ of
-    the number of allowed keys; `distance` is the mean of |query − key|, `distance_spread` its standard deviation within
-    a query.
+    A score is a mean over the queries with at least two allowed keys; `first_token`, `punctuation`, `self`,
+    `previous_token`, `same_token` and `induction` are the weight on the keys of the kind, a mean over those of these
+    queries that may attend to such a key (NaN if there is none). `entropy` is in bits, `entropy_share` its share of
+    log₂ of the number of allowed keys; `distance` is the mean of |query − key| in tokens, `distance_spread` its
+    standard deviation within a query.
+
+    With a sink, a weight counts as it is; `sink_mass` is what is missing to 1. Entropies are those over the keys and
+    the sink, which counts as one more allowed key; distances are over the keys alone, their weights scaled to sum 1.
 
     Args:
-        pattern: `(H, T, T)` weights; each row is scaled to sum 1.
+        pattern: `(H, T, T)` weights.
         allowed: `(T, T)` keys that a query may attend to.
         prompt: the text.
+        has_sink: whether what a row lacks of 1 rests on a sink; else each row is scaled to sum 1.
     """
     total = pattern.sum(-1, keepdims=True)
     share = np.divide(pattern, total, out=np.zeros_like(pattern), where=total > 0)
+    sink = (1 - total).clip(0, 1) if has_sink else np.zeros_like(total)
+    weight = pattern if has_sink else share
     count = allowed.sum(1)
     has_choice = count > 1
-    log = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    entropy = -(share * log).sum(-1)
+    entropy = _bits(weight) + _bits(sink)
     place = np.arange(len(prompt))
     far = np.abs(place[:, None] - place[None]).astype(np.float64)
     mean = (share * far).sum(-1)
     spread = np.sqrt(np.maximum(0.0, (share * far**2).sum(-1) - mean**2))
-    bits = np.log2(np.maximum(count, 2))
+    bits = np.log2(np.maximum(count, 2) + has_sink)
     rows: dict[str, tuple[Floats, Bools]] = {
         "entropy": (entropy, has_choice),
         "entropy_share": (entropy / bits, has_choice),
         "distance": (mean, has_choice),
         "distance_spread": (spread, has_choice),
+        "sink_mass": (sink[..., 0], has_choice),
     }
     for name, wanted in targets(prompt).items():
         counted = wanted & allowed
-        rows[name] = ((share * counted).sum(-1), has_choice & counted.any(1))
+        rows[name] = ((weight * counted).sum(-1), has_choice & counted.any(1))
     found = np.full((len(pattern), len(SCORES)), np.nan)
     queries = np.zeros(len(SCORES), dtype=np.int64)
     for s, name in enumerate(SCORES):
@@ -96,6 +106,12 @@ def scores_of(pattern: Floats, allowed: Bools, prompt: Prompt) -> tuple[Floats, 
         if queries[s]:
             found[:, s] = values[:, chosen].mean(1)
     return found, queries
+
+
+def _bits(weights: Floats) -> Floats:
+    """Return −Σ w log₂ w over the last axis."""
+    found: Floats = -(weights * np.log2(weights, out=np.zeros_like(weights), where=weights > 0)).sum(-1)
+    return found
 
 
 def uniform(allowed: Bools) -> Floats:
@@ -151,7 +167,7 @@ class AttentionSummary:
         for b, prompt in enumerate(read.prompts):
             found, counts = [], []
             for (pattern, weighted), mask in zip(both, allowed, strict=True):
-                of_pattern, queries = scores_of(pattern[b], mask, prompt)
+                of_pattern, queries = scores_of(pattern[b], mask, prompt, self.reader.has_sink)
                 flat, _ = scores_of(uniform(mask)[None], mask, prompt)
                 of_weighted, _ = scores_of(weighted[b], mask, prompt)
                 found.append(np.stack([of_pattern, np.broadcast_to(flat, of_pattern.shape), of_weighted]))
@@ -179,13 +195,14 @@ class AttentionSummary:
 
 def pattern_differences(one: Floats, other: Floats, layers: Sequence[int]) -> list[dict[str, Any]]:
     """Return how much each head's pattern differs between two equally long texts: the total variation distance of the
-    two rows of a query, from 0 to 1, as mean over the queries and as its largest value with its query.
+    two rows of a query, from 0 to 1, as mean over the queries and as its largest value with its query. What a row lacks
+    of 1, on a sink, counts as one more key.
 
     Args:
         one, other: `(L, H, T, T)` patterns.
         layers: numbers of the L layers.
     """
-    apart = 0.5 * np.abs(one - other).sum(-1)
+    apart = 0.5 * (np.abs(one - other).sum(-1) + np.abs(one.sum(-1) - other.sum(-1)))
     return [
         {
             "layer": layer,

@@ -35,7 +35,9 @@ REPLACEMENTS = {
     "permuted": "its pattern permuted over the keys other than token 0, the values kept",
     "mean_output": "its output replaced by its mean over all tokens of the texts",
 }
+EQUAL = 1e-6  # scores that differ by less are equal
 NOTHING = "nothing"  # the pattern replaced by itself: the output must not change
+_FORM = 2  # of the units: an undefined effect is NaN
 _ROWS = 1024  # tokens of all variants that run at once
 _NUMBERS = 1 << 26  # outputs that are held at once
 
@@ -49,17 +51,20 @@ class HeadMeans:
         tokens: number of tokens.
         patterns: by layer, the sum of the patterns `(H, T, T)` of the longest text so far.
         texts: `(T,)` number of texts that have a query at each position.
+        different: the texts, as bytes of their token ids, with their lengths: equal ones are there once.
     """
 
     sums: dict[int, Tensor] = field(default_factory=dict)
     tokens: int = 0
     patterns: dict[int, Tensor] = field(default_factory=dict)
     texts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    different: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, read: Read) -> None:
         """Add a batch whose patterns and values were read."""
         count, length = len(read.prompts), len(read.prompts[0])
         self.tokens += count * length
+        self.different |= {prompt.encoded.ids.tobytes(): length for prompt in read.prompts}
         texts = np.zeros(max(length, len(self.texts)), dtype=np.int64)
         texts[: len(self.texts)] += self.texts
         texts[:length] += count
@@ -114,7 +119,7 @@ class HeadCheck:
         tokens: int = 512,
     ) -> Floats:
         """Return the KL divergence of the output in bits, `(N, R, L, H, 2)`: for each prompt, replacement, layer and
-        head, its mean over the tokens and its value at the last token.
+        head, its mean over the tokens and its value at the last token; NaN where there is nothing to replace.
 
         Args:
             prompts: the prompts, numbered from 0.
@@ -130,7 +135,7 @@ class HeadCheck:
             for batch in todo:
                 numbers, read = [prompt.number for prompt in batch], _Once(self.reader, batch, layers)
                 for k, layer in enumerate(layers):
-                    unit = digest([identity, self.replacements, self.draws, self.seed, layer, numbers])
+                    unit = digest([_FORM, identity, self.replacements, self.draws, self.seed, layer, numbers])
                     found[numbers, :, k] = _committed(folder, unit, partial(self._measured, read, layer))
                     done += 1
                     if advance is not None:
@@ -159,7 +164,27 @@ class HeadCheck:
                 bits = _kl(clean, one.float()).cpu().numpy()
                 found[k, head] = np.stack([bits.mean(1), bits[:, -1]], 1)
         together = [found[[k for k, kind in enumerate(kinds) if kind == r]].mean(0) for r in self.replacements]
+        for k, replacement in enumerate(self.replacements):
+            if not self._is_defined(read, layer, replacement):
+                together[k] = np.full_like(together[k], np.nan)
         return np.stack(together).transpose(2, 0, 1, 3)
+
+    def _is_defined(self, read: Read, layer: int, replacement: str) -> bool:
+        """Return whether the replacement of a head can differ from the head: some query has two keys, to permute two
+        keys other than token 0, for a mean pattern another text as long; for a mean output there is a second token.
+        """
+        allowed = read.allowed(layer, self.reader.window)
+        if replacement == NOTHING:
+            return True
+        if replacement == "mean_output":
+            return self.means.tokens > 1
+        if replacement == "permuted":
+            return bool((allowed[:, 1:].sum(1) > 1).any())
+        has_choice = allowed.sum(1) > 1
+        if replacement == "position_mean":
+            length = np.arange(len(allowed))[:, None] < np.array(list(self.means.different.values()))
+            has_choice &= length.sum(1) > 1
+        return bool(has_choice.any())
 
     def _draws_of(self, replacement: str) -> int:
         return self.draws if replacement == "permuted" else 1
@@ -264,16 +289,32 @@ def _committed(folder: Path | None, unit: str, compute: Callable[[], Floats]) ->
     return found
 
 
-def disagreement(scores: Mapping[str, Floats], effect: Floats) -> dict[str, Any]:
-    """Return how often a head with a striking pattern has little effect: of the heads in the top decile of each score,
-    and of any, the number whose effect is below the median effect of all heads.
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return the KL divergence in bits below which an effect is not told from rounding: of logits in float32 1e-5, in
+    half precision the distance of 1 from the next number.
+    """
+    return max(1e-5, torch.finfo(dtype).eps)
+
+
+def disagreement(scores: Mapping[str, Floats], effect: Floats, rounding: float = 0.0) -> dict[str, Any]:
+    """Return how often a head with a striking pattern has little effect: of the heads in the top decile of each score
+    and above its median, and of any, the number whose effect is below the median effect of all heads. Where no effect
+    is defined or above `rounding`, nothing can be counted, and the result is empty.
 
     Args:
         scores: scores of the heads, `(L, H)`, by name; NaN is in no decile.
-        effect: `(L, H)` effects.
+        effect: `(L, H)` effects; NaN is that of no head.
+        rounding: effects up to it are as good as 0.
     """
-    below = effect < np.median(effect)
-    striking = {name: score >= np.nanquantile(score, 0.9) for name, score in scores.items() if np.isfinite(score).any()}
+    known = np.isfinite(effect)
+    if not (effect[known] > rounding).any():
+        return {}
+    below = known & (effect < np.median(effect[known]))
+    striking = {
+        name: known & (score >= np.nanquantile(score, 0.9)) & (score > np.nanmedian(score) + EQUAL)
+        for name, score in scores.items()
+        if np.isfinite(score).any()
+    }
     if not striking:
         return {}
     either = np.any(list(striking.values()), axis=0)

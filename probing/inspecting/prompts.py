@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +97,30 @@ def _examples(texts: Texts, subset: str | Sequence[int] | None) -> list[Example]
     if isinstance(texts, Corpus):
         corpus = texts
     else:
-        given: Sequence[str | Example] = [texts] if isinstance(texts, str) else texts
+        given = _given(texts)
         corpus = Corpus(tuple(t if isinstance(t, Example) else Example(str(k), t) for k, t in enumerate(given)))
     ordinals = subset_of(corpus, subset) if len(corpus) else None
     return [corpus.examples[k] for k in (range(len(corpus)) if ordinals is None else ordinals)]
+
+
+def _given(texts: Any) -> list[str | Example]:
+    """Return texts as a list.
+
+    Raises:
+        CorpusError: they are no text, nor some texts or examples.
+    """
+    given = [texts] if isinstance(texts, str | Example) else texts
+    if isinstance(given, Iterable) and not isinstance(given, bytes | bytearray | Mapping):
+        given = list(given)
+        if all(isinstance(one, str | Example) for one in given):
+            return given
+        texts = next(one for one in given if not isinstance(one, str | Example))
+    raise CorpusError(
+        "these are no texts",
+        needed="a text, or a list of texts or examples, or a corpus",
+        found=f"{type(texts).__name__} {texts!r}"[:80],
+        next_step="give the text as a string, such as 'the old doctor'",
+    )
 
 
 def _check_length(model: LanguageModel, example: Example, one: Encoded) -> None:

@@ -103,6 +103,7 @@ class Reader:
         n_heads: number of query heads of a layer.
         size: number of features of a head.
         window: number of tokens that some layers attend within, as the configuration says; None: it says nothing.
+        has_sink: whether heads can rest on a sink that is no token, so that the weights of a query sum to less than 1.
     """
 
     model: LanguageModel
@@ -111,6 +112,7 @@ class Reader:
     n_heads: int = 0
     size: int = 0
     window: int | None = None
+    has_sink: bool = False
     _values: dict[int, Values] = field(default_factory=dict)
 
     def find_attention(self) -> None:
@@ -262,6 +264,7 @@ class Reader:
             calls = trace_calls(blocks, lambda: kept.append(self._run(inputs, [f"heads.{n}" for n in self.layers])))
         output, states = kept[0]
         patterns = self._patterns(output, self.layers)
+        self.has_sink = any(bool((1 - one.double().sum(-1) > _missing(one.dtype)).any()) for one in patterns.values())
         for layer, trace in zip(self.layers, calls, strict=True):
             for call in trace:
                 found = self._values_in(call.output, patterns[layer], states[f"heads.{layer}"])
@@ -296,6 +299,11 @@ class Reader:
 
 
 _WINDOWS = ("sliding_window", "window_size")
+
+
+def _missing(dtype: torch.dtype) -> float:
+    """Return how much of a query's weight can be missing by rounding."""
+    return max(1e-4, 4 * torch.finfo(dtype).eps)
 
 
 def _paths(trunk: HuggingFaceTrunk) -> dict[int, str]:

@@ -21,33 +21,40 @@ LARGEST = 3  # coordinates that are named
 MANY_TOKENS = 4000  # beyond which the geometry of a site is that of the first texts only
 
 
-def sites_beside(site: str, available: Sequence[str]) -> dict[str, str]:
-    """Return the sites that a site is compared with, by their part: the `previous` site of its stream, and what
-    `attention` and `mlp` added on the way from `resid.(l-1)` to `resid.l`.
+def sites_beside(site: str, asked: Sequence[str], available: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the sites that a site is compared with, by their part: the `previous` site of its stream among those that
+    are asked for, and what the `attention` and `mlp` of all blocks between `resid.k` and `resid.l` added, whose sum
+    counts. A part is left out if a site of it is not available.
     """
     at = Site.parse(site)
-    if at.layer is None or at.layer == 0:
+    if at.layer is None:
         return {}
-    before = at.layer - 1
-    wanted = {"previous": f"{at.stream}.{before}"}
+    others = [Site.parse(name) for name in asked]
+    before = [one.layer for one in others if one.stream == at.stream and one.layer is not None and one.layer < at.layer]
+    if not before:
+        return {}
+    wanted: dict[str, tuple[str, ...]] = {"previous": (f"{at.stream}.{max(before)}",)}
     if at.stream == "resid":
-        wanted |= {"attention": f"attn_out.{before}", "mlp": f"mlp_out.{before}"}
-    return {part: name for part, name in wanted.items() if name in available}
+        for part, stream in (("attention", "attn_out"), ("mlp", "mlp_out")):
+            wanted[part] = tuple(f"{stream}.{layer}" for layer in range(max(before), at.layer))
+    return {part: names for part, names in wanted.items() if set(names) <= set(available)}
 
 
 def token_columns(states: Tensor, beside: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """Return what is measured of each token's state in B texts of T tokens, as columns `(B T,)`.
 
     `norm` is the Euclidean norm; `cosine_to_previous` compares with the previous site; `attention_norm` and `mlp_norm`
-    are the sizes of what the sublayers add, `attention_cosine` and `mlp_cosine` their cosines with the state they are
-    added to. `largest_share` is the share of Σ x² in the three coordinates of largest |x|, which `coordinate_1` to
+    are the sizes of what the sublayers of all blocks since that site added, `attention_cosine` and `mlp_cosine` the
+    cosines of these sums with the state at that site.
+
+    `largest_share` is the share of Σ x² in the three coordinates of largest |x|, which `coordinate_1` to
     `coordinate_3` name; `z_1` to `z_3` are their z-scores over the coordinates of the state. `over_100_medians` and
     `over_1000_medians` count the coordinates with |x| above so many times the median |x| of all the text's tokens at
     the site; `massive` counts those with |x| > 100 and above 1,000 medians.
 
     Args:
         states: `(B, T, D)` states.
-        beside: `(B T, D)` states at the sites of `sites_beside`, by their part.
+        beside: `(B T, D)` states at the sites of `sites_beside`, summed by their part.
 
     References:
         Sun et al. 2024, Massive Activations in Large Language Models, §2 (massive). Timkey and van Schijndel 2021, All
@@ -99,8 +106,11 @@ class StateSummary:
     @property
     def needed(self) -> tuple[str, ...]:
         """Sites that have to be read."""
-        more = [name for site in self.sites for name in sites_beside(site, self.available).values()]
+        more = [name for site in self.sites for names in self._beside(site).values() for name in names]
         return tuple(dict.fromkeys((*self.sites, *more)))
+
+    def _beside(self, site: str) -> dict[str, tuple[str, ...]]:
+        return sites_beside(site, self.sites, self.available)
 
     def add(self, read: Read) -> None:
         """Add a batch."""
@@ -114,7 +124,10 @@ class StateSummary:
             "is_special": np.concatenate([prompt.encoded.special for prompt in prompts]),
         }
         for order, site in enumerate(self.sites):
-            beside = {part: flat[name] for part, name in sites_beside(site, self.available).items()}
+            beside = {
+                part: torch.stack([flat[name].double() for name in names]).sum(0)
+                for part, names in self._beside(site).items()
+            }
             columns = token_columns(read.states[site], beside)
             self.rows.append(where | {"site": site, "order": order} | columns)
         if self.kept_tokens < MANY_TOKENS:
@@ -138,8 +151,10 @@ def geometry_of(states: NDArray[Any], texts: NDArray[Any], ids: NDArray[Any]) ->
     """Return the geometry of N states, those of the texts' tokens other than token 0 and special ones.
 
     `participation_ratio` is (Σ λ)² / Σ λ² over the eigenvalues of their covariance, at most N − 1 and D. `anisotropy`
-    is the mean cosine of two tokens of different texts; `self_similarity` that of two equal tokens in different texts,
-    and `contextual_similarity` the same less anisotropy. What is not defined (one text, no token twice) is None.
+    is the mean cosine of two tokens of different texts. `self_similarity` is, for each entry of the vocabulary that
+    occurs in several texts, the mean cosine of its states in different texts, then the mean over these entries (each
+    counts once, however often it occurs); `contextual_similarity` is the same less anisotropy. What is not defined (one
+    text, no token in two texts) is None.
 
     Args:
         states: `(N, D)` states.

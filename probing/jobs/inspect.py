@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 import probing as pb
-from probing.errors import ConfigError
+from probing.errors import BadParameter, ConfigError
 from probing.jobs import MODEL_HELP, CorpusOptions, Files, Job, Many, option
 from probing.jobs.flag_values import named_pairs
 
@@ -60,11 +60,23 @@ class InspectOptions(Job):
     ) -> Inspected:
         """Load the model, with attention that returns its patterns if these are asked for, run `probing.inspect` with
         these options, write the page, and return the results. Options in a `ModelOptions` take precedence.
+
+        Raises:
+            ConfigError: heads or replacements are asked for, and neither attention nor a check.
+            BadParameter: there is no such head.
         """
         heads = [_head(name) for name in self.heads]
+        for flag, given, needed in (
+            ("--head", heads and not (self.attention or self.check), "--attention or --check"),
+            ("--replacement", self.replacements and not self.check, "--check"),
+        ):
+            if given:
+                raise ConfigError(f"{flag} says what of attention is shown or checked", needed=needed, found="neither")
         name, of_model = (model, {}) if isinstance(model, str) else (model.name, model.loaded_with())
         kind = "eager" if self.attention or self.check else None
         loaded = pb.LanguageModel.load(name, **self.given_to(pb.LanguageModel.load) | {"attention": kind} | of_model)
+        for layer, head in heads:
+            _check_head(loaded, layer, head)
         shared = {"model": loaded, "texts": texts, "to": to, "progress": None if progress else False}
         found = pb.inspect(**self.given_to(pb.inspect) | shared | own)
         page = import_module("probing.reporting.inspection_page")
@@ -116,6 +128,20 @@ class InspectJob(CorpusOptions, InspectOptions):
                 )
             found[name] = (one, other)
         return found
+
+
+def _check_head(model: pb.LanguageModel, layer: int, head: int) -> None:
+    """Refuse a head that the model does not have; of a model without known heads, `probing.inspect` says that."""
+    layers = [int(site.partition(".")[2]) for site in model.sites if site.startswith("heads.")]
+    if not layers:
+        return
+    most = model.head_size(f"heads.{layers[0] if layer not in layers else layer}").get("n_heads", 0)
+    if layer not in layers or head >= most:
+        raise BadParameter(
+            f"there is no head {layer}.{head}",
+            needed=f"a layer of {layers[0]} to {layers[-1]} and a head of 0 to {most - 1}",
+            found=f"--head {layer}.{head}",
+        )
 
 
 def _head(name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Shows an inspection: tables in the terminal, and a page that sets each attention map beside its checked effect."""
+"""Writes the page of an inspection, which sets each attention map beside its checked effect."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
 from probing.reporting.blocks import Figure, Fold, Section, Table, Words
 from probing.reporting.grids import HeatMap, map_chart
+from probing.reporting.inspection_tables import (
+    CATCHING,
+    DEFINITIONS,
+    FEW,
+    WAYS,
+    agreement,
+    differing_heads,
+    effect_of,
+    kl,
+    largest_effects,
+    least_effects,
+    rounding,
+    site_rows,
+    standing_out,
+    striking_rows,
+)
 from probing.reporting.page import rendered_sections
 from probing.reporting.sections import map_table
-from probing.reporting.tables import grid
-from probing.reporting.wording import decimal, plural
-from probing.results.inspection import CHECK_LIMITS, InspectedText, Inspection
+from probing.reporting.wording import plural
+from probing.results.inspection import SINK, InspectedText, Inspection
 from probing.system.machine import with_typed_errors
-from probing.system.screen import shown
 
 TITLES = {
     "entropy": "entropy, bits",
@@ -33,17 +46,10 @@ TITLES = {
     "previous_token": "weight on the token before",
     "same_token": "weight on the same token before",
     "induction": "weight on the token after the same token (induction)",
+    "sink_mass": "weight on the sink, which is no token",
     "sharpness": "low entropy",
 }
-WAYS = {
-    "uniform": "pattern made uniform",
-    "position_mean": "pattern replaced by its mean by position",
-    "permuted": "pattern permuted",
-    "mean_output": "output replaced by its mean",
-}
-SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
-_CATCHING = ("first_token", "punctuation", "self", "previous_token", "same_token", "induction")
-_MOST_TOKENS, _MOST_HEADS, _FEW = 48, 12, 4
+_MOST_TOKENS, _MOST_HEADS = 48, 12
 
 Heads = Sequence[tuple[int, int]]
 
@@ -99,7 +105,7 @@ def states_section(found: Inspection) -> Section:
         _site_map("Outlying coordinates", sites, labels, share, "share of Σ x² in the three largest coordinates")
     )
     figure = _figure(maps)
-    head, rows = _site_rows(found)
+    head, rows = site_rows(found)
     caption = "Each site: norms of tokens other than token 0 (median, 5 to 95 %) and of token 0, and its geometry."
     table = Table(caption, head, rows, source="inspection-sites.parquet")
     of_first = "the text" if len(found.texts) == 1 else f"the first of {len(found.texts)} texts"
@@ -117,66 +123,33 @@ def _site_map(title: str, sites: tuple[str, ...], labels: tuple[str, ...], value
     return HeatMap(title, sites, labels, values, label, "site", "token", is_upward=True)
 
 
-def _site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
-    head = ["site", "norm", "5–95 %", "token 0", "cosine before", "attention adds", "MLP adds", "top-3 share"]
-    head += ["largest coordinate", "massive: token 0", "elsewhere", "participation", "anisotropy", "in context"]
-    rows = []
-    for row in found.sites.to_dict("records"):
-        rows.append(
-            [
-                str(row["site"]),
-                _size(row["norm_median"]),
-                f"{_size(row['norm_low'])}–{_size(row['norm_high'])}",
-                _size(row["norm_first_token"]),
-                _number(row["cosine_to_previous_median"]),
-                _size(row["attention_norm_median"]),
-                _size(row["mlp_norm_median"]),
-                _number(row["largest_share_median"]),
-                str(row["largest_coordinate"]),
-                str(row["massive_first_token"]),
-                str(row["massive_elsewhere"]),
-                _size(row["participation_ratio"]),
-                _number(row["anisotropy"]),
-                _number(row["contextual_similarity"]),
-            ]
-        )
-    return head, rows
-
-
-def _number(value: Any) -> str:
-    return decimal(None if value is None or not np.isfinite(value) else float(value), 2)
-
-
-def _size(value: Any) -> str:
-    """Return a size with three figures: `0.52`, `41.8`, `22,712`."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def heads_section(found: Inspection) -> Section:
     """Return the section on all heads: maps of layer by head, the checked effect first, and a table of those that
     stand out.
     """
     of_checks = [
-        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits") for way in found.replacements
+        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits")
+        for way in found.replacements
+        if np.isfinite(found.grid(way, "kl")).any()
     ]
     of_scores = [
         _head_map(found, TITLES[score], found.grid(score), "mean over queries and texts")
-        for score in ("entropy_share", *_CATCHING)
+        for score in ("entropy_share", *CATCHING, *(("sink_mass",) if SINK in found.notes else ()))
         if np.isfinite(found.grid(score)).any()
     ]
-    head, rows = _striking_rows(found)
+    head, rows = striking_rows(found)
     caption = (
-        "The head with the largest score of each kind (of entropy the smallest), what uniform attention and the shares "
-        "‖α v W_O‖ (weighted) score there, and the KL of the output in bits when its pattern is made uniform, replaced "
-        "by its mean by position, permuted, or its output replaced by its mean."
+        "The head with the largest score of each kind (of entropy the smallest), and what uniform attention and the "
+        "shares ‖α v W_O‖ (weighted) score there."
     )
+    if found.checks is not None:
+        caption += f" KL is that of the output in bits: {'; '.join(WAYS[way] for way in found.replacements)}."
     blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
     blocks += [_figure(of_checks)] if of_checks else []
-    fold = Fold("Scores of all heads, by layer", [_figure(of_scores)])
-    title = "Heads: what catches the eye, and what it does"
-    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=[fold])
+    folds = [Fold("What each score counts", [Words("ul", DEFINITIONS)])]
+    folds += [Fold("Scores of all heads, by layer", [_figure(of_scores)])] if of_scores else []
+    title = "Heads: what catches the eye" + ("" if found.checks is None else ", and what it does")
+    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=folds)
 
 
 def _figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:
@@ -187,67 +160,6 @@ def _head_map(found: Inspection, title: str, values: NDArray[np.float64], label:
     layers = tuple(f"layer {layer}" for layer in found.layers)
     heads = tuple(str(head) for head in range(values.shape[1]))
     return HeatMap(title, layers, heads, values, label, "layer", "head", is_upward=True)
-
-
-def agreement(found: Inspection) -> list[str]:
-    """Return sentences on how often a striking pattern has little effect, or that nothing was checked."""
-    if found.checks is None:
-        return [found.limits[-1]]
-    counts = {way: by["any"] for way, by in found.disagreement.items() if by}
-    if not counts:
-        return [CHECK_LIMITS[0]]
-    few = ", ".join(f"{of['below_median']} ({WAYS[way]})" for way, of in counts.items())
-    striking = plural(next(iter(counts.values()))["striking"], "head")
-    return [
-        CHECK_LIMITS[0],
-        f"Of {striking} with a striking pattern (in the top decile of some score), these change the output less than "
-        f"the median head: {few}.",
-    ]
-
-
-def _striking_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
-    ways = found.replacements
-    head = ["score", "head", "value", "95 %", "uniform", "weighted", *(f"KL {SHORT[way]}" for way in ways)]
-    rows = []
-    for score, layer, number in _standing_out(found):
-        assert found.heads is not None  # for the reader of types
-        table = found.heads
-        of = table[(table["layer"] == layer) & (table["head"] == number) & (table["score"] == score)].iloc[0]
-        interval = f"{_number(of['low'])}–{_number(of['high'])}" if np.isfinite(of["low"]) else "–"
-        numbers = [_number(of["value"]), interval, _number(of["uniform"]), _number(of["value_weighted"])]
-        effects = [decimal(_effect(found, way, layer, number)["kl"], 4) for way in ways]
-        rows.append([score.replace("_", " "), f"{layer}.{number}", *numbers, *effects])
-    return head, rows
-
-
-def _standing_out(found: Inspection) -> list[tuple[str, int, int]]:
-    """Return, for each score, the head with its largest value (of entropy its smallest): (score, layer, head)."""
-    rows = []
-    for score in ("entropy_share", *_CATCHING):
-        values = found.grid(score)
-        values = -values if score == "entropy_share" else values
-        if np.isfinite(values).any():
-            place, head = np.unravel_index(int(np.nanargmax(values)), values.shape)
-            rows.append((score, found.layers[int(place)], int(head)))
-    return rows
-
-
-def _effect(found: Inspection, way: str, layer: int, head: int) -> dict[str, float]:
-    assert found.checks is not None  # for the reader of types: asked for only where it was measured
-    table = found.checks
-    row = table[(table["layer"] == layer) & (table["head"] == head) & (table["replacement"] == way)].iloc[0]
-    return {name: float(row[name]) for name in ("kl", "kl_low", "kl_high", "kl_last")}
-
-
-def _largest_effects(found: Inspection, count: int) -> list[tuple[int, int]]:
-    """Return the heads that move the output most in whichever way they are replaced: by the least of their effects,
-    since a single replacement can do damage where nothing is read.
-    """
-    if found.checks is None:
-        return []
-    effect = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
-    order = np.argsort(-effect, axis=None)[:count]
-    return [(found.layers[int(k) // effect.shape[1]], int(k) % effect.shape[1]) for k in order]
 
 
 def _chosen(found: Inspection, heads: Heads) -> list[tuple[int, int]]:
@@ -266,8 +178,9 @@ def _chosen(found: Inspection, heads: Heads) -> list[tuple[int, int]]:
             )
     if heads:
         return list(heads)
-    striking = [(layer, head) for _, layer, head in _standing_out(found)]
-    return list(dict.fromkeys([*_largest_effects(found, _FEW), *striking]))[:_MOST_HEADS]
+    striking = [(layer, head) for _, layer, head in standing_out(found)]
+    chosen = list(dict.fromkeys([*largest_effects(found, FEW), *striking]))[:_MOST_HEADS]
+    return chosen or [(found.layers[0], head) for head in range(min(FEW, most))]
 
 
 def maps_section(found: Inspection, heads: Heads) -> Section:
@@ -286,7 +199,11 @@ def maps_section(found: Inspection, heads: Heads) -> Section:
     cut = f", its first {_MOST_TOKENS} tokens" if len(text.tokens) > _MOST_TOKENS else ""
     about = f"Attention of “{text.text}”{cut}: a row is a token that reads, a column the token that is read"
     return Section(
-        "maps", "Attention maps beside their checked effect", about=about, claims=agreement(found)[:1], blocks=blocks
+        "maps",
+        "Attention maps" + ("" if found.checks is None else " beside their checked effect"),
+        about=about,
+        claims=agreement(found)[:1],
+        blocks=blocks,
     )
 
 
@@ -294,9 +211,12 @@ def _effect_map(found: Inspection, layer: int, head: int) -> list[HeatMap]:
     """Return a map of what the output loses when a head is replaced; none if it was not checked."""
     if found.checks is None:
         return []
-    effects = [_effect(found, way, layer, head) for way in found.replacements]
+    ways = [way for way in found.replacements if np.isfinite(effect_of(found, way, layer, head)["kl"])]
+    if not ways:
+        return []
+    effects = [effect_of(found, way, layer, head) for way in ways]
     values = np.array([[one["kl"], one["kl_last"]] for one in effects])
-    rows, title = tuple(WAYS[way] for way in found.replacements), f"What the output loses without {layer}.{head}"
+    rows, title = tuple(WAYS[way] for way in ways), f"What the output loses without {layer}.{head}"
     return [HeatMap(title, rows, ("mean", "last"), values, "KL, bits: mean over tokens, last token", is_share=True)]
 
 
@@ -306,15 +226,24 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
         return f"Head {layer}.{head} was not checked: whether its pattern matters is not known."
     parts = []
     for way in found.replacements:
-        of = _effect(found, way, layer, head)
-        ends = f" [{decimal(of['kl_low'], 4)}, {decimal(of['kl_high'], 4)}]" if np.isfinite(of["kl_low"]) else ""
-        parts.append(f"{WAYS[way]} {decimal(of['kl'], 4)}{ends} bits ({decimal(of['kl_last'], 4)} at the last token)")
-    least = np.min([found.grid(way, "kl") for way in found.replacements], axis=0)
-    effect, median = float(least[found.layers.index(layer), head]), float(np.median(least))
+        of = effect_of(found, way, layer, head)
+        if not np.isfinite(of["kl"]):
+            parts.append(f"{WAYS[way]}: not defined on these texts")
+            continue
+        ends = f" [{kl(of['kl_low'])}, {kl(of['kl_high'])}]" if np.isfinite(of["kl_low"]) else ""
+        parts.append(f"{WAYS[way]} {kl(of['kl'])}{ends} bits ({kl(of['kl_last'])} at the last token)")
+    words = f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}."
+    least = least_effects(found)
+    effect = float(least[found.layers.index(layer), head])
+    if not np.isfinite(effect):
+        return words
+    if effect <= rounding(found):
+        return f"{words} Not every replacement changes the output by more than rounding ({rounding(found):g} bits)."
+    median = float(np.nanmedian(least))
     than = "less than" if effect < median else "as much as" if effect == median else "more than"
     return (
-        f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}. Whichever way it is replaced, the output changes "
-        f"by at least {decimal(effect, 4)} bits, {than} with the median head ({decimal(median, 4)})."
+        f"{words} Whichever way it is replaced, the output changes by at least {kl(effect)} bits, {than} with the "
+        f"median head ({kl(median)})."
     )
 
 
@@ -330,19 +259,9 @@ def comparison_section(found: Inspection) -> Section:
     figure = _figure(maps)
     blocks: list[Figure | Table | Words] = [figure]
     if heads is not None:
-        rows = [
-            [
-                f"{row.layer}.{row.head}",
-                _number(row.mean_variation),
-                _number(row.largest_variation),
-                str(row.largest_at),
-            ]
-            for row in heads.nlargest(_MOST_HEADS, "mean_variation").itertuples()
-        ]
+        columns, rows = differing_heads(heads, _MOST_HEADS)
         caption = "Heads whose patterns differ most: total variation distance, mean over queries and at its largest."
-        blocks.append(
-            Table(caption, ["head", "mean", "largest", "at token"], rows, source="inspection-against-heads.parquet")
-        )
+        blocks.append(Table(caption, columns, rows, source="inspection-against-heads.parquet"))
     blocks.append(Words("p", [COMPARISON_LIMIT]))
     return Section("against", "Two texts", about=f"Compared with “{found.comparison.text.text}”", blocks=blocks)
 
@@ -351,45 +270,3 @@ COMPARISON_LIMIT = (
     "Two texts differ in all that their words bring: a distance says where they are told apart, not by what. "
     "`probing patch` tests which difference the output follows. No lens reads these states here."
 )
-
-
-def print_inspection(found: Inspection, console: Console, *, details: bool) -> None:
-    """Print an inspection: sites, the heads that stand out beside their checked effect, and what it cannot show;
-    with `details` every site, else some ten.
-    """
-    console.print(shown(repr(found), style="bold"))
-    head, rows = _site_rows(found)
-    step = 1 if details else max(1, -(-len(rows) // 10))
-    chosen = rows[::step] if (len(rows) - 1) % step == 0 else [*rows[::step], rows[-1]]
-    kept = range(len(head)) if details or console.width >= 150 else (0, 1, 2, 3, 4, 5, 6, 7)
-    _print(console, [head[k] for k in kept], [[row[k] for k in kept] for row in chosen], (0,))
-    if len(chosen) < len(rows):
-        console.print(shown(f"{plural(len(rows) - len(chosen), 'site')} more with --details", style="dim"))
-    if found.heads is not None:
-        console.print(shown("the head with the largest score of each kind, and what the output loses", style="bold"))
-        _print(console, *_striking_rows(found), (0, 1))
-        _print_effects(found, console)
-    for line in [*found.notes, *(agreement(found)[1:] if found.checks is not None else ())]:
-        console.print(shown(line))
-    console.print(shown("What this cannot show:", style="bold"))
-    for line in found.limits:
-        console.print(shown(f"- {line}"))
-
-
-def _print_effects(found: Inspection, console: Console) -> None:
-    if found.checks is None:
-        return
-    ways = found.replacements
-    rows = [
-        [f"{layer}.{head}", *(decimal(_effect(found, way, layer, head)["kl"], 4) for way in ways)]
-        for layer, head in _largest_effects(found, 2 * _FEW)
-    ]
-    console.print(shown("heads that move the output most whichever way they are replaced: KL, bits", style="bold"))
-    _print(console, ["head", *(WAYS[way] for way in ways)], rows, (0,))
-
-
-def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> None:
-    table = grid(head, texts=texts)
-    for row in rows:
-        table.add_row(*map(shown, row))
-    console.print(table)

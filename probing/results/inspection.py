@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.errors import BadParameter, unknown_name
 from probing.files.whole_files import write_atomically, write_parquet
 from probing.system.machine import with_typed_errors
 from probing.system.screen import card
@@ -37,6 +38,17 @@ CHECK_LIMITS = (
     "rests on token 0 and writes nothing must write once its pattern is uniform, though its output has no effect.",
 )
 ONE_TEXT = "One text was read, so there is no interval: how far these numbers hold for other texts is not known."
+ONE_GROUP = "The {} texts are equal or of one group, so there is no interval, as for one text."
+SINK = (
+    "Heads of this model can rest on a sink that is no token, so weights on tokens sum to less than 1: sink_mass is "
+    "the rest, entropies count the sink as one more key, and distances are over the tokens alone."
+)
+NOTHING_TO_REPLACE = (
+    "Replacement {0}: in {1} of {2} texts there is nothing to replace (too few tokens, or none as long), so its effect "
+    "is not defined there."
+)
+_TABLES = ("tokens", "sites", "heads", "patterns", "checks", "against", "against-heads")
+_FILES = ("inspection.html", *(f"inspection-{name}.parquet" for name in _TABLES))  # that some inspection has written
 
 
 @dataclass(frozen=True)
@@ -113,9 +125,21 @@ class Inspection:
     def grid(self, score: str, column: str = "value") -> NDArray[np.float64]:
         """Return a score of every head as `(L, H)`; for a name of `checks` its `kl`, if `column` is `kl` or
         `kl_last`.
+
+        Raises:
+            UnknownName: there is no such score, replacement or column.
+            BadParameter: attention was not read, or not checked.
         """
-        table, key = (self.checks, "replacement") if column.startswith("kl") else (self.heads, "score")
-        assert table is not None  # for the reader of types: asked for only where it was measured
+        is_checked = column.startswith("kl")
+        table, key = (self.checks, "replacement") if is_checked else (self.heads, "score")
+        if table is None:
+            what, needed = ("check", "check=True") if is_checked else ("attention", "attention=True")
+            raise BadParameter(f"this inspection has no {what}", needed=needed, found=f"grid({score!r}, {column!r})")
+        if score not in set(table[key]):
+            raise unknown_name(key, score, set(table[key]))
+        numbers = [name for name in table.columns if name not in ("layer", "head", key)]
+        if column not in numbers:
+            raise unknown_name("column", column, numbers)
         chosen = table[table[key] == score]
         heads = int(chosen["head"].max()) + 1
         return chosen[column].to_numpy(dtype=np.float64).reshape(len(self.layers), heads)
@@ -214,26 +238,33 @@ class Inspection:
     @with_typed_errors
     def write(self, folder: str | Path) -> list[Path]:
         """Write `inspection.json` and the tables as Parquet into a folder, each completely or not at all, and return
-        their paths.
+        their paths. Tables and the page of an earlier inspection are deleted from it.
 
         Raises:
             CannotReachFile: the folder cannot be used.
             DiskFull: there is no room.
         """
         paths = self.paths(folder)
+        for path in {*(Path(folder) / name for name in _FILES)} - {*paths[1:]}:
+            path.unlink(missing_ok=True)
         write_atomically(paths[0], (self.to_json() + "\n").encode())
         for path, table in zip(paths[1:], self.tables().values(), strict=True):
             write_parquet(table, path)
         return paths
 
     def __repr__(self) -> str:
-        attention = "no attention" if self.heads is None else f"{len(self.layers)} layers of attention"
+        attention = "no attention" if self.heads is None else f"{_count(self.layers, 'layer')} of attention"
         check = "not checked" if self.checks is None else "checked"
-        return f"Inspection of {len(self.texts):,} texts in {self.model}: {len(self.sites)} sites, {attention}, {check}"
+        texts, sites = _count(self.texts, "text"), _count(self.sites, "site")
+        return f"Inspection of {texts} in {self.model}: {sites}, {attention}, {check}"
 
     def _repr_html_(self) -> str:
         rows = [("texts", len(self.texts)), ("sites", len(self.sites)), *(("note", note) for note in self.notes)]
         return card(f"Inspection of {self.model}", [*rows, *(("cannot show", limit) for limit in self.limits)])
+
+
+def _count(some: Sized, noun: str) -> str:
+    return f"{len(some):,} {noun}" + ("" if len(some) == 1 else "s")
 
 
 def _source(row: NDArray[np.float32], tokens: Sequence[str], key: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli.commands import app
-from probing.errors import AlignmentError, BadParameter, ConfigError, CorpusError, UnknownSite, UnsupportedModel
-from probing.inspecting.states import geometry_of, token_columns
+from probing.errors import (
+    AlignmentError,
+    BadParameter,
+    ConfigError,
+    CorpusError,
+    UnknownName,
+    UnknownSite,
+    UnsupportedModel,
+)
+from probing.inspecting.states import geometry_of, sites_beside, token_columns
 from probing.jobs.inspect import InspectJob
 from probing.reporting.inspection_page import write_page
 from probing.results.inspection import ONE_TEXT
@@ -230,3 +239,100 @@ def test_a_study_looks_inside_its_model_on_its_corpus(tmp_path: Path, small_corp
     assert b'"inspect":' not in plain.recipe() and b'"inspect":' in looking.recipe()
     looking._inspect(looking.all_models(), pb.Corpus.read(small_corpus), tmp_path, False)
     assert len(json.loads((tmp_path / "inspection" / "inspection.json").read_text())["texts"]) == 3
+
+
+@pytest.mark.parametrize("sites", ["resid.0,resid.3", "resid.1,resid.3", "resid.*", "resid.2"])
+def test_a_row_is_compared_with_the_row_before_it(model: pb.LanguageModel, sites: str) -> None:
+    """What attention and MLP add is all that lies between two rows: their sum is the difference of the states."""
+    found, encoded = pb.inspect(model, SENTENCES[0], sites=sites).tokens, model.encode(SENTENCES[:1])
+    asked = list(dict.fromkeys(found["site"]))
+    rows = {site: found[found["site"] == site].reset_index() for site in asked}
+    cosine = torch.nn.functional.cosine_similarity
+    for before, site in pairwise(asked):
+        between = range(int(before[-1]), int(site[-1]))
+        names = [f"{part}.{layer}" for part in ("attn_out", "mlp_out") for layer in between]
+        states = model.states(encoded, [before, site, *names])
+        attention, mlp = (sum(states[f"{part}.{k}"][0] for k in between) for part in ("attn_out", "mlp_out"))
+        assert torch.allclose(states[before][0] + attention + mlp, states[site][0], atol=1e-3)
+        for part, added in (("attention", attention), ("mlp", mlp)):
+            assert rows[site][f"{part}_norm"].to_numpy() == pytest.approx(added.norm(dim=1).numpy(), rel=1e-4)
+            expected = cosine(added, states[before][0], dim=1).numpy()
+            assert rows[site][f"{part}_cosine"].to_numpy() == pytest.approx(expected, abs=1e-4)
+        expected = cosine(states[site][0], states[before][0], dim=1).numpy()
+        assert rows[site]["cosine_to_previous"].to_numpy() == pytest.approx(expected, abs=1e-4)
+    first = rows[asked[0]]
+    assert all(first.get(name, pd.Series([np.nan])).isna().all() for name in ("cosine_to_previous", "mlp_norm"))
+
+
+def test_sites_beside_leave_out_what_is_not_available() -> None:
+    known = ["resid.0", "resid.1", "resid.2", "attn_out.0", "attn_out.1", "mlp_out.1"]
+    assert sites_beside("resid.2", ["resid.0", "resid.2"], known) == {
+        "previous": ("resid.0",),
+        "attention": ("attn_out.0", "attn_out.1"),
+    }
+    assert sites_beside("resid.2", ["resid.2", "mlp_out.0"], known) == {}
+
+
+def test_files_of_an_earlier_run_do_not_stay(tmp_path: Path, model: pb.LanguageModel) -> None:
+    pb.inspect(model, SENTENCES[0], check=True, against=SENTENCES[0], to=tmp_path, progress=False)
+    (tmp_path / "inspection.html").write_text("old")
+    (tmp_path / "inspection-mine.parquet").write_text("mine")
+    found = pb.inspect(model, SENTENCES[1], to=tmp_path)
+    left = {path.name for path in tmp_path.glob("inspection*")}
+    assert left == {path.name for path in found.paths(tmp_path)} | {"inspection-mine.parquet"}
+
+
+def test_texts_of_one_token_have_no_medians_beside_token_0(model: pb.LanguageModel) -> None:
+    found = pb.inspect(model, ["the", "doctor"]).sites
+    assert (
+        found[[name for name in found if name.startswith("norm_") and name != "norm_first_token"]]
+        .isna()
+        .to_numpy()
+        .all()
+    )
+    assert found.filter(like="_median").isna().to_numpy().all() and found["largest_coordinate"].isna().all()
+    assert found["norm_first_token"].notna().all() and (found["tokens"] == 0).all()
+
+
+def test_self_similarity_counts_every_vocabulary_entry_once() -> None:
+    axes = np.eye(3)[[0, 0, 0, 0, 1, 2]]  # entry 7 in four texts, always alike; entry 8 in two, at a right angle
+    found = geometry_of(axes, np.array([0, 1, 2, 3, 0, 1]), np.array([7, 7, 7, 7, 8, 8]))
+    assert found["self_similarity"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("texts", [None, 5, [5], ["a", None], b"a b", {"a": 1}])
+def test_what_is_no_text_is_refused(model: pb.LanguageModel, texts: Any) -> None:
+    with pytest.raises(CorpusError, match="no texts"):
+        pb.inspect(model, texts)
+
+
+def test_options_that_cannot_be_used_are_refused_by_type(model: pb.LanguageModel) -> None:
+    for options in ({"sites": []}, {"draws": 2.5}, {"max_texts": 1.5}, {"replacements": ["uniform"]}):
+        with pytest.raises(BadParameter):
+            pb.inspect(model, SENTENCES[0], **options)  # type: ignore[arg-type]
+    with pytest.raises(BadParameter, match="against"):
+        pb.inspect(model, SENTENCES[0], against="")
+    found = pb.inspect(model, SENTENCES[0], check=True, replacements="uniform", progress=False)
+    assert found.replacements == ("uniform",)
+    for score, column in (("foo", "value"), ("self", "foo"), ("self", "kl"), ("permuted", "kl"), ("uniform", "kl_foo")):
+        with pytest.raises(UnknownName):
+            found.grid(score, column)
+    states = pb.inspect(model, SENTENCES[0])
+    for column in ("value", "kl"):
+        with pytest.raises(BadParameter, match="inspection has no"):
+            states.grid("self", column)
+
+
+def test_options_of_attention_are_refused_before_work(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"model": MODEL, "texts": SENTENCES[:1], "to": str(tmp_path / "new")}
+    for options in (
+        {"heads": ["0.0"]},
+        {"replacements": ["uniform"]},
+        {"replacements": ["uniform"], "attention": True},
+    ):
+        with pytest.raises(ConfigError, match="--check"):
+            InspectJob(**job, **options).run(progress=False)
+    for head in ("9.0", "0.99"):
+        with pytest.raises(BadParameter, match="no head"):
+            InspectJob(**job, attention=True, heads=[head]).run(progress=False)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,273 @@
+"""Rows and sentences of an inspection, for its page and the terminal, and `print_inspection`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from probing.reporting.tables import grid
+from probing.reporting.wording import decimal, plural
+from probing.results.inspection import CHECK_LIMITS, SINK, Inspection
+from probing.system.screen import shown
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+WAYS = {
+    "uniform": "pattern made uniform",
+    "position_mean": "pattern replaced by its mean by position",
+    "permuted": "pattern permuted",
+    "mean_output": "output replaced by its mean",
+}
+_EQUAL = 1e-6  # scores that differ by less are equal
+_LEAST = 6  # least width of a column of words in the terminal
+FEW = 4  # heads of largest effect that the page shows
+SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
+DEFINITIONS = (
+    "Each score is a mean over the queries of a text that may attend to at least two keys, then over texts.",
+    "Entropy is in bits; its share is that of log₂ of the number of keys that the query may attend to."
+    " Even attention has a share of 1.",
+    "Weights on token 0, on punctuation (visible, no letter or digit, not special), on the token itself and on the "
+    "token before count those queries only that may attend to such a key.",
+    "The same token, and the token after it (induction), are earlier ones only, in encoders, too: keys before the "
+    "query that are the query's token, or that follow such a token. Queries without such a key do not count.",
+    "Distance is the mean of |query − key| in tokens, its spread the standard deviation within a query.",
+)
+CATCHING = ("first_token", "punctuation", "self", "previous_token", "same_token", "induction")
+
+
+def site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
+    head = ["site", "norm", "5–95 %", "token 0", "cosine before", "attention adds", "MLP adds", "top-3 share"]
+    head += ["largest coordinate", "massive: token 0", "elsewhere", "participation", "anisotropy", "in context"]
+    rows = []
+    for row in found.sites.to_dict("records"):
+        rows.append(
+            [
+                str(row["site"]),
+                size(row["norm_median"]),
+                f"{size(row['norm_low'])}–{size(row['norm_high'])}",
+                size(row["norm_first_token"]),
+                number(row["cosine_to_previous_median"]),
+                size(row["attention_norm_median"]),
+                size(row["mlp_norm_median"]),
+                number(row["largest_share_median"]),
+                _whole(row["largest_coordinate"]),
+                str(row["massive_first_token"]),
+                str(row["massive_elsewhere"]),
+                size(row["participation_ratio"]),
+                number(row["anisotropy"]),
+                number(row["contextual_similarity"]),
+            ]
+        )
+    return head, rows
+
+
+def number(value: Any) -> str:
+    return decimal(None if value is None or not np.isfinite(value) else float(value), 2)
+
+
+def size(value: Any) -> str:
+    """Return a size with three figures: `0.52`, `41.8`, `22,712`."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _whole(value: Any) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{value:.0f}"
+
+
+def agreement(found: Inspection) -> list[str]:
+    """Return sentences on how often a striking pattern has little effect, or that nothing was checked."""
+    if found.checks is None:
+        return [found.limits[-1]]
+    effects = found.checks["kl"].to_numpy(dtype=np.float64)
+    if not np.isfinite(effects).any():
+        return [CHECK_LIMITS[0], "No effect is defined: these texts are too short for anything to be replaced."]
+    if np.nanmax(effects) <= rounding(found):
+        return [CHECK_LIMITS[0], f"No head changes the output by more than rounding ({rounding(found):g} bits)."]
+    counts = {way: by["any"] for way, by in found.disagreement.items() if by and by["any"]["striking"]}
+    if not counts:
+        return [CHECK_LIMITS[0]]
+    few = ", ".join(f"{of['below_median']} of {of['striking']} ({WAYS[way]})" for way, of in counts.items())
+    return [
+        CHECK_LIMITS[0],
+        "Of the heads with a striking pattern (in the top decile of some score, and above its median), these "
+        f"change the output less than the median head: {few}.",
+    ]
+
+
+def rounding(found: Inspection) -> float:
+    """Return the effect, in bits, up to which nothing is told from rounding."""
+    return float(found.settings.get("rounding", 0.0))
+
+
+def kl(value: float) -> str:
+    """Return an effect in bits with four decimals; a dash if it is not defined."""
+    return decimal(value if np.isfinite(value) else None, 4)
+
+
+def least_effects(found: Inspection) -> NDArray[np.float64]:
+    """Return the least effect of each head over the replacements, `(L, H)`; NaN where one of them is not defined.
+    Replacements that are defined for no head do not count.
+    """
+    effects = [found.grid(way, "kl") for way in found.replacements]
+    return np.asarray(np.min([one for one in effects if np.isfinite(one).any()] or effects, axis=0))
+
+
+def striking_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
+    ways = found.replacements
+    head = ["score", "head", "value", "95 %", "uniform", "weighted", *(f"KL {SHORT[way]}" for way in ways)]
+    rows = []
+    for score, layer, one in standing_out(found):
+        assert found.heads is not None  # for the reader of types
+        table = found.heads
+        of = table[(table["layer"] == layer) & (table["head"] == one) & (table["score"] == score)].iloc[0]
+        interval = f"{number(of['low'])}–{number(of['high'])}" if np.isfinite(of["low"]) else "–"
+        numbers = [number(of["value"]), interval, number(of["uniform"]), number(of["value_weighted"])]
+        effects = [kl(effect_of(found, way, layer, one)["kl"]) for way in ways]
+        rows.append([score.replace("_", " "), f"{layer}.{one}", *numbers, *effects])
+    return head, rows
+
+
+def standing_out(found: Inspection) -> list[tuple[str, int, int]]:
+    """Return, for each score, the head with its largest value (of entropy its smallest): (score, layer, head). Scores
+    that are equal for all heads name none.
+    """
+    rows = []
+    for score in ("entropy_share", *CATCHING, *(("sink_mass",) if SINK in found.notes else ())):
+        values = found.grid(score)
+        values = -values if score == "entropy_share" else values
+        if np.isfinite(values).any() and np.nanmax(values) > np.nanmin(values) + _EQUAL:
+            place, head = np.unravel_index(int(np.nanargmax(values)), values.shape)
+            rows.append((score, found.layers[int(place)], int(head)))
+    return rows
+
+
+def effect_of(found: Inspection, way: str, layer: int, head: int) -> dict[str, float]:
+    assert found.checks is not None  # for the reader of types: asked for only where it was measured
+    table = found.checks
+    row = table[(table["layer"] == layer) & (table["head"] == head) & (table["replacement"] == way)].iloc[0]
+    return {name: float(row[name]) for name in ("kl", "kl_low", "kl_high", "kl_last")}
+
+
+def largest_effects(found: Inspection, count: int) -> list[tuple[int, int]]:
+    """Return the heads that move the output most in whichever way they are replaced: by the least of their effects,
+    since a single replacement can do damage where nothing is read. Heads whose effect is not defined or not above
+    rounding are in no order and left out.
+    """
+    if found.checks is None:
+        return []
+    effect = least_effects(found)
+    above = np.where(effect > rounding(found), effect, -np.inf)
+    order = [k for k in np.argsort(-above, axis=None)[:count] if np.isfinite(above.flat[k])]
+    return [(found.layers[int(k) // effect.shape[1]], int(k) % effect.shape[1]) for k in order]
+
+
+def print_inspection(found: Inspection, console: Console, *, details: bool) -> None:
+    """Print an inspection: sites, the heads that stand out beside their checked effect, and what it cannot show;
+    with `details` every site, else some ten. Columns that do not fit are left out: the files have them.
+    """
+    console.print(shown(repr(found), style="bold"))
+    head, rows = site_rows(found)
+    chosen = rows if details else _some(rows)
+    _print(console, head, chosen, (0,))
+    if len(chosen) < len(rows):
+        console.print(shown(f"{plural(len(rows) - len(chosen), 'site')} more with --details", style="dim"))
+    if found.heads is not None:
+        loses = "" if found.checks is None else ", and what the output loses"
+        title = f"the head with the largest score of each kind (of entropy share the smallest){loses}"
+        console.print(shown(title, style="bold"))
+        _print(console, *striking_rows(found), (0, 1), ("weighted", "95 %", "uniform"))
+        _print_effects(found, console)
+    _print_comparison(found, console, details)
+    for line in [*found.notes, *(agreement(found)[1:] if found.checks is not None else ())]:
+        console.print(shown(line))
+    console.print(shown("What this cannot show:", style="bold"))
+    for line in found.limits:
+        console.print(shown(f"- {line}"))
+
+
+def _print_effects(found: Inspection, console: Console) -> None:
+    heads = largest_effects(found, 2 * FEW)
+    if not heads:
+        return
+    ways = [way for way in found.replacements if np.isfinite(found.grid(way, "kl")).any()]
+    rows = [
+        [f"{layer}.{head}", *(kl(effect_of(found, way, layer, head)["kl"]) for way in ways)] for layer, head in heads
+    ]
+    console.print(shown("heads that move the output most whichever way they are replaced: KL, bits", style="bold"))
+    _print(console, ["head", *(f"KL {SHORT[way]}" for way in ways)], rows, (0,))
+
+
+def _some(rows: list[list[str]]) -> list[list[str]]:
+    """Return some ten of the rows, the first and the last among them."""
+    step = max(1, -(-len(rows) // 10))
+    return rows[::step] if (len(rows) - 1) % step == 0 else [*rows[::step], rows[-1]]
+
+
+def _print_comparison(found: Inspection, console: Console, details: bool) -> None:
+    """Print how far the two texts are apart at each site, and the heads whose patterns differ most."""
+    if found.comparison is None:
+        return
+    states, heads = found.comparison.states, found.comparison.heads
+    console.print(shown(f"compared with “{found.comparison.text.text}”: where the states differ most", style="bold"))
+    rows = []
+    for site in dict.fromkeys(states["site"]):
+        at = states[states["site"] == site]
+        most = at.loc[at["relative_distance"].idxmax()]
+        medians = [number(at[name].median()) for name in ("relative_distance", "cosine")]
+        rows.append([site, *medians, str(most["span"]), number(most["relative_distance"]), number(most["cosine"])])
+    columns = ["site", "distance", "cosine", "largest at", "distance there", "cosine there"]
+    _print(console, columns, rows if details else _some(rows), (0, 3))
+    console.print(shown("medians over tokens or spans; distances are shares of the mean of both norms", style="dim"))
+    if heads is not None:
+        console.print(shown("heads whose patterns differ most (total variation)", style="bold"))
+        _print(console, *differing_heads(heads, 2 * FEW), (0,))
+
+
+def differing_heads(heads: DataFrame, count: int) -> tuple[list[str], list[list[str]]]:
+    """Return the heads whose patterns differ most between two texts, as rows of a table."""
+    rows = [
+        [f"{row.layer}.{row.head}", number(row.mean_variation), number(row.largest_variation), str(row.largest_at)]
+        for row in heads.nlargest(count, "mean_variation").itertuples()
+    ]
+    return ["head", "mean", "largest", "at token"], rows
+
+
+def _left_out(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, first: Sequence[str]) -> list[str]:
+    """Return the headings of the columns that are left out so that the others fit into a width: some of `first`, then
+    those at the right.
+    """
+    widths = {title: max(_LEAST, len(title), *(len(row[k]) for row in rows)) + 1 for k, title in enumerate(head)}
+    gone: list[str] = []
+    for title in [*first, *(one for one in reversed(head[1:]) if one not in first)]:
+        if sum(widths[one] for one in head if one not in gone) <= width + 1:
+            break
+        gone.append(title)
+    return [title for title in head if title in gone]
+
+
+def _print(
+    console: Console,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    texts: Sequence[int],
+    first: Sequence[str] = (),
+) -> None:
+    """Print a table without the columns that do not fit (see `_left_out`), and name these."""
+    gone = _left_out(head, rows, console.width, first)
+    kept = [k for k, title in enumerate(head) if title not in gone]
+    table = grid([head[k] for k in kept], texts=[i for i, k in enumerate(kept) if k in texts])
+    for column in table.columns:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*(shown(row[k]) for k in kept))
+    console.print(table)
+    if gone:
+        words = f"left out for want of room: {', '.join(gone)} (a wider terminal, or the files, have them)"
+        console.print(shown(words, style="dim"))
