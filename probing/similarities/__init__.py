@@ -246,6 +246,10 @@ def _compared(
     """Return all results of one comparison, and the drift of rows."""
     for source in (one.first, one.second):
         source.measure(advance)
+    measured = tuple((a, b) for a, b in one.pairs if a in one.first.sums and b in one.second.sums)
+    one = replace(one, pairs=measured)
+    if not measured:
+        return [], None
     shared: dict[str, Any] = {"rows": rows, "permutations": settings.permutations, "advance": advance}
     linear = linear_pairs(one.first, one.second, one.pairs, drift=one.role == "pair", **shared)
     near = mutual_neighbours(
