@@ -48,7 +48,7 @@ class SimilarityResult:
         site_a, site_b: sites of the first and of the second; "" for outputs.
         score: the measure with its 95 % interval, number of rows and unit.
         null_mean, null_bound: mean of the measure under permutation of the second store's rows, and the value that 95 %
-            of permutations do not reach; None: there is no null.
+            of permutations do not reach; None: there is no null, or (the mean of R²) it is not known.
         clusters: number of clusters that were resampled and permuted whole.
         width_a, width_b: numbers of coordinates.
         step: training step of the second store's model; None: it is not a checkpoint.

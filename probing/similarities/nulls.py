@@ -53,7 +53,7 @@ def u_centred(states: States) -> NDArray[np.float32]:
     """
     m = len(states)
     centred = states - states.mean(0, dtype=np.float64).astype(np.float32)
-    kernel = centred @ centred.T
+    kernel: NDArray[np.float32] = centred @ centred.T
     np.fill_diagonal(kernel, 0.0)
     sums = kernel.sum(1, dtype=np.float64)
     kernel -= (sums / (m - 2)).astype(np.float32)[:, None]
