@@ -41,7 +41,7 @@ class SimilarityJob(CorpusOptions):
     )
     neighbours: int = option(10, help="number of nearest neighbours")
     neighbour_rows: int = option(2000, help="random rows among which neighbours are sought")
-    permutations: int = option(99, help="permutations of each null")
+    permutations: int = option(99, help="permutations of each null, 19 or more; 0: none")
     first_token: Literal["leave-out", "keep"] = option(
         "leave-out", help="rows with token 0 of their input, where many models have states of another kind"
     )

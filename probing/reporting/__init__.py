@@ -64,11 +64,11 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
         transfer=read_cross(folder),
         failures=read_failures(folder),
-        similarity=SimilarityResults.read(folder),
+        similarity=SimilarityResults.read(folder) if folder.is_dir() else SimilarityResults(()),
         lens=read_lens(folder),
     )
     if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity or found.lens):
-        raise _no_results(str(folder / RESULTS), "no such file" if not path.is_file() else "no results in it")
+        raise _no_results(folder, "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
 
 
@@ -126,7 +126,7 @@ def write_report(
     tasks = by_task(results, analyses)
     found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks))
     if not (found.tasks or found.uses or found.transfer):
-        raise _no_results("the results", "none")
+        raise _no_results(Path("the results"), "none")
     return _written(found, to)
 
 
@@ -138,11 +138,15 @@ def _written(found: Contents, to: Path | str) -> Path:
     return path
 
 
-def _no_results(where: str, found: str) -> ConfigError:
+def _no_results(folder: Path, found: str) -> ConfigError:
+    unfinished = any((folder / "units").glob("similarity-*"))
+    if unfinished:
+        found = "parts of a run of similarity that did not end"
+    again = "run the same `probing similarity … --to` again (what is done is kept)" if unfinished else ""
     return ConfigError(
         "there are no results to report",
-        needed=f"a directory with {RESULTS}, {USE}, {PATCHING} or {LENS}",
+        needed=f"a directory with {RESULTS}, {USE}, {PATCHING}, similarity.jsonl or {LENS}",
         found=found,
-        where=where,
-        next_step="run `probing train … --to` or `probing use … --to` on that directory first",
+        where=str(folder),
+        next_step=again or "run `probing train … --to` or `probing use … --to` on that directory first",
     )

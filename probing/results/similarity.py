@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import TypeAdapter
 
-from probing.errors import DamagedUnit
+from probing.errors import CannotReachFile, DamagedUnit, UnknownName, UnknownSite
 from probing.files.whole_files import folder_locked, read_sealed, sealed, write_atomically, write_parquet
-from probing.provenance import digest
 from probing.results.probe import Score, read_lines
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class SimilarityResult:
         site_a, site_b: sites of the first and of the second; "" for outputs.
         score: the measure with its 95 % interval, number of rows and unit.
         null_mean, null_bound: mean of the measure under permutation of the second store's rows, and the value that 95 %
-            of permutations do not reach; None: there is no null.
+            of permutations do not reach; None: there is no null, or (the mean of R²) it is not known.
         clusters: number of clusters that were resampled and permuted whole.
         width_a, width_b: numbers of coordinates.
         step: training step of the second store's model; None: it is not a checkpoint.
@@ -138,14 +137,17 @@ class SimilarityResults(Sequence[SimilarityResult]):
 
     @classmethod
     def read(cls, folder: str | Path) -> SimilarityResults:
-        """Read the results and the drift in a folder; without similarity.jsonl there are none.
+        """Read the results and the drift in a folder, each once; a folder without similarity.jsonl has none.
 
         Raises:
+            CannotReachFile: there is no such folder.
             InputError: a line is not a result.
         """
         import pandas as pd
 
-        results, table = read_similarity(folder), Path(folder) / "drift.parquet"
+        if not Path(folder).is_dir():
+            raise CannotReachFile("there is no such folder", needed="a folder of results", where=str(folder))
+        results, table = still_valid(read_similarity(folder), ()), Path(folder) / "drift.parquet"
         return cls(results, pd.read_parquet(table) if results and table.is_file() else None)
 
     @overload
@@ -193,13 +195,16 @@ class SimilarityResults(Sequence[SimilarityResult]):
 
         Returns:
             Columns `first`, `second`, `site`, `form` (or `example` and `word`), `drift` and `rows`.
+
+        Raises:
+            UnknownName, UnknownSite: there is no drift of such a store or site.
         """
         import pandas as pd
 
         if self.drift is None or self.drift.empty:
             return pd.DataFrame(columns=["first", "second", "site", "form", "drift", "rows"])
-        chosen = self.drift[self.drift["second"] == (second or self.drift["second"].iloc[-1])]
-        chosen = chosen[chosen["site"] == (site or chosen["site"].iloc[-1])]
+        chosen = _those_of(self.drift, "second", second, UnknownName)
+        chosen = _those_of(chosen, "site", site, UnknownSite)
         named = bool((chosen["form"] != "").any())
         keys = ["first", "second", "site", *(["form"] if named else ["example", "word"])]
         grouped = chosen.groupby(keys, sort=False)["drift"]
@@ -212,20 +217,24 @@ class SimilarityResults(Sequence[SimilarityResult]):
         return "".join(line_of(result) + "\n" for result in self._results)
 
     def write(self, folder: str | Path) -> Path:
-        """Merge the results into similarity.jsonl and similarity.parquet of `folder`, and write drift.parquet; results
-        of other stores in these files stay.
+        """Merge the results into similarity.jsonl and similarity.parquet of `folder`, and write drift.parquet.
+
+        Results in these files stay if they are of the same first store and were made with the same options, and if
+        their measure, stores and sites are not among the new ones; all others are replaced, so that a folder never
+        mixes options and has each number once.
 
         Raises:
             InputError: a line of similarity.jsonl is not a result.
         """
         place = Path(folder)
         with folder_locked(place):
-            merged = {_key(one): one for one in (*read_similarity(place), *self._results)}
-            all_results = SimilarityResults(merged.values())
+            kept = still_valid(read_similarity(place), self._results)
+            all_results = SimilarityResults([*kept, *self._results])
             write_atomically(place / f"{NAME}.jsonl", all_results.json_lines().encode())
             write_parquet(all_results.table(), place / f"{NAME}.parquet")
-            if self.drift is not None:
-                write_parquet(_merged_drift(place / "drift.parquet", self.drift), place / "drift.parquet")
+            drift = _merged_drift(place / "drift.parquet", self.drift, kept)
+            if drift is not None:
+                write_parquet(drift, place / "drift.parquet")
         return place
 
     def plot(self) -> Any:
@@ -236,16 +245,30 @@ class SimilarityResults(Sequence[SimilarityResult]):
         return import_module("probing.reporting.similarity_sections").plot_similarity(self)
 
 
-def _merged_drift(path: Path, new: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a file that are of other stores and sites than the new rows, followed by the new rows."""
+def _those_of(drift: pd.DataFrame, column: str, name: str | None, error: type[UnknownName]) -> pd.DataFrame:
+    """Return the rows of one store or site; None: of the last."""
+    known = list(dict.fromkeys(drift[column]))
+    if name is not None and name not in known:
+        what = "store" if column == "second" else column
+        raise error(f"there is no drift of {what} {name}", needed=", ".join(known[:8]), found=name, where=column)
+    return drift[drift[column] == (name or known[-1])]
+
+
+def _merged_drift(path: Path, new: pd.DataFrame | None, kept: Iterable[SimilarityResult]) -> pd.DataFrame | None:
+    """Return the rows of a file that are of results that are kept and of no new row's stores and site, followed by the
+    new rows.
+    """
     import pandas as pd
 
     if not path.is_file():
         return new
     old, keys = pd.read_parquet(path), ["first", "second", "site"]
-    known = new[keys].drop_duplicates()
-    others = old.merge(known, on=keys, how="left", indicator=True)["_merge"].to_numpy() == "left_only"
-    return pd.concat([old[others], new], ignore_index=True) if others.any() else new
+    names = {(one.first, one.second, one.site_a) for one in kept if one.measure == PROCRUSTES}
+    if new is not None:
+        names -= set(new[keys].itertuples(index=False, name=None))
+    others = [row in names for row in old[keys].itertuples(index=False, name=None)]
+    frames = [old[others], *([] if new is None else [new])]
+    return pd.concat(frames, ignore_index=True) if any(others) else (old[others] if new is None else new)
 
 
 def drift_table(
@@ -264,23 +287,9 @@ def drift_table(
     if corpus is not None:
         pairs = zip(example.tolist(), word.tolist(), strict=True)
         forms = [corpus.examples[e].forms[w] if w >= 0 else str(corpus.examples[e].id) for e, w in pairs]
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "first": first,
-                    "second": second,
-                    "site": site,
-                    "example": example,
-                    "word": word,
-                    "form": forms,
-                    "drift": values,
-                }
-            )
-            for site, values in drift.items()
-        ],
-        ignore_index=True,
-    )
+    names, rows = {"first": first, "second": second}, {"example": example, "word": word, "form": forms}
+    tables = [pd.DataFrame({**names, "site": site, **rows, "drift": values}) for site, values in drift.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def joined_drift(frames: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
@@ -318,11 +327,51 @@ def committed(folder: Path | None, unit: str, compute: Callable[[], Compared]) -
     return results, drift
 
 
+_SHARED_OPTIONS = ("root_seed", "permutations", "outliers", "first_token", "resample_by", "version")
+_OWN_OPTIONS = {
+    NEIGHBOURS: ("neighbours", "neighbour_rows"),
+    TRANSFER: ("task", "probe"),
+    OUTPUT_KL: ("kl_texts",),
+}
+
+
+def still_valid(older: Iterable[SimilarityResult], newer: Sequence[SimilarityResult]) -> list[SimilarityResult]:
+    """Return the older results that can stand beside newer ones, each once: of the same first store, of stores of the
+    same content where names are the same, made with the same options, and not made anew.
+    """
+    if not newer:
+        return list({_key(one): one for one in older}.values())
+    made = {_key(one) for one in newer}
+    contents = {(one.role, one.second): one.provenance.get("content_id_b") for one in newer}
+    of_measure = {one.measure: _options(one) for one in newer}
+    shared = _options(newer[0])[: len(_SHARED_OPTIONS)]
+    first = _first(newer[0])
+    kept = {}
+    for one in older:
+        theirs = one.provenance.get("content_id_b")
+        is_same = _first(one) == first and contents.get((one.role, one.second), theirs) == theirs
+        options = _options(one)
+        is_alike = of_measure.get(one.measure, options) == options and options[: len(shared)] == shared
+        if is_same and is_alike and _key(one) not in made:
+            kept[_key(one)] = one
+    return list(kept.values())
+
+
+def _first(result: SimilarityResult) -> tuple[str, Any]:
+    """Return the name of the first store (without the half of its coordinates) and what is in it."""
+    name = result.first.removesuffix(", half 1") if result.role == "ceiling" else result.first
+    return name, result.provenance.get("content_id_a")
+
+
+def _options(result: SimilarityResult) -> tuple[Any, ...]:
+    """Return the options on which a result depends."""
+    names = (*_SHARED_OPTIONS, *_OWN_OPTIONS.get(result.measure, ()))
+    return tuple(result.provenance.get(name) for name in names)
+
+
 def _key(result: SimilarityResult) -> tuple[str, ...]:
-    """Return everything that entered a result."""
-    made = digest({key: value for key, value in result.provenance.items() if not key.endswith("_facts")})
-    names = (result.measure, result.role, result.first, result.second, result.site_a, result.site_b)
-    return made, *names, result.task, result.probe, result.probe_measure
+    """Return what a result is of: in a folder there is one result of each."""
+    return result.measure, result.role, result.first, result.second, result.site_a, result.site_b
 
 
 def line_of(result: SimilarityResult) -> str:

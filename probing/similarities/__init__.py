@@ -27,6 +27,15 @@ from probing.results.similarity import (
     joined_drift,
 )
 from probing.seeds import generator
+from probing.similarities.checks import (
+    named,
+    opened,
+    refuse_no_sites,
+    refuse_store,
+    refuse_trained,
+    refuse_values,
+    refuse_without_corpus,
+)
 from probing.similarities.linear import Found, LinearPair, linear_pairs
 from probing.similarities.neighbours import MutualNeighbours, mutual_neighbours, sampled_rows
 from probing.similarities.rows import SharedRows, shared_rows
@@ -94,13 +103,14 @@ def similarity(
 
     Measures are debiased linear CKA, mutual nearest neighbours, held-out Procrustes R², and if asked for the transfer
     of probes and the KL divergence of outputs. Each has an interval from resampling clusters and a null from permuting
-    the rows of the other store by whole clusters. Random halves of the first store's coordinates are compared as a
+    the rows of the other store by whole clusters; that of CKA is of all coordinates on at most about 1,500 rows, and R²
+    has a bound alone. Random halves of the first store's coordinates are compared as a
     ceiling, and its untrained twin as a floor. States are read in blocks and never all at once.
 
     Args:
         first: a store, or its directory.
         others: the stores it is compared with, such as checkpoints of its training; all have the same rows.
-        twin: store of the untrained twin of the first store's model.
+        twin: store of the untrained twin of the first store's model; refused if it is recorded as trained.
         sites: shell-style patterns of the sites of every store.
         pairs: `all` pairs of sites, or sites of the `same` name; `auto`: all if there is one other store.
         corpus: the corpus of the stores; needed for `task`, `models` and `resample_by="document"`, and for the forms
@@ -112,26 +122,35 @@ def similarity(
         resample_by: cluster that is resampled and permuted whole: `sentence` (an example of the corpus) or `document`.
         neighbours: number of nearest neighbours k.
         neighbour_rows: number of random rows among which neighbours are sought.
-        permutations: number of permutations of each null.
+        permutations: number of permutations of each null, 19 or more; 0: no null.
         first_token: whether rows that contain token 0 of the input are left out (not of whole sentences).
         outliers: `apart`: CKA is also given without outlier coordinates; `leave-out`: no measure of states reads them.
         root_seed: root of every random draw.
-        to: folder for similarity.jsonl, similarity.parquet, drift.parquet, and the units by which a killed run resumes.
+        to: folder for similarity.jsonl, similarity.parquet, drift.parquet, and the units by which a killed run resumes;
+            results there of another first store or of other options are replaced.
         progress: whether progress is shown; None: if there is a terminal.
 
     Raises:
-        ProvenanceMismatch: stores differ in their rows, or are not of the corpus or the models given.
-        DegenerateDesign: there are too few rows or clusters.
+        ProvenanceMismatch: stores differ in their rows, or are not of the corpus or the models given; or the twin is
+            recorded as trained.
+        DegenerateDesign: there are too few rows or clusters, or states of a site do not vary.
         UnknownSite: a store lacks a site, or no site has the same name in two stores.
         NonFiniteStates: states are NaN or infinite.
         UnsupportedModel: a model does not predict the next token.
         UnknownName, BadParameter: a name or parameter is wrong.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
+    if not others:
+        raise BadParameter("one store alone has nothing to be compared with", needed="two stores or more", found="one")
     folder = target_of(to)
-    _check_options(others, corpus, task, models, resample_by)
-    _check_values(
-        {"permutations": (permutations, 0), "kl_texts": (kl_texts, 2)},
+    refuse_values(
+        {
+            "permutations": (permutations, 0),
+            "kl_texts": (kl_texts, 2),
+            "neighbours": (neighbours, 1),
+            "neighbour_rows": (neighbour_rows, 2),
+            "root_seed": (root_seed, 0),
+        },
         {
             "pairs": (pairs, ("auto", "all", "same")),
             "resample_by": (resample_by, ("sentence", "document")),
@@ -139,8 +158,12 @@ def similarity(
             "outliers": (outliers, ("apart", "leave-out")),
         },
     )
-    stores = _named([first, *others])
-    twins = {} if twin is None else {"untrained twin": _opened(twin)}
+    refuse_without_corpus(corpus, task, probe, models, resample_by)
+    refuse_no_sites(sites)
+    refuse_store(folder)
+    stores = named([first, *others])
+    twins = {} if twin is None else {"untrained twin": opened(twin)}
+    is_known = refuse_trained(twins)
     if corpus is not None:
         for store in (*stores.values(), *twins.values()):
             refuse_other_corpus(store, corpus)
@@ -168,7 +191,7 @@ def similarity(
             results += found
             frames += [] if drift is None else [drift]
             one.second.sums.clear()
-    done = SimilarityResults(results, joined_drift(frames), _remarks(rows, stores, settings))
+    done = SimilarityResults(results, joined_drift(frames), _remarks(rows, stores, settings, is_known))
     if folder is not None:
         done.write(folder)
     return done
@@ -183,44 +206,6 @@ class _Counter:
     def __call__(self) -> None:
         self._done += 1
         self._update(self._done, self._total)
-
-
-def _check_options(
-    others: Sequence[Any], corpus: Corpus | None, task: str | None, models: Any, resample_by: str
-) -> None:
-    """Refuse a comparison with nothing, and options that need the corpus without it."""
-    if not others:
-        raise BadParameter("one store alone has nothing to be compared with", needed="two stores or more", found="one")
-    needing = {"task": task, "models": models, "resample_by=document": resample_by == "document" or None}
-    for name in (name for name, value in needing.items() if value is not None and corpus is None):
-        raise BadParameter(f"{name} needs the corpus", needed="the corpus of the stores", found="none", where=name)
-
-
-def _check_values(counts: Mapping[str, tuple[int, int]], names: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
-    """Refuse numbers below their least value, and names that are none of those allowed."""
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(value), where=name)
-    for name, (chosen, allowed) in names.items():
-        if chosen not in allowed:
-            raise BadParameter(f"{name} is wrong", needed=" or ".join(allowed), found=str(chosen), where=name)
-
-
-def _opened(store: Store | str | Path) -> Any:
-    return Store.open(store) if isinstance(store, str | Path) else store
-
-
-def _named(stores: Sequence[Store | str | Path]) -> dict[str, Any]:
-    """Return the stores by the names of their folders, with the parent's name, or a number, where names are equal."""
-    opened = [_opened(store) for store in stores]
-    paths = [Path(store.path) for store in opened]
-    names = [path.name for path in paths]
-    if len(set(names)) < len(names):
-        names = ["/".join(path.parts[-2:]) for path in paths]
-    found: dict[str, Any] = {}
-    for name, store in zip(names, opened, strict=True):
-        found[name if name not in found else f"{name} ({len(found) + 1})"] = store
-    return found
 
 
 def _provenance(one: Comparison, settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +231,10 @@ def _compared(
     """Return all results of one comparison, and the drift of rows."""
     for source in (one.first, one.second):
         source.measure(advance)
+    measured = tuple((a, b) for a, b in one.pairs if a in one.first.sums and b in one.second.sums)
+    one = replace(one, pairs=measured)
+    if not measured:
+        return [], None
     shared: dict[str, Any] = {"rows": rows, "permutations": settings.permutations, "advance": advance}
     linear = linear_pairs(one.first, one.second, one.pairs, drift=one.role == "pair", **shared)
     near = mutual_neighbours(
@@ -382,11 +371,17 @@ class _Behaviour:
         return [_with(common, OUTPUT_KL, found.found, found.tokens, "bits per token", higher_is_better=False)]
 
 
-def _remarks(rows: SharedRows, stores: Mapping[str, Any], settings: Settings) -> list[str]:
+def _remarks(rows: SharedRows, stores: Mapping[str, Any], settings: Settings, is_twin_known: bool) -> list[str]:
     """Return sentences on what was left out and in what the stores differ."""
     found = []
     if rows.first_tokens:
         found.append(f"{rows.first_tokens:,} rows are left out, since they contain token 0 of their input")
+    if not rows.knows_tokens:
+        found.append("the stores do not say which rows contain token 0 of their input: such rows are not left out")
+    if not is_twin_known:
+        found.append(
+            "whether the model of the twin is untrained is not recorded in its store: the floor rests on your word"
+        )
     pooled = {name: str(store.identity["extraction"]["rows"]) for name, store in stores.items()}
     if len(set(pooled.values())) > 1:
         ways = ", ".join(f"{name} {how}" for name, how in pooled.items())

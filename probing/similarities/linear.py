@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from probing.similarities.nulls import cka_nulls, r2_nulls
 from probing.similarities.rows import Floats, Ints, SharedRows
 from probing.similarities.sums import Pair, SiteSums, Source, States, block_rows, hsic, hsic_derivatives, row_products
 
@@ -18,7 +19,9 @@ _GROUP_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Found:
-    """Holds one measure of a pair of sites: value, 95 % interval, and mean and 95 % bound under permutation."""
+    """Holds one measure of a pair of sites: value, 95 % interval, and mean and 95 % bound under permutation; None: not
+    known.
+    """
 
     value: float
     low: float
@@ -101,15 +104,13 @@ def linear_pairs(
         for pair, one in _rows_of(first, second, group, rows, halves, drift=drift):
             found[pair] = one
             advance()
-    nulls = _nulls(first, second, pairs, rows, permutations) if permutations else {}
-    for pair, (cka, r2) in nulls.items():
-        one = found[pair]
-        one.cka, one.procrustes = _with_null(one.cka, cka), _with_null(one.procrustes, r2)
+    if permutations:
+        cka, r2 = (null(first, second, pairs, rows, permutations) for null in (cka_nulls, r2_nulls))
+        for pair, one in found.items():
+            mean, bound = float(cka[pair].mean()), upper_bound(cka[pair])
+            one.cka = replace(one.cka, null_mean=mean, null_bound=bound)
+            one.procrustes = replace(one.procrustes, null_bound=upper_bound(r2[pair]))
     return found
-
-
-def _with_null(found: Found, samples: Floats) -> Found:
-    return Found(found.value, found.low, found.high, float(samples.mean()), upper_bound(samples))
 
 
 def upper_bound(samples: Floats) -> float:
@@ -187,8 +188,8 @@ def _rows_of(
             for h in (0, 1):  # the rows of a half are put in place by the map of the other half
                 train, at = 1 - h, part.start + chosen[h]
                 put, there = split_x[a][h] @ rotations[a, b][train], split_y[b][h]
-                shift_x = (of_a.half_means[train] - of_a.mean).astype(np.float32) @ rotations[a, b][train]
-                shift_y = (of_b.half_means[train] - of_b.mean).astype(np.float32)
+                shift_x = of_a.away[train].astype(np.float32) @ rotations[a, b][train]
+                shift_y = of_b.away[train].astype(np.float32)
                 match = row_products(put, there) - put @ shift_y - there @ shift_x + float(shift_x @ shift_y)
                 scale = maps[a, b][train].scale
                 errors[a, b][at] = of_b.across[at] - 2.0 * scale * match + scale**2 * of_a.across[at]
@@ -201,8 +202,8 @@ def _rows_of(
 
 def _half_map(a: SiteSums, b: SiteSums, cross: Floats, half: int, counts: Ints) -> Map:
     """Return the map that is fitted on one half of the rows, about the means of that half."""
-    away_a, away_b = a.half_means[half] - a.mean, b.half_means[half] - b.mean
-    return Map.fitted(cross[half] - counts[half] * np.outer(away_a, away_b), float(a.energies[half]))
+    about_half = cross[half] - counts[half] * np.outer(a.away[half], b.away[half])
+    return Map.fitted(about_half, float(a.energies[half]))
 
 
 def _measured(
@@ -226,16 +227,24 @@ def _measured(
     low, high = rows.interval(derivatives, cka_of)
     r2_low, r2_high = rows.interval(r2_sums, lambda sums: 1.0 - sums["error"] / np.maximum(sums["all"], 1e-300))
     return LinearPair(
-        Found(value, max(-1.0, low), min(1.0, high)),
-        Found(float(r2), r2_low, min(1.0, r2_high)),
+        Found(value, *around(value, low, high, least=-1.0)),
+        Found(float(r2), *around(float(r2), r2_low, r2_high)),
         ratio((cross**2).sum(), (a.cross**2).sum(), (b.cross**2).sum()),
         _without_outliers(a, b, cross),
     )
 
 
+def around(value: float, low: float, high: float, *, least: float = -math.inf) -> tuple[float, float]:
+    """Return an interval that contains the value and lies between `least` and 1; an end that is not a number becomes
+    the widest one.
+    """
+    ends = (least if math.isnan(low) else max(least, low), 1.0 if math.isnan(high) else min(1.0, high))
+    return min(ends[0], value), max(ends[1], value)
+
+
 def ratio(xy: float, xx: float, yy: float) -> float:
-    """Return xy / √(xx yy); 0 if a side is constant."""
-    return float(xy / math.sqrt(xx * yy)) if xx > 0 and yy > 0 else 0.0
+    """Return xy / √(xx yy), from -1 to 1 whatever the rounding; 0 if a side is constant."""
+    return float(np.clip(xy / math.sqrt(xx * yy), -1.0, 1.0)) if xx > 0 and yy > 0 else 0.0
 
 
 def _without_outliers(a: SiteSums, b: SiteSums, cross: Floats) -> float | None:
@@ -247,71 +256,3 @@ def _without_outliers(a: SiteSums, b: SiteSums, cross: Floats) -> float | None:
         hsic(a.cross[np.ix_(a.kept, a.kept)], k, k),
         hsic(b.cross[np.ix_(b.kept, b.kept)], l, l),
     )
-
-
-def _nulls(
-    first: Source, second: Source, pairs: Sequence[Pair], rows: SharedRows, count: int
-) -> dict[Pair, tuple[Floats, Floats]]:
-    """Return CKA and R² `(P,)` under P permutations of the second store's rows, by pair.
-
-    They are computed on the first principal components of each site. HSIC has mean 0 under permutation whatever the
-    states, and its spread is √(Σλ² Σμ²) up to a factor of n alone, so that of all components follows from the share of
-    Σλ² that these have. R² of fewer components is nearer to 0 from below, so that its bound is never too low.
-    """
-    scaled = {pair: _null_scale(first.sums[pair[0]], second.sums[pair[1]]) for pair in pairs}
-    halves = [np.flatnonzero(rows.half == h) for h in (0, 1)]
-    ours, theirs = (
-        _Stacked(source, [pair[side] for pair in pairs], halves) for side, source in enumerate((first, second))
-    )
-    samples = {pair: np.empty((2, count)) for pair in pairs}
-    n, constant = len(rows), np.outer(ours.norms.sum(0), theirs.norms.sum(0)) / ((len(rows) - 1) * (len(rows) - 2))
-    for draw, permutation in enumerate(rows.permutations(count)):
-        crosses = _products(ours, theirs, pairs, [permutation[half] for half in halves])
-        apart = constant - n / (n - 2) * (ours.norms.T @ theirs.norms[permutation])
-        for a, b in pairs:
-            cross = crosses[a, b]
-            square = float((cross.sum(0) ** 2).sum()) + apart[ours.place[a], theirs.place[b]]
-            samples[a, b][0, draw] = square * scaled[a, b]
-            samples[a, b][1, draw] = _null_r2(first.sums[a], second.sums[b], cross)
-    return {pair: (both[0], both[1]) for pair, both in samples.items()}
-
-
-class _Stacked:
-    """Holds the projected states of several sites side by side, of all rows and of each half."""
-
-    def __init__(self, source: Source, sites: Sequence[str], halves: Sequence[Ints]) -> None:
-        self.place = {site: at for at, site in enumerate(dict.fromkeys(sites))}
-        parts = [source.sums[site].projected for site in self.place]
-        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
-        self.columns = {site: slice(ends[at], ends[at + 1]) for site, at in self.place.items()}
-        self.states = np.concatenate(parts, axis=1)
-        self.halves = [self.states[half] for half in halves]
-        self.norms = np.stack([row_products(part, part) for part in parts], axis=1)
-
-
-def _products(ours: _Stacked, theirs: _Stacked, pairs: Sequence[Pair], moved: Sequence[Ints]) -> dict[Pair, Floats]:
-    """Return X'Y `(2, r, r)` of projected states in each half, for each pair; `moved` are the rows of Y that are
-    matched with each half of X.
-    """
-    halves = [(x, theirs.states[rows]) for x, rows in zip(ours.halves, moved, strict=True)]
-    if len(pairs) == len(ours.place) * len(theirs.place):
-        whole = np.stack([x.T @ y for x, y in halves]).astype(np.float64)
-        return {(a, b): whole[:, ours.columns[a], theirs.columns[b]] for a, b in pairs}
-    return {
-        (a, b): np.stack([x[:, ours.columns[a]].T @ y[:, theirs.columns[b]] for x, y in halves]).astype(np.float64)
-        for a, b in pairs
-    }
-
-
-def _null_scale(a: SiteSums, b: SiteSums) -> float:
-    """Return the factor from HSIC of projected states to CKA of whole ones."""
-    captured = math.sqrt(a.captured * b.captured)
-    return ratio(1.0, a.own_hsic, b.own_hsic) / captured if captured > 0 else 0.0
-
-
-def _null_r2(a: SiteSums, b: SiteSums, cross: Floats) -> float:
-    """Return the held-out R² of maps fitted on each half, from X'Y `(2, r, r)` of permuted rows."""
-    u, s, vt = np.linalg.svd(cross, full_matrices=False)
-    maps, scales = u @ vt, s.sum(1) / np.maximum(a.energies, 1e-300)
-    gained = [2.0 * scales[1 - h] * (maps[1 - h] * cross[h]).sum() - scales[1 - h] ** 2 * a.energies[h] for h in (0, 1)]
-    return float(sum(gained) / max(b.energies.sum(), 1e-300))

@@ -36,6 +36,7 @@ class SharedRows:
         unit: kind of a cluster: `sentence` or `document`.
         first_tokens: number of rows left out because they contain token 0 of their input.
         seed: root of every random draw.
+        knows_tokens: whether it is known which rows contain token 0, or they are not to be left out.
     """
 
     index: Ints
@@ -46,6 +47,7 @@ class SharedRows:
     unit: str
     first_tokens: int
     seed: int
+    knows_tokens: bool = True
 
     def __len__(self) -> int:
         return len(self.index)
@@ -155,11 +157,13 @@ def shared_rows(
     for other_name, other in others:
         _refuse_other_rows(name, first, other_name, other)
     rows = first.rows
-    kept = np.ones(len(rows.example), bool)
+    kept, knows_tokens = np.ones(len(rows.example), bool), True
     if first_token == "leave-out" and _scope(first) in ("word", "piece", "position", "sequence"):
         starts = [np.asarray(s.rows.piece_start) for s in stores.values() if hasattr(s.rows, "piece_start")]
-        has_first = np.any([start == 0 for start in starts], axis=0) if starts else ~kept
-        kept = kept if has_first.all() else ~has_first
+        recorded = [start for start in starts if start.any()]  # imported rows without tokens have zeros
+        knows_tokens = bool(recorded)
+        kept = ~np.any([start == 0 for start in recorded], axis=0) if recorded else kept
+        kept = kept if kept.any() else ~kept
     index = np.flatnonzero(kept)
     example = np.asarray(rows.example)[index]
     unit_of = corpus.units[example] if corpus is not None and resample_by == "document" else example
@@ -175,7 +179,7 @@ def shared_rows(
         )
     half = (generator(seed, "halves").permutation(count) % 2).astype(np.int64)[groups]
     word = np.asarray(rows.word)[index]
-    return SharedRows(index, example, word, groups, half, resample_by, int((~kept).sum()), seed)
+    return SharedRows(index, example, word, groups, half, resample_by, int((~kept).sum()), seed, knows_tokens)
 
 
 def _scope(store: Any) -> str:
@@ -184,9 +188,12 @@ def _scope(store: Any) -> str:
 
 def _refuse_other_rows(name: str, first: Any, other_name: str, other: Any) -> None:
     """Refuse two stores that are of different corpora or kinds of rows, or that differ in a row."""
+    subsets = [_corpus_of(store, "subset") for store in (first, other)]
+    if None in subsets and len(first.rows.example) == len(other.rows.example):
+        subsets = [None, None]  # imported, or of the whole corpus: the rows themselves are compared below
     facts: tuple[tuple[str, Any, Any], ...] = (
         ("corpus", _corpus_of(first, "fingerprint"), _corpus_of(other, "fingerprint")),
-        ("subset of the corpus", _corpus_of(first, "subset"), _corpus_of(other, "subset")),
+        ("subset of the corpus", *subsets),
         ("kind of rows", _scope(first), _scope(other)),
         ("positions", getattr(first, "position_names", ()), getattr(other, "position_names", ())),
         ("number of rows", len(first.rows.example), len(other.rows.example)),
@@ -228,6 +235,8 @@ def _corpus_of(store: Any, key: str) -> Any:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_brief(one)}" for key, one in list(value.items())[:3])
     text = ", ".join(map(str, value[:5])) if isinstance(value, tuple | list) else str(value)
     return text[:12] + "…" if len(text) == 64 else text[:80] or "none"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import NonFiniteStates, UnknownSite
+from probing.errors import DegenerateDesign, NonFiniteStates, UnknownSite
 from probing.models.site import select_sites
 from probing.results.similarity import Role
 from probing.seeds import generator
@@ -21,6 +21,7 @@ OUTLIER_SDS = 6.0
 _BLOCK_BYTES = 96 << 20
 _PROJECTED_BYTES = 256 << 20
 _MOST_COMPONENTS, _LEAST_COMPONENTS = 16, 8
+_NO_SPREAD = 1e-6  # unbiased HSIC of a site with itself, as a share of the biased one, that is 0 up to rounding
 
 
 @dataclass(eq=False)
@@ -29,7 +30,9 @@ class SiteSums:
 
     Attributes:
         mean: `(D,)` mean state.
-        half_means: `(2, D)` means of the two halves of the rows.
+        scale: largest range of a coordinate. All other sums are of states divided by it, which no measure depends on:
+            so they are far from the largest and the smallest number of float32.
+        away: `(2, D)` means of the two halves of the rows, about the mean.
         cross: `(D, D)` sum of outer products of states about the mean.
         norms: `(N,)` squared distances from the mean.
         energies: `(2,)` for each half, sum of squared distances from the mean of that half.
@@ -38,11 +41,11 @@ class SiteSums:
         outlier_norms: `(N,)` the part of `norms` in those coordinates.
         derivatives: `(S,)` derivative of the site's own HSIC by the weight of each cluster.
         projected: `(N, r)` states about the mean on the first principal components.
-        captured: share of Σλ² of those components.
     """
 
     mean: Floats
-    half_means: Floats
+    scale: float
+    away: Floats
     cross: Floats
     norms: Floats
     energies: Floats
@@ -51,7 +54,6 @@ class SiteSums:
     outlier_norms: Floats
     derivatives: Floats
     projected: States
-    captured: float
 
     @property
     def width(self) -> int:
@@ -122,6 +124,7 @@ class Source:
         sites: names of the sites.
         rows: the shared rows.
         leaves_out: whether outlier coordinates are left out when a site is measured.
+        passes_over: whether sites with states that do not vary are left unmeasured (else they are refused).
         sums: by site, filled by `measure`.
     """
 
@@ -134,10 +137,11 @@ class Source:
         columns: Mapping[str, Ints] | None = None,
         *,
         leave_out: bool = False,
+        pass_over: bool = False,
     ) -> None:
         self.name, self.store, self.sites, self.rows = name, store, tuple(sites), rows
         self.sums: dict[str, SiteSums] = {}
-        self.leaves_out = leave_out
+        self.leaves_out, self.passes_over = leave_out, pass_over
         self._columns = dict(columns or {})
 
     def width(self, site: str) -> int:
@@ -162,50 +166,75 @@ class Source:
                 next_step="leave the site out, or extract again in float32",
             )
 
+    def _constant(self, site: str, found: str) -> DegenerateDesign:
+        return DegenerateDesign(
+            "states that do not vary cannot be compared",
+            needed="states that differ between rows",
+            found=found,
+            where=f"store {self.name}, site {site}",
+            next_step="leave the site out (sites)",
+        )
+
     def centred(self, site: str, rows: Any) -> States:
-        """Return states `(N, D)` of some rows about the mean of all rows; the site must have been measured."""
-        return self.read(site, rows) - self.sums[site].mean.astype(np.float32)
+        """Return states `(N, D)` of some rows about the mean of all rows, over `SiteSums.scale`; the site must have
+        been measured.
+        """
+        return _about(self.read(site, rows), self.sums[site].mean, self.sums[site].scale)
 
     def measure(self, advance: Callable[[], None]) -> None:
         """Read every site three times and fill `sums`: means; second moments; row sums.
 
         Raises:
             NonFiniteStates: states are NaN or infinite.
+            DegenerateDesign: states do not vary, unless `passes_over`.
         """
         for site in self.sites:
             if site not in self.sums:
-                found = self._measured(site)
-                if self.leaves_out and len(found.outliers):
-                    known = self._columns.get(site, np.arange(self.width(site)))
-                    self._columns[site] = known[found.kept]
-                    found = self._measured(site)
-                self.sums[site] = found
+                try:
+                    self.sums[site] = self._measured_without_outliers(site)
+                except DegenerateDesign:
+                    if not self.passes_over:
+                        raise
                 advance()
+
+    def _measured_without_outliers(self, site: str) -> SiteSums:
+        found = self._measured(site)
+        if self.leaves_out and len(found.outliers):
+            known = self._columns.get(site, np.arange(self.width(site)))
+            self._columns[site] = known[found.kept]
+            found = self._measured(site)
+        return found
 
     def _measured(self, site: str) -> SiteSums:
         rows, width = self.rows, self.width(site)
         parts = list(rows.parts(block_rows([width])))
         counts = np.bincount(rows.half, minlength=2)
-        totals = np.zeros((2, width))
+        totals, ends = np.zeros((2, width)), np.array([[np.inf], [-np.inf]]).repeat(width, 1)
         for part in parts:
             states, half = self.read(site, part), rows.half[part]
             added = np.stack([states[half == h].sum(0, dtype=np.float64) for h in (0, 1)])
             if not np.isfinite(added).all():
                 self._check(site, part, states)
             totals += added
-        mean, half_means = totals.sum(0) / len(rows), totals / counts[:, None]
+            ends = np.stack([np.minimum(ends[0], states.min(0)), np.maximum(ends[1], states.max(0))])
+        mean, scale = totals.sum(0) / len(rows), float((ends[1] - ends[0]).max())
+        if not scale > 0:
+            raise self._constant(site, "all rows have the same state")
+        away = (totals / counts[:, None] - mean) / scale
         cross, norms = np.zeros((width, width)), np.empty(len(rows))
         for part in parts:
-            states = self.read(site, part) - mean.astype(np.float32)
+            states = _about(self.read(site, part), mean, scale)
             cross += states.T @ states
             norms[part] = row_products(states, states)
-        away = half_means - mean
-        values, vectors = np.linalg.eigh(cross)
+        if hsic(cross, norms, norms) <= _NO_SPREAD * (cross**2).sum():
+            raise self._constant(site, "all rows but one or two have the same state")
+        vectors = np.linalg.eigh(cross)[1]
         count = components(len(rows), len(self.sites), width)
         sds = np.sqrt(np.maximum(np.diag(cross), 0.0))
         found = SiteSums(
             mean=mean,
-            half_means=half_means,
+            scale=scale,
+            away=away,
             cross=cross,
             norms=norms,
             energies=np.array([norms[rows.half == h].sum() - counts[h] * away[h] @ away[h] for h in (0, 1)]),
@@ -214,12 +243,11 @@ class Source:
             outlier_norms=np.zeros(len(rows)),
             derivatives=np.empty(0),
             projected=np.empty((len(rows), count), np.float32),
-            captured=float((values[-count:] ** 2).sum() / max((values**2).sum(), 1e-300)),
         )
         products = np.empty(len(rows))
         narrow, basis = cross.astype(np.float32), vectors[:, -count:].astype(np.float32)
         for part in parts:
-            states = self.read(site, part) - mean.astype(np.float32)
+            states = _about(self.read(site, part), mean, scale)
             other = away[1 - rows.half[part]]
             shift = (states @ away.T.astype(np.float32))[np.arange(len(states)), 1 - rows.half[part]]
             found.across[part] = norms[part] - 2.0 * shift + (other**2).sum(1)
@@ -229,6 +257,11 @@ class Source:
                 found.outlier_norms[part] = (states[:, found.outliers].astype(np.float64) ** 2).sum(1)
         found.derivatives = rows.sums(hsic_derivatives(products, norms, norms))
         return found
+
+
+def _about(states: States, mean: Floats, scale: float) -> States:
+    """Return states about a mean and divided by a scale, in float32 after both."""
+    return np.asarray((states - mean) / scale, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +333,7 @@ def _halves(name: str, store: Any, first: Source, rows: SharedRows) -> Compariso
     orders = {site: generator(rows.seed, "coordinates", site).permutation(store.width(site)) for site in sites}
     halves = [{site: np.sort(order[part::2]) for site, order in orders.items()} for part in (0, 1)]
     one, other = (
-        Source(f"{name}, half {part + 1}", store, sites, rows, columns, leave_out=first.leaves_out)
+        Source(f"{name}, half {part + 1}", store, sites, rows, columns, leave_out=first.leaves_out, pass_over=True)
         for part, columns in enumerate(halves)
     )
     return Comparison("ceiling", one, other, tuple((site, site) for site in sites)) if sites else None

@@ -132,7 +132,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     pb.train(store, corpus, analyses=["information"], controls=["word_type:draws=2"], to=to, progress=False, **options)  # type: ignore[arg-type]
     transfer({"a": (store, corpus), "b": (store, corpus)}, **options).write(to)  # type: ignore[dict-item]
     checkpoint = _as_checkpoint(store)
-    pb.similarity(store, checkpoint, corpus=corpus, task="upos", permutations=3, progress=False).write(to)  # type: ignore[arg-type]
+    pb.similarity(store, checkpoint, corpus=corpus, task="upos", permutations=19, progress=False).write(to)  # type: ignore[arg-type]
     leave_one_out(store, corpus, group="template", least_rows=10, **options).write(to)  # type: ignore[arg-type]
     write_use_run(run_of(a_result()), to)
     pb.lens(MODEL, pb.Corpus.from_texts(["nowadays the doctor clearly"]), use_rows=0, to=to, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from typer.testing import CliRunner
 
 import probing as pb
 from probing.cli.commands import app
-from probing.errors import BadParameter, DamagedUnit, InputError, ProvenanceMismatch, UnsupportedModel
+from probing.errors import (
+    BadParameter,
+    CannotReachFile,
+    ConfigError,
+    DamagedUnit,
+    InputError,
+    ProvenanceMismatch,
+    UnknownSite,
+    UnsupportedModel,
+)
 from probing.reporting.page import Contents, rendered
 from probing.reporting.similarity_sections import similarity_panels, site_maps
 from probing.reporting.similarity_words import LIMITS
@@ -38,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_corpus: dict[str, Path]
 def test_the_command_prints_writes_and_reports(made: Any, corpus_flags: list[str], tmp_path: Path) -> None:
     folder, _ = made
     given = [str(folder / "trained"), str(folder / "untrained"), "--twin", str(folder / "untrained"), *corpus_flags]
-    command = ["similarity", *given, "--task", "upos", "--permutations", "9", "--to", str(tmp_path), "--quiet"]
+    command = ["similarity", *given, "--task", "upos", "--permutations", "19", "--to", str(tmp_path), "--quiet"]
     ended = CliRunner().invoke(app, command, env={"COLUMNS": "100"})
     assert ended.exit_code == 0, ended.output
     for part in ("CKA (debiased)", "ceiling", "floor", "that moved most", "Spearman", "What this does not show"):
@@ -60,23 +70,66 @@ def test_results_are_read_again_and_a_killed_run_resumes(tmp_path: Path) -> None
     X = cloud(240, 6, 0)
     noise = np.random.default_rng(1).standard_normal((2, *X.shape))
     pair = store_of(corpus, {"resid.0": X}, "a"), store_of(corpus, {"resid.0": X + noise[0]}, "b")
-    first = similarity(*pair, permutations=9, to=tmp_path, progress=False)
+    first = similarity(*pair, permutations=19, to=tmp_path, progress=False)
     assert list(SimilarityResults.read(tmp_path)) == list(first)
     reads = [len(store.reads) for store in pair]
-    again = similarity(*pair, permutations=9, to=tmp_path, progress=False)
+    again = similarity(*pair, permutations=19, to=tmp_path, progress=False)
     assert list(again) == list(first) and [len(store.reads) for store in pair] == reads
     pd.testing.assert_frame_equal(again.drift, first.drift)
     damaged = max((tmp_path / "units").glob("*.jsonl"), key=lambda file: file.stat().st_size)
     damaged.write_text(damaged.read_text()[:-20])
     with pytest.warns(DamagedUnit, match=damaged.name):
-        assert list(similarity(*pair, permutations=9, to=tmp_path, progress=False)) == list(first)
+        assert list(similarity(*pair, permutations=19, to=tmp_path, progress=False)) == list(first)
     third = store_of(corpus, {"resid.0": X + noise[1]}, "c")
-    similarity(pair[0], third, permutations=9, to=tmp_path, progress=False)
+    similarity(pair[0], third, permutations=19, to=tmp_path, progress=False)
     assert set(pd.read_parquet(tmp_path / "similarity.parquet")["second"]) == {"b", "c", "a, half 2"}
     assert set(pd.read_parquet(tmp_path / "drift.parquet")["second"]) == {"b", "c"}
     (tmp_path / "similarity.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="cannot be read"):
         SimilarityResults.read(tmp_path)
+
+
+def test_a_folder_never_mixes_options_nor_has_a_number_twice(tmp_path: Path) -> None:
+    corpus, X = sentences(60, 4), cloud(240, 6, 0)
+    noise = np.random.default_rng(1).standard_normal((2, *X.shape))
+    a, b, c = (
+        store_of(corpus, {"resid.0": Z, "resid.1": Z[:, ::-1]}, name)
+        for name, Z in (("a", X), ("b", X + noise[0]), ("c", X + noise[1]))
+    )
+
+    def run(*stores: Any, **options: Any) -> pd.DataFrame:
+        similarity(*stores, to=tmp_path, progress=False, **{"permutations": 0, "pairs": "same"} | options)
+        table, names = (
+            pd.read_parquet(tmp_path / "similarity.parquet"),
+            ["measure", "role", "first", "second", "site_a"],
+        )
+        assert not table.duplicated(names).any() and len(SimilarityResults.read(tmp_path)) == len(table)
+        return table
+
+    run(a, b, sites="resid.0")
+    assert set(run(a, c, sites="resid.1")["second"]) == {"b", "c", "a, half 2"}
+    assert len(run(a, b)) == 3 * (2 + 1 + 2)  # both sites of b, one of c, and two of the ceiling
+    fewer = run(a, b, sites="resid.0", neighbours=5)
+    assert len(fewer[fewer["measure"] == "mutual_neighbours"]) == 2  # those with 10 neighbours are gone
+    assert set(run(a, b, sites="resid.0", root_seed=4)["site_a"]) == {"resid.0"}
+    other = replace(b, states={"resid.0": noise[0].astype(np.float32)}, content_id="f" * 64)
+    assert run(a, other, root_seed=4).query("second == 'b' and measure == 'cka'")["value"].item() < 0.2
+    assert set(run(b, a, root_seed=4)["first"]) == {"b", "b, half 1"}
+    assert set(pd.read_parquet(tmp_path / "drift.parquet")["first"]) == {"b"}
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    corpus, X = sentences(60, 4), cloud(240, 6, 0)
+    found = similarity(
+        *(store_of(corpus, {"resid.0": X}, name) for name in "ab"), permutations=0, to=tmp_path / "c", progress=False
+    )
+    with pytest.raises(UnknownSite, match=r"resid\.7"):
+        found.moved(3, site="resid.7")
+    with pytest.raises(CannotReachFile, match="no such folder"):
+        SimilarityResults.read(tmp_path / "nowhere")
+    (tmp_path / "c" / "similarity.jsonl").unlink()
+    with pytest.raises(ConfigError, match="probing similarity"):
+        pb.report(tmp_path / "c")
 
 
 def test_checkpoints_give_curves_over_steps() -> None:
@@ -91,7 +144,7 @@ def test_checkpoints_give_curves_over_steps() -> None:
         identity["model"]["checkpoint"] = {"step": step}
         type_of = type("Checkpoint", (type(last),), {"identity": identity})
         others[-1].__class__ = type_of
-    found = similarity(last, *others, permutations=9, progress=False)
+    found = similarity(last, *others, permutations=19, progress=False)
     assert {(one.site_a, one.site_b) for one in found.of(CKA)} == {("resid.0", "resid.0"), ("resid.1", "resid.1")}
     assert [one.step for one in found.of(CKA)[::2]] == [0, 100, 200]
     panel = similarity_panels(list(found))[0]
@@ -109,7 +162,7 @@ def test_outputs_are_compared_by_an_independent_formula(made: Any) -> None:
     options: dict[str, Any] = {
         "corpus": corpus,
         "models": models,
-        "permutations": 9,
+        "permutations": 19,
         "progress": False,
         "sites": "resid.3",
     }

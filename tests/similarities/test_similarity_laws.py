@@ -334,6 +334,15 @@ def test_stores_with_other_rows_are_refused_by_name() -> None:
         ({"sites": "resid.7"}, UnknownSite, "resid.7"),
         ({"neighbours": 400}, BadParameter, "not so many neighbours"),
         ({"permutations": -1}, BadParameter, "permutations is too small"),
+        ({"permutations": 18}, BadParameter, "19 or more"),
+        ({"permutations": 19.5}, BadParameter, "permutations is no whole number"),
+        ({"permutations": "9"}, BadParameter, "permutations is no whole number"),
+        ({"neighbours": 2.0}, BadParameter, "neighbours is no whole number"),
+        ({"neighbour_rows": True}, BadParameter, "neighbour_rows is no whole number"),
+        ({"root_seed": -1}, BadParameter, "root_seed is too small"),
+        ({"sites": []}, BadParameter, "names no site"),
+        ({"sites": ""}, BadParameter, "names no site"),
+        ({"probe": "linear"}, BadParameter, "probe needs a task"),
         ({"outliers": "drop"}, BadParameter, "outliers"),
         ({"to": f"{__file__}/results"}, CannotReachFile, "test_similarity_laws"),
     ],
@@ -350,6 +359,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
     a, b = stores(X, X)
     with pytest.raises(BadParameter, match="nothing to be compared with"):
         similarity(a, progress=False)
+    for wrong in (None, 3):
+        with pytest.raises(BadParameter, match="no store"):
+            similarity(a, wrong, progress=False)  # type: ignore[arg-type]
     with pytest.raises(DegenerateDesign, match="too few rows"):
         similarity(*stores(X[:12], X[:12]), progress=False)
     with pytest.raises(UnknownSite, match="no site of the same name"):
@@ -359,3 +371,55 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(NonFiniteStates, match="rows 17") as raised:
         similarity(*stores(X, bad), progress=False)
     assert "store b, site resid.0" in str(raised.value)
+
+
+# States of unusual size, and stores of unknown origin.
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-20, 1e18, 1e37])
+def test_the_scale_of_states_does_not_matter(scale: float) -> None:
+    X, Y = np.random.default_rng(0).standard_normal((2, 240, 6))
+    plain, scaled = compared(X, X + Y), compared(X, scale * (X + Y))
+    for measure in (CKA, PROCRUSTES, NEIGHBOURS):
+        ours, theirs = one(plain, measure), one(scaled, measure)
+        assert theirs.score.value == pytest.approx(ours.score.value, abs=1e-4)
+        assert theirs.null_bound == pytest.approx(ours.null_bound, abs=1e-3)
+        assert theirs.score.low <= theirs.score.value <= theirs.score.high <= 1.0
+
+
+def test_states_that_do_not_vary_are_refused_by_store_and_site() -> None:
+    X = np.random.default_rng(0).standard_normal((240, 6))
+    spike = np.ones((240, 6))
+    spike[7, 2] = 5.0
+    for constant in (np.zeros((240, 6)), np.full((240, 6), 0.1), spike):
+        with pytest.raises(DegenerateDesign, match="do not vary") as raised:
+            compared(X, constant)
+        assert "store b, site resid.0" in str(raised.value)
+    half = np.hstack([X[:, :1], np.ones((240, 1))])
+    assert not compared(half, X).of(CKA, role="ceiling")  # a half of the coordinates is constant
+
+
+def test_a_twin_that_is_recorded_as_trained_is_refused() -> None:
+    X, Y = np.random.default_rng(0).standard_normal((2, 240, 6))
+    a, b = stores(X, Y)
+    assert any("rests on your word" in one for one in similarity(a, b, twin=b, permutations=0, progress=False).remarks)
+    for facts in ({"weights": {"parameters": "1"}}, {"weights": {"parameters": "1"}, "untrained": {"seed": 0}}):
+        twin = replace(b)
+        twin.__class__ = type("Recorded", (MemoryStore,), {"identity": b.identity | {"model": {"source": "m"} | facts}})
+        if "untrained" in facts:
+            found = similarity(a, b, twin=twin, permutations=0, progress=False)
+            assert not any("rests on your word" in one for one in found.remarks)
+        else:
+            with pytest.raises(ProvenanceMismatch, match="made by a trained model"):
+                similarity(a, b, twin=twin, permutations=0, progress=False)
+
+
+def test_rows_whose_tokens_are_not_recorded_are_remarked_on() -> None:
+    X, Y = np.random.default_rng(0).standard_normal((2, 240, 6))
+    corpus, start = sentences(60, 4), np.tile(np.arange(4), 60)
+    known = store_of(corpus, {"resid.0": X}, "a", piece_start=start)
+    imported = store_of(corpus, {"resid.0": Y}, "b", piece_start=np.zeros(240, int))
+    for pair, count in (((known, imported), 180), ((imported, imported), 240)):
+        found = similarity(*pair, permutations=0, progress=False)
+        assert one(found, CKA).score.n == count
+        assert any("do not say which rows contain token 0" in said for said in found.remarks) == (count == 240)
