@@ -153,8 +153,6 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{few} different test sentences are too few to judge whether {task.task} is decodable {where}"
         case "not judged":
             return f"Whether {task.task} is decodable {where} cannot be judged without a baseline"
-        case status if fails(status) and status.startswith("not beyond"):
-            return f"{task.task} is not shown to be decodable, {status}, {where}"
         case _:
             return f"{task.task} is {judged.status} {where}"
 
