@@ -216,10 +216,10 @@ def _unchecked(lens: Lens) -> list[str]:
     return list(getattr(lens, "facts", {}).get("unchecked", ()))
 
 
-def _from_file(name: str, tail: Tail, allow_pickle: bool, any_model: bool) -> Lens:
+def _from_file(name: str, tail: Tail, allow_pickle_weights: bool, any_model: bool) -> Lens:
     kind, _, file = name.partition(":")
     home = TunedLens if kind == "tuned" else JacobianLens
-    return home.read(Path(file).expanduser(), tail, allow_pickle=allow_pickle, any_model=any_model)
+    return home.read(Path(file).expanduser(), tail, allow_pickle_weights=allow_pickle_weights, any_model=any_model)
 
 
 class _Training:

@@ -57,17 +57,17 @@ class JacobianLens(Lens):
         return states.float() @ self.matrices[site].to(states.device).T
 
     @classmethod
-    def read(cls, path: Path | str, tail: Tail, *, allow_pickle: bool = False, any_model: bool = False) -> Self:
+    def read(cls, path: Path | str, tail: Tail, *, allow_pickle_weights: bool = False, any_model: bool = False) -> Self:
         """Read a file `{"J": {layer: (D, D)}, "n_prompts", "source_layers", "d_model"}`; layer l is the output of block
         l, our site `resid.{l+1}`. The file does not name its model, so only the width can be checked.
 
         Raises:
-            UntrustedFile: it is a pickle, and `allow_pickle` is not set.
+            UntrustedFile: it is a pickle, and `allow_pickle_weights` is not set.
             InputError: it cannot be read, or has another form.
             ProvenanceMismatch: it is of another width or depth.
         """
         file = Path(path)
-        if not allow_pickle and file.is_file():
+        if not allow_pickle_weights and file.is_file():
             raise refused_pickle(file)
         values, width = read_pickle(file), tail.model.width(tail.site)
         missing = [key for key in _KEYS if not isinstance(values, dict) or key not in values]

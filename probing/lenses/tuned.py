@@ -70,25 +70,25 @@ class TunedLens(Lens):
         return place
 
     @classmethod
-    def read(cls, path: Path | str, tail: Tail, *, allow_pickle: bool = False, any_model: bool = False) -> Self:
+    def read(cls, path: Path | str, tail: Tail, *, allow_pickle_weights: bool = False, any_model: bool = False) -> Self:
         """Read a folder that `write` wrote, or one of the package tuned-lens.
 
         Args:
             path: the folder.
             tail: end of the model that the lens is to read.
-            allow_pickle: whether `params.pt` of the package tuned-lens, a pickle, may be read.
+            allow_pickle_weights: whether `params.pt` of the package tuned-lens, a pickle, may be read.
             any_model: whether a lens of other weights or another tokenizer is accepted.
 
         Raises:
             InputError: there is no lens in the folder, or it is damaged.
-            UntrustedFile: it is a pickle, and `allow_pickle` is not set.
+            UntrustedFile: it is a pickle, and `allow_pickle_weights` is not set.
             ProvenanceMismatch: it is of another model, tokenizer, width or depth.
         """
         folder = Path(path)
         if (folder / ABOUT).is_file() and (folder / WEIGHTS).is_file():
             return cls._own(folder, tail, any_model)
         if all((folder / name).is_file() for name in _THEIRS):
-            return cls._theirs(folder, tail, allow_pickle, any_model)
+            return cls._theirs(folder, tail, allow_pickle_weights, any_model)
         raise InputError(
             "there is no tuned lens here",
             needed=f"a folder with {ABOUT} and {WEIGHTS}, or with {' and '.join(_THEIRS)} of the package tuned-lens",
@@ -119,9 +119,9 @@ class TunedLens(Lens):
         return cls(matrices, biases, dict(about.get("facts") or {}))
 
     @classmethod
-    def _theirs(cls, folder: Path, tail: Tail, allow_pickle: bool, any_model: bool) -> Self:
+    def _theirs(cls, folder: Path, tail: Tail, allow_pickle_weights: bool, any_model: bool) -> Self:
         config, file = read_json(folder / _THEIRS[0]), folder / _THEIRS[1]
-        if not allow_pickle:
+        if not allow_pickle_weights:
             raise refused_pickle(file)
         if (kind := config.get("lens_type", _LINEAR)) != _LINEAR:
             raise unreadable(folder / _THEIRS[0], f"lens_type {kind}", needed=f"lens_type {_LINEAR}")

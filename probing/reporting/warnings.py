@@ -44,10 +44,10 @@ _OF_ARRAYS = _WaysOut(
 def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
     """Return the warnings about a task's data and its scores."""
     ways = _OF_ARRAYS if task.any.is_of_arrays else _OF_FILES
-    return (*_shared(task, ways), *_of_facts(task.any.facts, ways), *_below_prior(task, ways))
+    return (*_shared(task, ways), *warnings_of(task.any.facts, ways), *_below_prior(task, ways))
 
 
-def _of_facts(facts: Mapping[str, Any], ways: _WaysOut) -> tuple[str, ...]:
+def warnings_of(facts: Mapping[str, Any], ways: _WaysOut = _OF_FILES) -> tuple[str, ...]:
     """Return a sentence for each problem that the facts show, the most serious first; () if they show none."""
     found = (
         *_one_label(facts, ways),

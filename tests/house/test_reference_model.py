@@ -302,7 +302,7 @@ def test_the_script_trains_a_model_whose_certificate_holds(tmp_path: Path, gramm
     """About 70 s on one core; other machines round otherwise, so the weights need not be the shipped ones."""
     assert "answers right" in script("make_reference_model", str(tmp_path))
     made = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
-    assert made["configuration"]["pairs"] == 1024
+    assert made["configuration"]["pairs"] == 4096
     digest = hashlib.sha256((tmp_path / "model" / "model.safetensors").read_bytes()).hexdigest()
     assert made["weights_sha256"] == digest and made["behaviour"]["accuracy"] >= 0.98
     for cell, said in cells_of(made).items():

@@ -52,10 +52,10 @@ def test_a_tensor_of_another_kind_is_refused_by_its_name(tmp_path: Path, tensor:
     for name, wrong in (("1.weight", tensor), ("1.bias", tensor[0] if isinstance(tensor, torch.Tensor) else tensor)):
         torch.save(values | {name: wrong}, tmp_path / "theirs" / "params.pt")
         with pytest.raises(InputError, match=rf"{name} (of|has).*{words if wrong is tensor else ''}"):
-            TunedLens.read(tmp_path / "theirs", tail, allow_pickle=True)
+            TunedLens.read(tmp_path / "theirs", tail, allow_pickle_weights=True)
     file = derivative_file(tmp_path / "j.pt", {0: torch.eye(16), 1: tensor})
     with pytest.raises(InputError, match=rf"J\[1\].*{words}"):
-        JacobianLens.read(file, tail, allow_pickle=True)
+        JacobianLens.read(file, tail, allow_pickle_weights=True)
 
 
 def test_missing_tensors_and_entries_are_named(tmp_path: Path) -> None:
@@ -63,25 +63,25 @@ def test_missing_tensors_and_entries_are_named(tmp_path: Path) -> None:
     for name in values:
         torch.save({key: one for key, one in values.items() if key != name}, tmp_path / "params.pt")
         with pytest.raises(InputError, match=f"no tensor {name}"):
-            TunedLens.read(tmp_path, tail, allow_pickle=True)
+            TunedLens.read(tmp_path, tail, allow_pickle_weights=True)
     for name in ("J", *FORM):
         with pytest.raises(InputError, match=f"no entry {name}"):
-            JacobianLens.read(derivative_file(tmp_path / "j.pt", **{name: None}), tail, allow_pickle=True)
+            JacobianLens.read(derivative_file(tmp_path / "j.pt", **{name: None}), tail, allow_pickle_weights=True)
 
 
 @pytest.mark.parametrize("layers", [[-1], [-1, 0], [5], []])
 def test_layers_that_are_no_block_of_the_model_are_refused(tmp_path: Path, layers: list[int]) -> None:
     file = derivative_file(tmp_path / "j.pt", {layer: torch.eye(16) for layer in layers})
     with pytest.raises((InputError, ProvenanceMismatch)):
-        JacobianLens.read(file, Tail(model_of("gpt2")), allow_pickle=True)
+        JacobianLens.read(file, Tail(model_of("gpt2")), allow_pickle_weights=True)
 
 
 def test_layers_of_the_two_forms_lie_one_block_apart(tmp_path: Path) -> None:
     tail = Tail(model_of("gpt2"))
     their_folder(tmp_path)
-    assert TunedLens.read(tmp_path, tail, allow_pickle=True).reads(tail.sites) == ("resid.0", "resid.1")
+    assert TunedLens.read(tmp_path, tail, allow_pickle_weights=True).reads(tail.sites) == ("resid.0", "resid.1")
     file = derivative_file(tmp_path / "j.pt")
-    assert JacobianLens.read(file, tail, allow_pickle=True).reads(tail.sites) == ("resid.1", "resid.2")
+    assert JacobianLens.read(file, tail, allow_pickle_weights=True).reads(tail.sites) == ("resid.1", "resid.2")
 
 
 def test_the_unembedding_and_the_revision_are_checked_where_they_can_be(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_words_of_a_refusal_are_ours_and_name_the_cause(tmp_path: Path) -> None:
         ("", "a folder"),
     ):
         with pytest.raises(InputError, match=words) as raised:
-            JacobianLens.read(tmp_path / name, tail, allow_pickle=True)
+            JacobianLens.read(tmp_path / name, tail, allow_pickle_weights=True)
         assert not any(word in str(raised.value) for word in ("weights_only", "add_safe_globals", "Re-running"))
 
 

@@ -185,7 +185,7 @@ def their_folder(folder: Path, width: int = 16, layers: int = 2, name: str = "or
 
 def test_a_folder_of_the_package_tuned_lens_is_read_and_equal(tmp_path: Path) -> None:
     tail, values = Tail(model_of("gpt2")), their_folder(tmp_path)
-    read = TunedLens.read(tmp_path, tail, allow_pickle=True)
+    read = TunedLens.read(tmp_path, tail, allow_pickle_weights=True)
     h = torch.randn(5, 16)
     for layer in (0, 1):
         linear = torch.nn.Linear(16, 16)
@@ -206,11 +206,11 @@ def test_their_folder_is_refused_without_the_flag_or_of_another_model(tmp_path: 
     their_folder(tmp_path / "d", name="org/other")
     for name in "bcd":
         with pytest.raises(ProvenanceMismatch, match="of another model"):
-            TunedLens.read(tmp_path / name, tail, allow_pickle=True)
-    assert TunedLens.read(tmp_path / "d", tail, allow_pickle=True, any_model=True).reads(["resid.1"])
+            TunedLens.read(tmp_path / name, tail, allow_pickle_weights=True)
+    assert TunedLens.read(tmp_path / "d", tail, allow_pickle_weights=True, any_model=True).reads(["resid.1"])
     (tmp_path / "a" / "params.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(InputError, match="no lens that can be read"):
-        TunedLens.read(tmp_path / "a", tail, allow_pickle=True)
+        TunedLens.read(tmp_path / "a", tail, allow_pickle_weights=True)
 
 
 def test_the_derivative_of_rotations_is_their_product(tmp_path: Path) -> None:
@@ -252,16 +252,16 @@ def test_a_file_of_derivatives_is_read_with_layers_as_block_outputs(tmp_path: Pa
     torch.save({"J": {0: matrix.half()}, "n_prompts": 7, "source_layers": [0], "d_model": 16}, file)
     with pytest.raises(UntrustedFile):
         JacobianLens.read(file, tail)
-    read = JacobianLens.read(file, tail, allow_pickle=True)
+    read = JacobianLens.read(file, tail, allow_pickle_weights=True)
     h = torch.randn(3, 16)
     torch.testing.assert_close(read.at("resid.1", h), h @ matrix.half().float().T)
     assert read.reads(tail.sites) == ("resid.1",)
     torch.save({"J": {0: torch.eye(8)}, "n_prompts": 7, "source_layers": [0], "d_model": 8}, file)
     with pytest.raises(ProvenanceMismatch):
-        JacobianLens.read(file, tail, allow_pickle=True)
+        JacobianLens.read(file, tail, allow_pickle_weights=True)
     torch.save({"jacobian_sum": {}}, file)
     with pytest.raises(InputError):
-        JacobianLens.read(file, tail, allow_pickle=True)
+        JacobianLens.read(file, tail, allow_pickle_weights=True)
 
 
 def test_too_little_text_is_refused_by_name() -> None:
