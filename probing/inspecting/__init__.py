@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter, unknown_name
 from probing.inspecting.attention import KINDS, SCORES, AttentionSummary, pattern_differences
-from probing.inspecting.checking import REPLACEMENTS, HeadCheck, HeadMeans, disagreement, rounding_of
+from probing.inspecting.checking import HeadCheck, HeadMeans, disagreement, rounding_of
 from probing.inspecting.prompts import Prompt, Texts, batches, prompts_of
 from probing.inspecting.reading import Reader
 from probing.inspecting.states import StateSummary, aligned_tokens, differences
@@ -23,6 +23,7 @@ from probing.results.inspection import (
     NOTHING_TO_REPLACE,
     ONE_GROUP,
     ONE_TEXT,
+    REPLACEMENTS,
     SINK,
     Comparison,
     InspectedText,
@@ -108,7 +109,6 @@ def inspect(
     pairs = _aligned(model, prompts, against, spans or {}, chat_template)
     states = StateSummary(wanted, model.sites)
     reader = Reader(model, states.needed)
-    _ = reader.trunk
     if attention or check:
         reader.find_attention()
     ways = _ways(replacements, len({prompt.encoded.ids.tobytes() for prompt in prompts})) if check else ()

@@ -24,18 +24,12 @@ from probing.inspecting.reading import Read, Reader, mixed
 from probing.models.batching import PaddedBatch
 from probing.models.cpu_speed import packed_linear_layers
 from probing.provenance import digest
+from probing.results.inspection import EQUAL
 from probing.seeds import generator
 from probing.use.edited_models._running import changing
 
 Floats = NDArray[np.float64]
 
-REPLACEMENTS = {
-    "uniform": "its pattern made uniform over the allowed keys",
-    "position_mean": "its pattern replaced by the mean pattern of these positions over the texts",
-    "permuted": "its pattern permuted over the keys other than token 0, the values kept",
-    "mean_output": "its output replaced by its mean over all tokens of the texts",
-}
-EQUAL = 1e-6  # scores that differ by less are equal
 NOTHING = "nothing"  # the pattern replaced by itself: the output must not change
 _FORM = 2  # of the units: an undefined effect is NaN
 _ROWS = 1024  # tokens of all variants that run at once

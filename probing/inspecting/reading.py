@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probing.errors import ReplayUnavailable, UnsupportedModel
+from probing.errors import UnsupportedModel
 from probing.inspecting.prompts import Prompt
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
@@ -115,6 +115,9 @@ class Reader:
     has_sink: bool = False
     _values: dict[int, Values] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _ = self.trunk  # a model whose blocks are not known is refused before anything is read
+
     def find_attention(self) -> None:
         """Find the heads, their patterns and their values, and check that pattern times values is the heads' output.
 
@@ -178,14 +181,6 @@ class Reader:
                 found=type(self.trunk.model).__name__,
                 where=self.model.name,
                 next_step="load it with kind='causal' or 'masked', or leave the check out",
-            )
-        if self.trunk.reads_alone:
-            raise ReplayUnavailable(
-                "this model is not run from its middle",
-                needed="states that padding does not change",
-                found="a model that reads inputs one by one",
-                where=self.model.name,
-                next_step="leave the check out",
             )
         for layer in self.layers:
             self.model.suffix.prove(f"resid.{layer}")

@@ -38,7 +38,7 @@ from probing.results.lens import (
     SiteUse,
 )
 from probing.seeds import generator
-from probing.statistics.cluster_means import ClusterMeans
+from probing.statistics.clusters import ClusterMeans
 from probing.system.progress import steps_bar
 from probing.text.corpus import Corpus
 

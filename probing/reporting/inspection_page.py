@@ -17,7 +17,6 @@ from probing.reporting.inspection_tables import (
     CATCHING,
     DEFINITIONS,
     FEW,
-    WAYS,
     agreement,
     differing_heads,
     effect_of,
@@ -32,7 +31,7 @@ from probing.reporting.inspection_tables import (
 from probing.reporting.page import rendered_sections
 from probing.reporting.sections import map_table
 from probing.reporting.wording import plural
-from probing.results.inspection import SINK, InspectedText, Inspection
+from probing.results.inspection import SINK, WAYS, InspectedText, Inspection
 from probing.system.machine import with_typed_errors
 
 TITLES = {

@@ -11,22 +11,14 @@ from rich.console import Console
 
 from probing.reporting.tables import grid
 from probing.reporting.wording import decimal, plural
-from probing.results.inspection import CHECK_LIMITS, SINK, Inspection
+from probing.results.inspection import CHECK_LIMITS, EQUAL, SHORT, SINK, WAYS, Inspection
 from probing.system.screen import shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-WAYS = {
-    "uniform": "pattern made uniform",
-    "position_mean": "pattern replaced by its mean by position",
-    "permuted": "pattern permuted",
-    "mean_output": "output replaced by its mean",
-}
-_EQUAL = 1e-6  # scores that differ by less are equal
 _LEAST = 6  # least width of a column of words in the terminal
 FEW = 4  # heads of largest effect that the page shows
-SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
 DEFINITIONS = (
     "Each score is a mean over the queries of a text that may attend to at least two keys, then over texts.",
     "Entropy is in bits; its share is that of log₂ of the number of keys that the query may attend to."
@@ -142,7 +134,7 @@ def standing_out(found: Inspection) -> list[tuple[str, int, int]]:
     for score in ("entropy_share", *CATCHING, *(("sink_mass",) if SINK in found.notes else ())):
         values = found.grid(score)
         values = -values if score == "entropy_share" else values
-        if np.isfinite(values).any() and np.nanmax(values) > np.nanmin(values) + _EQUAL:
+        if np.isfinite(values).any() and np.nanmax(values) > np.nanmin(values) + EQUAL:
             place, head = np.unravel_index(int(np.nanargmax(values)), values.shape)
             rows.append((score, found.layers[int(place)], int(head)))
     return rows

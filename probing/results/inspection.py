@@ -37,6 +37,16 @@ CHECK_LIMITS = (
     "A replaced pattern gives states that the model may never meet, so part of an effect can be damage: a head that "
     "rests on token 0 and writes nothing must write once its pattern is uniform, though its output has no effect.",
 )
+# Ways to replace a head that a check knows, in words; SHORT: in the head of a column.
+WAYS = {
+    "uniform": "pattern made uniform",
+    "position_mean": "pattern replaced by its mean by position",
+    "permuted": "pattern permuted",
+    "mean_output": "output replaced by its mean",
+}
+REPLACEMENTS = tuple(WAYS)
+SHORT = {"uniform": "uniform", "position_mean": "position", "permuted": "permuted", "mean_output": "mean"}
+EQUAL = 1e-6  # scores of heads that differ by less are equal
 ONE_TEXT = "One text was read, so there is no interval: how far these numbers hold for other texts is not known."
 ONE_GROUP = "The {} texts are equal or of one group, so there is no interval, as for one text."
 SINK = (

@@ -27,7 +27,10 @@ from probing.results.similarity import (
     joined_drift,
 )
 from probing.seeds import generator
-from probing.similarities.checks import (
+from probing.similarities.linear import Estimate, LinearPair, linear_pairs
+from probing.similarities.neighbours import MutualNeighbours, mutual_neighbours, sampled_rows
+from probing.similarities.rows import (
+    SharedRows,
     named,
     opened,
     refuse_no_sites,
@@ -35,10 +38,8 @@ from probing.similarities.checks import (
     refuse_trained,
     refuse_values,
     refuse_without_corpus,
+    shared_rows,
 )
-from probing.similarities.linear import Found, LinearPair, linear_pairs
-from probing.similarities.neighbours import MutualNeighbours, mutual_neighbours, sampled_rows
-from probing.similarities.rows import SharedRows, shared_rows
 from probing.similarities.sums import Comparison, Pair, comparisons_of
 from probing.states.store import Store
 from probing.states.store.views import refuse_other_corpus
@@ -263,7 +264,7 @@ def _result(one: Comparison, made: dict[str, Any], rows: SharedRows, step: int |
     )
 
 
-def _with(common: SimilarityResult, measure: str, found: Found, n: int, unit: str, **more: Any) -> SimilarityResult:
+def _with(common: SimilarityResult, measure: str, found: Estimate, n: int, unit: str, **more: Any) -> SimilarityResult:
     score = Score(found.value, found.low, found.high, n, unit)
     nulls: dict[str, Any] = {"null_mean": found.null_mean, "null_bound": found.null_bound}
     return replace(common, measure=measure, score=score, **nulls, **more)
@@ -286,7 +287,7 @@ def _of_states(
     }
     return [
         _with(common, CKA, linear.cka, n, "CKA", **cka),
-        _with(common, NEIGHBOURS, near.found, sampled, "fraction", ties=near.ties),
+        _with(common, NEIGHBOURS, near.share, sampled, "fraction", ties=near.ties),
         _with(common, PROCRUSTES, linear.procrustes, n, "R²"),
     ]
 
@@ -339,7 +340,7 @@ class _Behaviour:
             _with(
                 replace(common, clusters=moved.clusters),
                 TRANSFER,
-                moved.found,
+                moved.score,
                 moved.rows,
                 moved.unit,
                 site_a=a,
@@ -368,7 +369,7 @@ class _Behaviour:
             *models, self._corpus, chosen.tolist(), permutations=options.permutations, seed=options.root_seed
         )
         common = replace(common, clusters=found.texts)
-        return [_with(common, OUTPUT_KL, found.found, found.tokens, "bits per token", higher_is_better=False)]
+        return [_with(common, OUTPUT_KL, found.kl, found.tokens, "bits per token", higher_is_better=False)]
 
 
 def _remarks(rows: SharedRows, stores: Mapping[str, Any], settings: Settings, is_twin_known: bool) -> list[str]:

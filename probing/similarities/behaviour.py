@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnsupportedModel
 from probing.measures._rows import predict, tempers_of
 from probing.provenance import tokenizer_digest, weights_digest
-from probing.similarities.linear import Found, Map, upper_bound
+from probing.similarities.linear import Estimate, Map, upper_bound
 from probing.similarities.rows import Floats, cluster_permutations, resampled_sums
 from probing.similarities.sums import Pair
 from probing.statistics.bootstrap import Clusters, replicates
@@ -37,7 +37,7 @@ class ProbeTransfer:
     """Holds the score of a probe on mapped states, the scores of probes on their own stores, and the best baseline's.
 
     Attributes:
-        found: score of the probe of the first store on the second, with interval and null.
+        score: score of the probe of the first store on the second, with interval and null.
         own_a, own_b: scores, on the same rows, of a probe of each store on that store.
         baseline: score of the best baseline, which reads no states.
         measure, unit: measure and unit of all of them.
@@ -45,7 +45,7 @@ class ProbeTransfer:
         higher_is_better: whether a higher score is better.
     """
 
-    found: Found
+    score: Estimate
     own_a: float
     own_b: float
     baseline: float | None
@@ -164,7 +164,7 @@ def probe_transfer(
             sign = 1.0 if measure.higher_is_better else -1.0
             null_bounds = (float(null.mean()), sign * upper_bound(sign * null)) if permutations else (None, None)
             found[site_a, site_b] = ProbeTransfer(
-                Found(sampled.value, *bounds, *null_bounds),
+                Estimate(sampled.value, *bounds, *null_bounds),
                 own_a,
                 own_b[site_b],
                 best,
@@ -209,7 +209,7 @@ class OutputDivergence:
     texts.
     """
 
-    found: Found
+    kl: Estimate
     tokens: int
     texts: int
 
@@ -307,7 +307,7 @@ def output_divergence(
     null = _permuted_divergences(np.concatenate(ours), np.concatenate(theirs), np.array(groups), permutations, seed)
     low, high = (bound / math.log(2) for bound in spread.interval)
     bounds = (float(null.mean()), -upper_bound(-null)) if permutations else (None, None)
-    found = Found(float(value / math.log(2)), max(0.0, low), high, *bounds)
+    found = Estimate(float(value / math.log(2)), max(0.0, low), high, *bounds)
     return OutputDivergence(found, int(table[:, 1].sum()), len(table))
 
 

@@ -18,7 +18,7 @@ _GROUP_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class Found:
+class Estimate:
     """Holds one measure of a pair of sites: value, 95 % interval, and mean and 95 % bound under permutation; None: not
     known.
     """
@@ -42,8 +42,8 @@ class LinearPair:
             distance from the mean, so that the mean over rows is 1 − R²; None: not asked for.
     """
 
-    cka: Found
-    procrustes: Found
+    cka: Estimate
+    procrustes: Estimate
     biased: float
     without_outliers: float | None
     drift: Floats | None = field(default=None, repr=False)
@@ -227,8 +227,8 @@ def _measured(
     low, high = rows.interval(derivatives, cka_of)
     r2_low, r2_high = rows.interval(r2_sums, lambda sums: 1.0 - sums["error"] / np.maximum(sums["all"], 1e-300))
     return LinearPair(
-        Found(value, *around(value, low, high, least=-1.0)),
-        Found(float(r2), *around(float(r2), r2_low, r2_high)),
+        Estimate(value, *around(value, low, high, least=-1.0)),
+        Estimate(float(r2), *around(float(r2), r2_low, r2_high)),
         ratio((cross**2).sum(), (a.cross**2).sum(), (b.cross**2).sum()),
         _without_outliers(a, b, cross),
     )

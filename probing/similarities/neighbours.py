@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 from probing.seeds import generator
-from probing.similarities.linear import Found, around, upper_bound
+from probing.similarities.linear import Estimate, around, upper_bound
 from probing.similarities.rows import Ints, SharedRows, sums_by_cluster
 from probing.similarities.sums import Pair, Source
 from probing.statistics.bootstrap import unvaried_interval
@@ -33,7 +33,7 @@ class Neighbours:
 class MutualNeighbours:
     """Holds the share of neighbours that two sites have in common, and the larger share of tied rows."""
 
-    found: Found
+    share: Estimate
     ties: float
 
 
@@ -115,7 +115,7 @@ def mutual_neighbours(
         if is_unvaried((low, high)):
             low, high = unvaried_interval(float(shares.mean()), int((counts > 0).sum()), least=0.0, most=1.0)
         bounds = (float(null[at].mean()), upper_bound(null[at])) if permutations else (None, None)
-        share = Found(float(shares.mean()), *around(float(shares.mean()), low, high, least=0.0), *bounds)
+        share = Estimate(float(shares.mean()), *around(float(shares.mean()), low, high, least=0.0), *bounds)
         found[a, b] = MutualNeighbours(share, max(ours[a].tied, theirs[b].tied))
         advance()
     return found

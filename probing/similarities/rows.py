@@ -1,5 +1,5 @@
-"""The rows that two stores have in common: refuses stores whose rows differ, and draws clusters, halves and
-permutations of the rows.
+"""The stores that are compared and the rows that they have in common: refuses wrong options and stores whose rows
+differ, and draws clusters, halves and permutations of the rows.
 """
 
 from __future__ import annotations
@@ -7,19 +7,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, CannotReachFile, DegenerateDesign, ProvenanceMismatch
 from probing.seeds import child_seed, generator
+from probing.states.store import Store
 from probing.statistics.bootstrap import RESAMPLES, Clusters, cluster_weights, replicates
 from probing.text.corpus import Corpus
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LEAST_CLUSTERS, LEAST_ROWS = 4, 20
+LEAST_PERMUTATIONS = 19  # of fewer the largest is no bound of 95 %
 _WEIGHTS_AT_ONCE = 100  # resamples whose weights are drawn together
 _MOST_WEIGHT_BYTES = 256 << 20  # of weights that are kept; more are drawn anew for each interval
 
@@ -252,3 +255,87 @@ def _only_in_one(first: Any, other: Any) -> str:
     ours, theirs = (set(zip(s.rows.example.tolist(), s.rows.word.tolist(), strict=True)) for s in (first, other))
     odd = min(ours ^ theirs, default=None)
     return "" if odd is None else f"; example {odd[0]}, word {odd[1]} is in one of them only"
+
+
+def refuse_without_corpus(
+    corpus: Corpus | None, task: str | None, probe: str | None, models: Any, resample_by: str
+) -> None:
+    """Refuse options that need the corpus without it, and a probe without a task."""
+    if probe is not None and task is None:
+        raise BadParameter("probe needs a task", needed="the task of the probe", found="none", where="task")
+    needing = {"task": task, "models": models, "resample_by=document": resample_by == "document" or None}
+    for name in (name for name, value in needing.items() if value is not None and corpus is None):
+        raise BadParameter(f"{name} needs the corpus", needed="the corpus of the stores", found="none", where=name)
+
+
+def refuse_values(counts: Mapping[str, tuple[Any, int]], names: Mapping[str, tuple[Any, tuple[str, ...]]]) -> None:
+    """Refuse numbers that are no whole ones or below their least value, and names that are none of those allowed."""
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadParameter(f"{name} is no whole number", needed=f"{least} or more", found=repr(value), where=name)
+        if value < least:
+            raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(value), where=name)
+        if name == "permutations" and 0 < value < LEAST_PERMUTATIONS:
+            needed = f"{LEAST_PERMUTATIONS} or more, of which 95 % can be told from the rest; or 0 for no null"
+            raise BadParameter(f"{name} is too small", needed=needed, found=str(value), where=name)
+    for name, (chosen, allowed) in names.items():
+        if chosen not in allowed:
+            raise BadParameter(f"{name} is wrong", needed=" or ".join(allowed), found=str(chosen), where=name)
+
+
+def refuse_no_sites(sites: Any) -> None:
+    """Refuse patterns of sites that are no texts, or none."""
+    patterns = [sites] if isinstance(sites, str) else list(sites) if isinstance(sites, Sequence) else [None]
+    if not patterns or not all(isinstance(one, str) and one.strip() for one in patterns):
+        needed = "one or more patterns of sites, such as resid.*"
+        raise BadParameter("sites names no site", needed=needed, found=repr(sites), where="sites")
+
+
+def refuse_store(folder: Path | None) -> None:
+    """Refuse a folder of results that is itself a store."""
+    if folder is not None and (folder / "store.json").is_file():
+        raise CannotReachFile(
+            "results cannot be written into a store", needed="a folder of results", found="a store", where=str(folder)
+        )
+
+
+def opened(store: Store | str | Path) -> Any:
+    """Return a store, opened if it is a directory.
+
+    Raises:
+        BadParameter: it is neither a store nor a path.
+    """
+    if isinstance(store, str | Path):
+        return Store.open(store)
+    if not hasattr(store, "identity"):
+        raise BadParameter("no store", needed="a store, or its directory", found=repr(store), where="stores")
+    return store
+
+
+def named(stores: Sequence[Store | str | Path]) -> dict[str, Any]:
+    """Return the stores by the names of their folders, with the parent's name, or a number, where names are equal."""
+    every = [opened(store) for store in stores]
+    paths = [Path(store.path) for store in every]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = ["/".join(path.parts[-2:]) for path in paths]
+    found: dict[str, Any] = {}
+    for name, store in zip(names, every, strict=True):
+        found[name if name not in found else f"{name} ({len(found) + 1})"] = store
+    return found
+
+
+def refuse_trained(twins: Mapping[str, Any]) -> bool:
+    """Refuse a twin that is recorded as trained, and return whether it is recorded as untrained (or there is none)."""
+    models = [store.identity.get("model") for store in twins.values()]
+    recorded = [model for model in models if isinstance(model, Mapping)]
+    for model in recorded:
+        if not isinstance(model.get("untrained"), Mapping) and isinstance(model.get("weights"), Mapping):
+            raise ProvenanceMismatch(
+                "the store of the untrained twin was made by a trained model",
+                needed="a store that was extracted with --untrained SEED",
+                found=f"{model.get('source')} with its trained weights",
+                where="twin",
+                next_step="name trained models among the stores that are compared",
+            )
+    return all(isinstance(model, Mapping) and isinstance(model.get("untrained"), Mapping) for model in models)

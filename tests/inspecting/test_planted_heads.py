@@ -10,11 +10,11 @@ import torch
 
 from probing.inspecting import inspect
 from probing.inspecting.attention import SCORES, scores_of, uniform
-from probing.inspecting.checking import NOTHING, REPLACEMENTS, HeadCheck, HeadMeans, disagreement
+from probing.inspecting.checking import NOTHING, HeadCheck, HeadMeans, disagreement
 from probing.inspecting.prompts import batches, prompts_of
 from probing.inspecting.reading import Reader
 from probing.models.language_model import LanguageModel
-from probing.results.inspection import CHECK_LIMITS, Inspection
+from probing.results.inspection import CHECK_LIMITS, REPLACEMENTS, Inspection
 from tests.samples.planted_heads import HEADS, TEXT, planted_model
 from tests.samples.tiny_models import build, byte_tokenizer, wordpiece_tokenizer
 
