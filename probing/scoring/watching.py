@@ -244,7 +244,7 @@ class _Scorer:
         self._mark = mark
         self._recipes, self._found, self._special = recipes, found, special
         self._reads_prompt, self._alarm = reads_prompt, alarm
-        self._waiting: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
+        self._waiting: list[tuple[int, Tensor, Mapping[str, Tensor]]] = []
         self._pools: list[dict[str, _Pool]] = []
 
     def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
@@ -267,11 +267,10 @@ class _Scorer:
         if new >= ids.shape[1]:
             return
         self._next = start + ids.shape[1]
-        kept = ids[:, new:]
-        columns = torch.arange(start + new, start + ids.shape[1])
-        is_text = self._is_text(kept.cpu(), columns)
-        self._waiting.append((kept, is_text, {site: state[:, new:].clone() for site, state in states.items()}))
-        self._count += kept.shape[1]
+        # States are copied: the model may write over its own. All else waits for a block, for small steps cost most.
+        copied = {site: state[:, new:].clone() for site, state in states.items()}
+        self._waiting.append((start + new, ids[:, new:], copied))
+        self._count += ids.shape[1] - new
         if self._alarm is not None or self._count >= BLOCK:
             self.flush()
             for sequence in range(self._first, len(self._found)) if self._alarm is not None else ():
@@ -288,8 +287,9 @@ class _Scorer:
         waiting, self._waiting, self._count = self._waiting, [], 0
         if not waiting:
             return
-        ids = torch.cat([part[0] for part in waiting], 1).cpu().numpy()
-        is_text = torch.cat([part[1] for part in waiting], 1).numpy()
+        pieces = torch.cat([part[1] for part in waiting], 1).cpu()
+        columns = torch.cat([torch.arange(start, start + part.shape[1]) for start, part, _ in waiting])
+        ids, is_text = pieces.numpy(), self._is_text(pieces, columns).numpy()
         rows = np.nonzero(is_text)[0]
         texts = self._found._texts[self._first :]
         for row, text in enumerate(texts):
