@@ -83,7 +83,7 @@ def cka_nulls(first: Source, second: Source, pairs: Sequence[Pair], rows: Shared
             theirs = u_centred(second.centred(b, chosen))
             for start in range(0, count, _AT_ONCE):
                 part = moves[start : start + _AT_ONCE]
-                moved = np.stack([theirs[move][:, move].reshape(-1) for move in part])
+                moved = np.stack([theirs.take(move, axis=0).take(move, axis=1).reshape(-1) for move in part])
                 for site, values in zip(sites, kernels @ moved.T, strict=True):
                     own = first.sums[site].own_hsic * second.sums[b].own_hsic
                     samples[site, b][start : start + len(part)] = factor * values / math.sqrt(own)

@@ -151,7 +151,7 @@ class Source:
     def read(self, site: str, rows: Any) -> States:
         """Return states `(N, D)` of some of the shared rows (a slice or indices)."""
         states: States = self.store.read(site, self.rows.index[rows])
-        return states[:, self._columns[site]] if site in self._columns else states
+        return states.take(self._columns[site], axis=1) if site in self._columns else states
 
     def _check(self, site: str, rows: slice, states: States) -> None:
         """Raise NonFiniteStates if states are NaN or infinite."""
@@ -260,8 +260,9 @@ class Source:
 
 
 def _about(states: States, mean: Floats, scale: float) -> States:
-    """Return states about a mean and divided by a scale, in float32 after both."""
-    return np.asarray((states - mean) / scale, np.float32)
+    """Return states about a mean and divided by a scale, computed in float64 and rounded to float32 after each."""
+    found = np.subtract(states, mean, out=np.empty_like(states), casting="same_kind")  # no array of float64 is made
+    return np.divide(found, scale, out=found, casting="same_kind")
 
 
 @dataclass(frozen=True, eq=False)

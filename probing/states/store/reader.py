@@ -236,12 +236,17 @@ class Store:
             return out
         rows = self._check_rows(rows)
         out = np.empty((len(rows), width), np.float32)
-        home = np.searchsorted(self._starts, rows, side="right") - 1
+        is_ordered = bool((rows[1:] >= rows[:-1]).all())
+        order = slice(None) if is_ordered else np.argsort(rows, kind="stable")
+        sorted_rows = rows[order]
+        ends = np.searchsorted(sorted_rows, self._starts)
         for position, shard in enumerate(self._records):
-            chosen = np.flatnonzero(home == position)
-            if len(chosen):
-                local = rows[chosen] - self._starts[position]
-                out[chosen] = widen(self._files.mapped(shard, path)[local], self._recipe.dtype)
+            part = slice(int(ends[position]), int(ends[position + 1]))
+            if part.start < part.stop:
+                local = sorted_rows[part] - self._starts[position]
+                chosen = part if is_ordered else order[part]  # type: ignore[index]
+                stored = self._files.mapped(shard, path)[_as_slice(local)]
+                out[chosen] = widen(stored, self._recipe.dtype) if self._recipe.dtype == "bfloat16" else stored
         return out
 
     def blocks(
@@ -362,3 +367,10 @@ class Store:
             ("content", self.content_id[:12]),
         ]
         return card(f"Store {self.path}", rows)
+
+
+def _as_slice(ordered: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Return ordered row numbers as a slice where they follow one another, so that no row is looked up."""
+    first, last = int(ordered[0]), int(ordered[-1])
+    is_run = last - first == len(ordered) - 1 and bool((np.diff(ordered) == 1).all())
+    return slice(first, last + 1) if is_run else ordered
