@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ConfigError, ProvenanceMismatch
+from probing.models.language_model import LanguageModel
 from probing.provenance import environment
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import MISSING, as_words, load_record
@@ -132,19 +133,18 @@ def _active(values: Tensor, is_active: Tensor) -> Block:
     return counts.cpu().numpy(), columns.cpu().numpy(), values.flatten()[places].cpu().numpy()
 
 
-def site_in(dictionary: Dictionary, store: Store, site: str | None, *, any_model: bool = False, path: str = "") -> str:
-    """Return the site of a store that a dictionary is for, and check that its states are those.
+def site_in(dictionary: Dictionary, source: Store | LanguageModel, site: str | None, *, any_model: bool = False) -> str:
+    """Return the site of a store or model that a dictionary is for, and check that its states are those.
 
     Args:
         dictionary: the dictionary.
-        store: the store.
+        source: the store or model.
         site: the site; None: the one that the file names.
         any_model: whether another model or site than the file names is accepted.
-        path: where the dictionary is from, for messages.
 
     Raises:
         ConfigError: the site is not given, and the file names none.
-        UnknownSite: the store has no such site.
+        UnknownSite: there is no such site.
         ProvenanceMismatch: the file names another model or site.
         BadParameter: the states have another width.
     """
@@ -154,9 +154,12 @@ def site_in(dictionary: Dictionary, store: Store, site: str | None, *, any_model
             "the file of this dictionary names no site that has a name here",
             needed="a site (--site)",
             found=str(dictionary.declared.get("hook") or "no place at all"),
-            where=path,
         )
-    width, theirs = store.width(name), str(store.identity["model"].get("source"))
+    if isinstance(source, Store):
+        where, theirs = str(source.path), str(source.identity["model"].get("source"))
+    else:
+        where, theirs = source.name, source.name
+    width = source.width(name)
     for what, own, given in (
         ("site", dictionary.site, name),
         ("model", _last(dictionary.model), _last(theirs)),
@@ -166,7 +169,7 @@ def site_in(dictionary: Dictionary, store: Store, site: str | None, *, any_model
                 f"the dictionary is of another {what}",
                 needed=f"{what} {own}",
                 found=f"{what} {given}",
-                where=str(store.path),
+                where=where,
                 next_step="give states of that one, or accept others with any_model (--any-model)",
             )
     if width != dictionary.width:
@@ -174,7 +177,7 @@ def site_in(dictionary: Dictionary, store: Store, site: str | None, *, any_model
             "the states do not fit the dictionary",
             needed=f"states of width {dictionary.width}",
             found=f"{name} of width {width}",
-            where=str(store.path),
+            where=where,
             next_step="give states of the model and site that the dictionary was trained on",
         )
     return name
