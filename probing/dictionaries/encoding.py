@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ConfigError, ProvenanceMismatch
-from probing.models.language_model import LanguageModel
 from probing.provenance import environment
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import MISSING, as_words, load_record
 from probing.states.store.format import EXAMPLE_COLUMNS, STATE_TYPES, StoreLayout, widen
 from probing.system.machine import check_target, with_typed_errors
 from probing.system.progress import steps_bar
+
+if TYPE_CHECKING:
+    from probing.models.language_model import LanguageModel
 
 Floats = NDArray[np.float32]
 Block = tuple[NDArray[np.int64], NDArray[np.int32], Floats]
