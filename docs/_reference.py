@@ -57,6 +57,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "What the model does when a property is exchanged in its states.",
         ("intervene", "UseRun", "Verdict", "judge", "read_directions", "export_directions", "apply_direction"),
     ),
+    "dictionaries": (
+        "Dictionaries",
+        "Sparse autoencoders and transcoders, checked on states and encoded.",
+        ("Dictionary", "check_dictionary", "encode_states"),
+    ),
     "looking": (
         "Looking inside",
         "States and attention of texts, and what the states say when they are read as the model's output: each cue "

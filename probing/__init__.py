@@ -12,6 +12,9 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.dictionaries.dictionary import Dictionary
+    from probing.dictionaries.encoding import encode_states
+    from probing.dictionaries.losses import check_dictionary
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Corpus": "text.corpus",
+    "Dictionary": "dictionaries.dictionary",
     "Example": "text.corpus",
     "ExtractJob": "jobs",
     "Inspection": "results.inspection",
@@ -71,8 +75,10 @@ _HOMES = {
     "UseRun": "verdicts.verdict",
     "Verdict": "verdicts.verdict",
     "apply_direction": "use.directions",
+    "check_dictionary": "dictionaries.losses",
     "choose_threshold": "statistics.thresholds",
     "compare": "training.comparing",
+    "encode_states": "dictionaries.encoding",
     "export_directions": "use.directions",
     "extract": "states.extraction",
     "import_states": "states.importing",
@@ -96,6 +102,7 @@ _HOMES = {
 
 __all__ = [
     "Corpus",
+    "Dictionary",
     "Example",
     "ExtractJob",
     "Inspection",
@@ -117,8 +124,10 @@ __all__ = [
     "UseRun",
     "Verdict",
     "apply_direction",
+    "check_dictionary",
     "choose_threshold",
     "compare",
+    "encode_states",
     "export_directions",
     "extract",
     "import_states",
