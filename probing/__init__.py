@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Corpus": "text.corpus",
+    "Dictionary": "dictionaries.dictionary",
     "Example": "text.corpus",
     "ExtractJob": "jobs",
     "Inspection": "results.inspection",
@@ -89,13 +90,16 @@ _HOMES = {
     "similarity": "similarities",
     "steer": "scoring.steering",
     "steering_report": "scoring.steering",
+    "top_contexts": "dictionaries.contexts",
     "train": "training",
+    "train_dictionary": "dictionaries.training",
     "transfer": "training.transferring",
     "watch": "scoring.watching",
 }
 
 __all__ = [
     "Corpus",
+    "Dictionary",
     "Example",
     "ExtractJob",
     "Inspection",
@@ -135,7 +139,9 @@ __all__ = [
     "similarity",
     "steer",
     "steering_report",
+    "top_contexts",
     "train",
+    "train_dictionary",
     "transfer",
     "watch",
 ]

@@ -17,11 +17,11 @@ MEMBERS = set(registry.FOLDERS.values())
 # From the ground up; a folder may import its own layer (without cycles) and those below.
 LAYERS = [
     {"errors", "seeds", "_moved", "_renamed", "reference", "registry", "system", "files", "provenance"},
-    {"text", "labels", "statistics", "results", "verdicts"},
+    {"text", "labels", "statistics", "results", "verdicts", "neuronpedia"},
     {"contracts"},
     {"readers", "tasks", "probes", "controls", "measures", "analyses", "executors", "models", "recipes"},
     {"states"},
-    {"training"},
+    {"training", "dictionaries"},
     {"use", "similarities", "lenses"},
     {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},

@@ -1,0 +1,295 @@
+"""Trains TopK and BatchTopK dictionaries on the tokens of a store, beside an untrained twin's and a random one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probing.dictionaries._fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
+from probing.dictionaries._recovered_loss import MOST_TEXTS, refuse_without_loss, with_losses
+from probing.dictionaries._token_states import TokenStates
+from probing.dictionaries.dictionary import Dictionary
+from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch
+from probing.files.strict_json import strict_json
+from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
+from probing.probes._rows import low_precision_helps
+from probing.provenance import __version__, digest, model_called, weights_digest
+from probing.results.dictionary_training import RANDOM, TRAINED, TWIN, DictionaryQuality, DictionaryTraining
+from probing.seeds import child_seed
+from probing.states.store import Store
+from probing.states.store.views import refuse_other_corpus
+from probing.system.machine import target_of
+from probing.system.progress import steps_bar
+
+if TYPE_CHECKING:
+    from probing.models.language_model import LanguageModel
+    from probing.text.corpus import Corpus
+
+Floats = NDArray[np.float32]
+
+FIT = "fit.json"  # beside a dictionary that was trained here
+_AT_ONCE = 8192
+_SAMPLE = 16_384
+
+
+@dataclass(frozen=True)
+class TrainedDictionary:
+    """Holds a dictionary that was trained, and what is known of it.
+
+    Attributes:
+        dictionary: the dictionary.
+        training: how it was trained, and what it and its controls do on held-out tokens.
+    """
+
+    dictionary: Dictionary
+    training: DictionaryTraining
+
+
+def train_dictionary(
+    states: Store | str | Path | Floats,
+    site: str = "",
+    *,
+    latents: int | None = None,
+    k: int = 32,
+    architecture: Architecture = "batchtopk",
+    epochs: int = 10,
+    batch: int = 2048,
+    rate: float = 2e-3,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    skip: int = 1,
+    max_rows: int | None = None,
+    twin: Store | str | Path | None = None,
+    model: LanguageModel | None = None,
+    corpus: Corpus | None = None,
+    controls: bool = True,
+    seed: int = 0,
+    to: str | Path | None = None,
+    progress: bool | None = None,
+) -> TrainedDictionary:
+    """Train a sparse dictionary of the tokens' states at a site, measure it beside its controls on held-out texts, and
+    return both.
+
+    TopK (Gao et al. 2024) takes the k largest latents of each token, BatchTopK (Bussmann et al. 2024) those of many
+    tokens together, and afterwards a threshold that gives k in the mean. An auxiliary loss revives dead latents;
+    directions of the decoder have norm 1. Rows are read from the store in parts, so that memory does not grow with it.
+    The controls are a random dictionary of the same size and, if its store is given, the dictionary of an untrained
+    twin of the model.
+
+    Args:
+        states: a store of tokens (`rows="piece"`), its directory, or states `(N, D)`.
+        site: site of the store.
+        latents: number of latents M; None: 8 times the width.
+        k: active latents of a token.
+        architecture: `topk` or `batchtopk`.
+        epochs: passes over the tokens.
+        batch: tokens of a step.
+        rate: largest learning rate.
+        precision: of the encoder's products: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it.
+        skip: first tokens of each text that are left out; many models have states of another kind there.
+        max_rows: largest number of tokens, in whole texts chosen at random; None: all.
+        twin: store of the untrained twin of the model on the same corpus.
+        model, corpus: the model and corpus of the store, for the loss that the model recovers with reconstructed
+            states; None: it is not measured.
+        controls: whether a random dictionary is measured beside it.
+        seed: root of every random draw.
+        to: folder for the dictionary, dictionary_training.json and .parquet, and the state of training, from which a
+            killed run resumes to the same result.
+        progress: whether progress is shown; None: if there is a terminal.
+
+    Raises:
+        BadParameter: an option is out of range, or rows of the store are no tokens.
+        DegenerateDesign: there are more latents than tokens, or too few tokens, the states do not vary, all latents are
+            dead, or training does not converge.
+        NonFiniteStates: a state is not finite.
+        UnsupportedModel: a model was given that is not causal, or the site is not `resid.l`.
+        ProvenanceMismatch: the twin is of a trained model or of another corpus, or the corpus or model is not that of
+            the store.
+        UnknownSite: the store has no such site.
+        CannotReachFile: `to` cannot be used; it is checked before work begins.
+    """
+    folder = target_of(to)
+    rows = TokenStates(states, site, skip=skip, max_rows=max_rows, seed=seed)
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise BadParameter("unknown precision", needed="auto, float32 or bfloat16", found=repr(precision))
+    low = precision == "bfloat16" or (precision == "auto" and low_precision_helps())
+    options = DictionaryOptions(latents or 8 * rows.width, k, architecture, epochs, batch, rate, low, seed)
+    options.check(len(rows.train), rows.name)
+    twins = None if twin is None else TokenStates(twin, site, skip=skip, max_rows=max_rows, seed=seed)
+    if twins is not None:
+        _refuse_trained_twin(rows, twins)
+    _refuse_others(rows, model, corpus)
+    fit = _fitted(rows, options, folder, "training", progress)
+    mean = rows.sample(_SAMPLE, seed).mean(0)
+    named = {TRAINED: fit.dictionary}
+    qualities = [_quality(TRAINED, fit.dictionary, rows, mean, fit.alive)]
+    if controls:
+        sample = rows.sample(_SAMPLE, seed)
+        l0 = min(qualities[0].l0, options.latents // 4)
+        named[RANDOM] = Dictionary.random(
+            rows.width, options.latents, l0=l0, states=sample, seed=child_seed(seed, "random dictionary")
+        )
+        qualities.append(_quality(RANDOM, named[RANDOM], rows, mean))
+    if twins is not None:
+        other = _fitted(twins, options, None if folder is None else folder / "twin", "training on the twin", progress)
+        at = twins.sample(_SAMPLE, seed).mean(0)
+        qualities.insert(1, _quality(TWIN, other.dictionary, twins, at, other.alive))
+    if model is not None and corpus is not None:
+        with steps_bar("measuring the loss", "texts", None, progress) as advance:
+            qualities = with_losses(
+                qualities,
+                named,
+                model=model,
+                corpus=corpus,
+                texts=rows.dev_texts[:MOST_TEXTS],
+                site=site,
+                mean=mean,
+                skip=skip,
+                seed=seed,
+                advance=advance,
+            )
+    training = _training(rows, options, fit, qualities)
+    if folder is not None:
+        training.write(folder)
+    return TrainedDictionary(fit.dictionary, training)
+
+
+def _fitted(
+    rows: TokenStates, options: DictionaryOptions, folder: Path | None, title: str, progress: bool | None
+) -> Fit:
+    """Return the dictionary in a folder if it was trained there on these rows with these options, else train it and
+    write it there.
+    """
+    mark = digest([__version__, asdict(options), rows.identity])
+    if folder is None:
+        with steps_bar(title, "steps", None, progress) as advance:
+            return fit_dictionary(rows, options, advance=advance)
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_locked(folder):
+        sweep(folder)
+        known = _known(folder, mark)
+        if known is not None:
+            return known
+        with steps_bar(title, "steps", None, progress) as advance:
+            fit = fit_dictionary(rows, options, folder=folder, mark=mark, advance=advance)
+        fit.dictionary.save(folder)
+        facts = {"mark": mark, "content_id": fit.dictionary.content_id, "errors": fit.errors, "alive": fit.alive}
+        write_atomically(folder / FIT, sealed(json.dumps(facts | {"seconds": fit.seconds})))
+        (folder / STATE).unlink(missing_ok=True)
+    return fit
+
+
+def _known(folder: Path, mark: str) -> Fit | None:
+    """Return the dictionary that was trained in a folder with this mark, if it is as it was written."""
+    text = read_sealed(folder / FIT)
+    if text is None:
+        return None
+    facts = strict_json(text)
+    if facts.get("mark") != mark:
+        return None
+    try:
+        dictionary = Dictionary.load(folder)
+    except ProbingError:  # damaged: trained anew
+        return None
+    if dictionary.content_id != facts["content_id"]:
+        return None
+    return Fit(dictionary, tuple(facts["errors"]), facts["alive"], facts["seconds"])
+
+
+def _quality(
+    role: str, dictionary: Dictionary, rows: TokenStates, mean: Floats, alive: float | None = None
+) -> DictionaryQuality:
+    """Return what a dictionary does on the held-out rows.
+
+    Raises:
+        DegenerateDesign: no latent is active on any of them.
+    """
+    fires, active, wrong, spread = np.zeros(dictionary.n_latents, bool), 0, 0.0, 0.0
+    for at in range(0, len(rows.dev), _AT_ONCE):
+        states = rows.read(rows.dev[at : at + _AT_ONCE])
+        latents = dictionary.encode(states)
+        fires[latents.indices] = True
+        active += latents.nnz
+        wrong += float(np.square(states - dictionary.decode(latents), dtype=np.float64).sum())
+        spread += float(np.square(states - mean, dtype=np.float64).sum())
+    if role == TRAINED and not active:
+        raise DegenerateDesign(
+            "all latents are dead",
+            needed="latents that are active on held-out tokens",
+            found="none",
+            where=rows.name,
+            next_step="give more tokens, fewer latents or a smaller learning rate",
+        )
+    return DictionaryQuality(role, active / len(rows.dev), wrong / spread, float(fires.mean()), alive)
+
+
+def _training(
+    rows: TokenStates, options: DictionaryOptions, fit: Fit, qualities: Sequence[DictionaryQuality]
+) -> DictionaryTraining:
+    return DictionaryTraining(
+        model=fit.dictionary.model or "",
+        site=rows.site,
+        architecture=options.architecture,
+        latents=options.latents,
+        width=rows.width,
+        k=options.k,
+        train_tokens=len(rows.train),
+        held_out_tokens=len(rows.dev),
+        first_tokens=rows.skipped,
+        epochs=options.epochs,
+        batch=min(options.batch, len(rows.train)),
+        rate=options.rate,
+        seed=options.seed,
+        precision="bfloat16" if options.low_precision else "float32",
+        errors=fit.errors,
+        qualities=tuple(qualities),
+        seconds=fit.seconds,
+        facts={"dictionary": fit.dictionary.content_id, "states": rows.identity, "version": __version__},
+    )
+
+
+def _refuse_trained_twin(rows: TokenStates, twins: TokenStates) -> None:
+    """Refuse a twin whose model is trained, or whose rows are not those of the store."""
+    assert twins.source is not None  # an array is no twin
+    mine = None if rows.source is None else rows.source.identity["corpus"]["fingerprint"]
+    facts = twins.source.identity
+    is_drawn = facts["model"].get("untrained") is not None
+    if is_drawn and facts["corpus"]["fingerprint"] == mine:
+        return
+    raise ProvenanceMismatch(
+        "this is no untrained twin",
+        needed="a store of the same corpus, extracted with --untrained SEED",
+        found=f"states of {model_called(facts['model'])}" + ("" if not is_drawn else ", on another corpus"),
+        where=twins.name,
+        next_step="extract the twin's states with `probing extract … --untrained 0 --rows piece`",
+    )
+
+
+def _refuse_others(rows: TokenStates, model: LanguageModel | None, corpus: Corpus | None) -> None:
+    """Refuse a model or corpus that is not that of the store, or one of them alone."""
+    if (model is None) != (corpus is None):
+        raise BadParameter(
+            "the recovered loss needs a model and its corpus",
+            needed="both, or neither",
+            found="a corpus alone" if model is None else "a model alone",
+        )
+    if model is None or corpus is None:
+        return
+    if rows.source is None:
+        raise BadParameter("states in an array have no texts", needed="a store", found="an array and a model")
+    refuse_other_corpus(rows.source, corpus)
+    ours, theirs = (weights_digest(one) for one in (rows.source.identity["model"], model.identity()["model"]))
+    if ours != theirs:
+        raise ProvenanceMismatch(
+            "the states of this store are of another model",
+            needed=model_called(rows.source.identity["model"]),
+            found=model_called(model.identity()["model"]),
+            where=str(rows.source.path),
+            next_step="load the model that the store was extracted from",
+        )
+    refuse_without_loss(model, rows.site)
