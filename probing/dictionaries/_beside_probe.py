@@ -30,13 +30,13 @@ Floats = NDArray[np.float64]
 class Texts:
     """Gives rows in their context."""
 
-    def __init__(self, store: Store, corpus: Corpus, context: int) -> None:
-        self._corpus, self._context, self._rows = corpus, context, store.rows
+    def __init__(self, store: Store, corpus: Corpus, window: int) -> None:
+        self._corpus, self._window, self._rows = corpus, window, store.rows
 
     def of_row(self, row: int) -> dict[str, Any]:
         """Return the text, and its parts before, in and after a row of the store."""
         rows, example = self._rows, int(self._rows.example[row])
-        first, last = max(0, row - self._context), min(len(rows.example) - 1, row + self._context)
+        first, last = max(0, row - self._window), min(len(rows.example) - 1, row + self._window)
         while rows.example[first] != example:
             first += 1
         while rows.example[last] != example:
@@ -48,8 +48,8 @@ class Texts:
         """Return the text, and its parts before, in and after a word; of a whole text (-1), its end."""
         text, words = self._corpus[example].text, self._corpus[example].words
         if word < 0 or not words:
-            return self._parts(example, max(0, len(text) - 8 * self._context), len(text), len(text), len(text))
-        first, last = max(0, word - self._context), min(len(words) - 1, word + self._context)
+            return self._parts(example, max(0, len(text) - 8 * self._window), len(text), len(text), len(text))
+        first, last = max(0, word - self._window), min(len(words) - 1, word + self._window)
         return self._parts(example, words[first][0], *words[word], words[last][1])
 
     def _parts(self, example: int, begin: int, start: int, end: int, stop: int) -> dict[str, Any]:

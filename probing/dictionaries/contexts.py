@@ -14,6 +14,7 @@ from probing.dictionaries._beside_probe import Property, Texts, compared, mean_d
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
 from probing.neuronpedia.reading import ExportedContext, ExportedLatents, read_export
+from probing.neuronpedia.writing import write_feature_lists
 from probing.provenance import __version__, model_called
 from probing.results.latent_contexts import TOP, LatentContext, LatentContexts, LatentFacts
 from probing.seeds import generator
@@ -41,13 +42,13 @@ class Asked:
     Attributes:
         top: number of contexts with the largest activations.
         per_band: number of random contexts of each lower band.
-        context: number of tokens on either side that are shown.
+        window: number of tokens on either side that are shown.
         seed: seed of the draws.
     """
 
     top: int
     per_band: int
-    context: int
+    window: int
     seed: int
 
     def check(self) -> None:
@@ -56,7 +57,7 @@ class Asked:
         Raises:
             BadParameter: a value is out of range.
         """
-        for name, least in (("top", 1), ("per_band", 0), ("context", 0)):
+        for name, least in (("top", 1), ("per_band", 0), ("window", 0)):
             if getattr(self, name) < least:
                 raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(getattr(self, name)))
 
@@ -71,7 +72,7 @@ def top_contexts(
     count: int = 10,
     top: int = 5,
     per_band: int = 2,
-    context: int = 10,
+    window: int = 10,
     export: str | Path | None = None,
     task: str | None = None,
     label: str | None = None,
@@ -96,7 +97,7 @@ def top_contexts(
         top: number of contexts with the largest activations.
         per_band: number of random contexts from each lower band of quantiles (90–100, 50–90 and 0–50 % of the positive
             activations).
-        context: tokens on either side that are shown.
+        window: tokens on either side that are shown.
         export: folder of an export of Neuronpedia for this dictionary, which names latents.
         task: property to compare with, such as `feature:Number`; None: that of `probe`, or none.
         label: class that probe and latents look for; None: of two classes the second in sorted order.
@@ -104,7 +105,8 @@ def top_contexts(
         rows: how to pool a store of tokens for the property, as for `train`.
         disagreements: largest number of rows of each kind of disagreement.
         seed: seed of the draws.
-        to: folder for latent_contexts.json, latent_contexts.parquet and latent_disagreements.parquet.
+        to: folder for latent_contexts.json, latent_contexts.parquet and latent_disagreements.parquet; with an export
+            also for `neuronpedia`, the latents as a list that Neuronpedia takes.
         progress: whether progress is shown; None: if there is a terminal.
 
     Raises:
@@ -117,7 +119,7 @@ def top_contexts(
         InputError: the dictionary, the probe or the export is damaged.
     """
     folder = target_of(to)
-    asked = Asked(top, per_band, context, seed)
+    asked = Asked(top, per_band, window, seed)
     asked.check()
     own = dictionary if isinstance(dictionary, Dictionary) else Dictionary.load(dictionary)
     source = store if isinstance(store, Store) else Store.open(store)
@@ -131,7 +133,7 @@ def top_contexts(
     if chosen is None:
         chosen, said = _choose(own, source, place, beside, count, seed, progress)
     found = _activations(own, source, place, chosen, progress)
-    texts = Texts(source, corpus, context)
+    texts = Texts(source, corpus, window)
     facts, contexts = [], []
     for latent in chosen:
         index, values = found[latent]
@@ -153,7 +155,31 @@ def top_contexts(
     )
     if folder is not None:
         result.write(folder)
+        if about.model and about.source:
+            _write_list(result, about, folder / "neuronpedia")
     return result
+
+
+def _write_list(result: LatentContexts, about: ExportedLatents, folder: Path) -> None:
+    """Write the latents as a list for Neuronpedia, with what was measured of each in its description."""
+    beside = {one.latent: one for one in result.probes}
+    texts = {}
+    for one in result.facts:
+        text = f"active on {one.density:.3%} of {result.rows:,} rows of {result.site}"
+        if (probe := beside.get(one.latent)) is not None:
+            text += (
+                f"; balanced accuracy of {probe.task} ({probe.label}) on test {probe.latent_accuracy:.3f}, of a linear "
+                f"probe {probe.probe_accuracy:.3f}; whether the model uses it was not measured"
+            )
+        texts[one.latent] = text
+    write_feature_lists(
+        texts,
+        folder,
+        model=about.model,
+        source=about.source,
+        name=f"Latents of {result.site}",
+        description=f"Latents chosen: {result.chosen_by}.",
+    )
 
 
 def _site(dictionary: Dictionary, store: Store, site: str | None) -> str:
@@ -184,12 +210,11 @@ def _checked(latents: Sequence[int], dictionary: Dictionary) -> tuple[int, ...]:
 
 
 def _refuse_other_export(about: ExportedLatents, dictionary: Dictionary, export: str | Path | None) -> None:
-    known = (*about.names, *about.densities, *about.largest, *about.contexts)
-    if known and max(known) >= dictionary.n_latents:
+    if about.highest >= dictionary.n_latents:
         raise ProvenanceMismatch(
             "the export is of another dictionary",
             needed=f"latents 0 to {dictionary.n_latents - 1}",
-            found=f"latent {max(known)} of {about.source} of {about.model}",
+            found=f"latent {about.highest} of {about.source} of {about.model}",
             where=str(export),
             next_step="give the export of this dictionary",
         )
@@ -233,7 +258,7 @@ def _encoded(
     """Yield row numbers and their latents, block by block."""
     with steps_bar(title, "rows", store.n_rows, progress) as update:
         for rows, states in store.blocks(site, block_rows=_AT_ONCE):
-            yield rows, dictionary.encode(states)
+            yield rows, dictionary.encode(np.array(states))  # PyTorch takes no read-only view of a file
             update(int(rows[-1]) + 1, store.n_rows)
 
 

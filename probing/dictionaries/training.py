@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
+from probing.neuronpedia.writing import write_evaluation
 from probing.probes._rows import low_precision_helps
 from probing.provenance import __version__, digest, model_called, weights_digest
 from probing.results.dictionary_training import RANDOM, TRAINED, TWIN, DictionaryQuality, DictionaryTraining
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 FIT = "fit.json"  # beside a dictionary that was trained here
+EVALUATION = "evaluation.json"  # the same numbers in the form of SAEBench
 _AT_ONCE = 8192
 _SAMPLE = 16_384
 
@@ -98,8 +101,8 @@ def train_dictionary(
             states; None: it is not measured.
         controls: whether a random dictionary is measured beside it.
         seed: root of every random draw.
-        to: folder for the dictionary, dictionary_training.json and .parquet, and the state of training, from which a
-            killed run resumes to the same result.
+        to: folder for the dictionary, dictionary_training.json and .parquet, evaluation.json (the same in the form of
+            SAEBench), and the state of training, from which a killed run resumes to the same result.
         progress: whether progress is shown; None: if there is a terminal.
 
     Raises:
@@ -156,6 +159,7 @@ def train_dictionary(
     training = _training(rows, options, fit, qualities)
     if folder is not None:
         training.write(folder)
+        write_evaluation(_evaluation(training), folder / EVALUATION)
     return TrainedDictionary(fit.dictionary, training)
 
 
@@ -251,6 +255,36 @@ def _training(
         seconds=fit.seconds,
         facts={"dictionary": fit.dictionary.content_id, "states": rows.identity, "version": __version__},
     )
+
+
+def _evaluation(training: DictionaryTraining) -> dict[str, Any]:
+    """Return the numbers of a dictionary as SAEBench's evaluation `core` names them; those of controls beside them."""
+    own = training.trained
+    metrics: dict[str, dict[str, float | None]] = {
+        "sparsity": {"l0": own.l0},
+        "reconstruction_quality": {"explained_variance": 1.0 - own.unexplained},
+        "misc_metrics": {"frac_alive": own.alive},
+    }
+    if own.loss_clean is not None:
+        metrics["model_performance_preservation"] = {
+            "ce_loss_score": own.loss_recovered,
+            "ce_loss_without_sae": own.loss_clean,
+            "ce_loss_with_sae": own.loss_replaced,
+            "ce_loss_with_ablation": own.loss_removed,
+        }
+    settings = ("architecture", "latents", "width", "k", "model", "site")
+    return {
+        "eval_type_id": "core",
+        "eval_config": {name: getattr(training, name) for name in ("held_out_tokens", "first_tokens", "seed")},
+        "eval_id": digest(training.facts)[:32],
+        "datetime_epoch_millis": int(time.time() * 1000),
+        "eval_result_metrics": metrics,
+        "sae_cfg_dict": {name: getattr(training, name) for name in settings},
+        "eval_result_unstructured": {
+            "verdict": " ".join(training.doubts) or "no doubt of the dictionary itself; see the controls",
+            "controls": [asdict(one) for one in training.qualities if one is not own],
+        },
+    }
 
 
 def _refuse_trained_twin(rows: TokenStates, twins: TokenStates) -> None:

@@ -74,7 +74,7 @@ class DictionaryTopsJob(CorpusOptions):
     count: int = option(10, help="number of latents, if none are named")
     top: int = option(5, help="contexts with the largest activations")
     per_band: int = option(2, help="random contexts of each lower band of quantiles")
-    context: int = option(10, help="tokens on either side")
+    window: int = option(10, help="tokens on either side")
     neuronpedia: str | None = option(None, help="folder of an export of Neuronpedia for this dictionary")
     task: str | None = option(None, help="property to compare with: upos, feature:Number, column:NAME, …")
     label: str | None = option(None, help="class to look for (default: the second of two)")

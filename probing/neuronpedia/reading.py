@@ -53,6 +53,7 @@ class ExportedLatents:
         densities: share of tokens on which a latent is active.
         largest: largest activation.
         contexts: texts on which a latent is most active, the strongest first.
+        highest: largest number of a latent in any line, of those asked for or not; -1: there is no line.
     """
 
     model: str = ""
@@ -61,6 +62,7 @@ class ExportedLatents:
     densities: Mapping[int, float] = field(default_factory=dict)
     largest: Mapping[int, float] = field(default_factory=dict)
     contexts: Mapping[int, tuple[ExportedContext, ...]] = field(default_factory=dict)
+    highest: int = -1
 
     def __contains__(self, latent: int) -> bool:
         return any(latent in part for part in (self.names, self.densities, self.largest, self.contexts))
@@ -124,6 +126,7 @@ def read_export(
         densities,
         largest,
         {index: tuple(texts) for index, texts in contexts.items()},
+        owner.highest,
     )
 
 
@@ -133,8 +136,10 @@ class _Owner:
 
     model: str = ""
     source: str = ""
+    highest: int = -1
 
     def check(self, line: ExportedFeature | ExportedActivation | ExportedExplanation, where: str) -> None:
+        self.highest = max(self.highest, line.index)
         if not self.model:
             self.model, self.source = line.modelId, line.layer
         if (line.modelId, line.layer) != (self.model, self.source):

@@ -98,9 +98,10 @@ def print_training(result: DictionaryTraining, console: Console) -> None:
     where = f"{result.site} of {result.model}" if result.site else "states"
     console.print(shown(f"Dictionary of {where}", style="bold"))
     console.print(shown(about_training(result), style="dim"))
-    table = grid([*_HEADS[:-1], "loss: clean / replaced / removed"], texts=(0,))
+    table = grid(["", "L0", "unexplained", "alive", "loss recovered"], texts=(0,))
     for one in result.qualities:
-        table.add_row(*(shown(cell.text if isinstance(cell, Number) else cell) for cell in _cells(one)))
+        cells = [cell.text if isinstance(cell, Number) else cell for cell in _cells(one)[:-1]]
+        table.add_row(*map(shown, cells))
     console.print(table)
 
 
