@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
     one.add_argument("--latents", type=int, default=4608)
     one.add_argument("--k", type=int, default=32)
     one.add_argument("--epochs", type=int, default=1)
-    one.add_argument("--batch", type=int, default=2048)
-    one.add_argument("--rate", type=float, default=2e-3)
+    one.add_argument("--batch", type=int)
+    one.add_argument("--rate", type=float)
     one.add_argument("--architecture", default="batchtopk")
     one.add_argument("--million", type=int, default=1_000_000, help="tokens that the time is scaled to")
     one.add_argument("--passes", type=int, default=10, help="passes that the time is scaled to")
@@ -129,7 +129,7 @@ def _recovered(data: PlantedStates, given: argparse.Namespace, seed: int) -> dic
 def _ours(data: PlantedStates, given: argparse.Namespace, architecture: Any, k: int, seed: int) -> Fit:
     rows = TokenStates(data.states, "", skip=0, max_rows=None, seed=seed)
     epochs = max(1, round(given.steps / (len(rows.train) // 512)))
-    options = DictionaryOptions(given.features, k, architecture, epochs, 512, 2e-3, False, seed)
+    options = DictionaryOptions(given.features, k, architecture, epochs, 512, 0.1 / given.width**0.5, False, seed)
     return fit_dictionary(rows, options)
 
 

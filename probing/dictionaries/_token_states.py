@@ -25,6 +25,7 @@ _RUN = 64  # neighbouring rows that are read together
 _BUFFER_BYTES = 256 << 20  # of rows that are read together and shuffled
 _DEV_SHARE, _MOST_DEV, _LEAST_DEV = 0.05, 32_768, 16
 _MEDIAN_STEPS = 20
+_LONGEST = 4.0  # median lengths
 
 
 class TokenStates:
@@ -156,14 +157,20 @@ def _refuse_no_tokens(store: Store) -> None:
 
 @dataclass(frozen=True)
 class Standard:
-    """Holds what centres and scales states: x' = (x − centre) / scale."""
+    """Holds what centres and scales states: x' = (x − centre) / scale, shortened where it is longer than `longest`.
+
+    Some models have a few tokens (attention sinks) whose states are 50 times as long as others: they would be most of
+    the squared error, and drive training apart. Shortened, they keep their direction, and so their latents.
+    """
 
     centre: Tensor
     scale: float
+    longest: float
 
     @classmethod
     def of(cls, sample: Floats, where: str) -> Standard:
-        """Return the geometric median of a sample `(n, D)`, and the root mean square of what is left.
+        """Return the geometric median of a sample `(n, D)`, and the root mean square of what is left, of rows that are
+        shortened to 4 times the median length.
 
         Raises:
             DegenerateDesign: the states do not vary.
@@ -173,7 +180,9 @@ class Standard:
         for _ in range(_MEDIAN_STEPS):  # Weiszfeld's algorithm
             weights = 1.0 / (rows - centre).norm(dim=1).clamp_min(1e-6)
             centre = (weights @ rows) / weights.sum()
-        scale = float((rows - centre).square().mean().sqrt())
+        lengths = (rows - centre).norm(dim=1)
+        longest = _LONGEST * float(lengths.median()) or float(lengths.max())
+        scale = float((lengths.clamp_max(longest).square().mean() / rows.shape[1]).sqrt())
         if not scale > 1e-6 * max(1e-6, float(rows.abs().max())):
             raise DegenerateDesign(
                 "the states do not vary, so all latents would be dead",
@@ -182,8 +191,9 @@ class Standard:
                 where=where,
                 next_step="choose another site",
             )
-        return cls(centre, scale)
+        return cls(centre, scale, longest / scale)
 
     def __call__(self, states: Floats) -> Tensor:
         """Return centred and scaled states."""
-        return torch.from_numpy(states).sub(self.centre).div_(self.scale)
+        made = torch.from_numpy(states).sub(self.centre).div_(self.scale)
+        return made.mul_((self.longest / made.norm(dim=1, keepdim=True)).clamp_max_(1.0))

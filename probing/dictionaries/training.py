@@ -38,6 +38,7 @@ Floats = NDArray[np.float32]
 FIT = "fit.json"  # beside a dictionary that was trained here
 EVALUATION = "evaluation.json"  # the same numbers in the form of SAEBench
 _AT_ONCE = 8192
+_FAR = 4.0  # median distances from the mean, beyond which a state counts as an outlier
 _SAMPLE = 16_384
 
 
@@ -62,8 +63,8 @@ def train_dictionary(
     k: int = 32,
     architecture: Architecture = "batchtopk",
     epochs: int = 10,
-    batch: int = 2048,
-    rate: float = 2e-3,
+    batch: int | None = None,
+    rate: float | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     skip: int = 1,
     max_rows: int | None = None,
@@ -91,8 +92,8 @@ def train_dictionary(
         k: active latents of a token.
         architecture: `topk` or `batchtopk`.
         epochs: passes over the tokens.
-        batch: tokens of a step.
-        rate: largest learning rate.
+        batch: tokens of a step; None: a 128th of all, but at least 256 and at most 2048.
+        rate: largest learning rate; None: 0.1 / √D. A larger one explains more in few passes, and more latents die.
         precision: of the encoder's products: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it.
         skip: first tokens of each text that are left out; many models have states of another kind there.
         max_rows: largest number of tokens, in whole texts chosen at random; None: all.
@@ -121,7 +122,16 @@ def train_dictionary(
     if precision not in ("auto", "float32", "bfloat16"):
         raise BadParameter("unknown precision", needed="auto, float32 or bfloat16", found=repr(precision))
     low = precision == "bfloat16" or (precision == "auto" and low_precision_helps())
-    options = DictionaryOptions(latents or 8 * rows.width, k, architecture, epochs, batch, rate, low, seed)
+    options = DictionaryOptions(
+        latents=8 * rows.width if latents is None else latents,
+        k=k,
+        architecture=architecture,
+        epochs=epochs,
+        batch=min(2048, max(256, len(rows.train) // 128)) if batch is None else batch,
+        rate=0.1 / rows.width**0.5 if rate is None else rate,
+        low_precision=low,
+        seed=seed,
+    )
     options.check(len(rows.train), rows.name)
     twins = None if twin is None else TokenStates(twin, site, skip=skip, max_rows=max_rows, seed=seed)
     if twins is not None:
@@ -213,14 +223,14 @@ def _quality(
     Raises:
         DegenerateDesign: no latent is active on any of them.
     """
-    fires, active, wrong, spread = np.zeros(dictionary.n_latents, bool), 0, 0.0, 0.0
+    fires, active, parts = np.zeros(dictionary.n_latents, bool), 0, []
     for at in range(0, len(rows.dev), _AT_ONCE):
         states = rows.read(rows.dev[at : at + _AT_ONCE])
         latents = dictionary.encode(states)
         fires[latents.indices] = True
         active += latents.nnz
-        wrong += float(np.square(states - dictionary.decode(latents), dtype=np.float64).sum())
-        spread += float(np.square(states - mean, dtype=np.float64).sum())
+        made = dictionary.decode(latents)
+        parts.append([np.square(states - of, dtype=np.float64).sum(1) for of in (made, mean)])
     if role == TRAINED and not active:
         raise DegenerateDesign(
             "all latents are dead",
@@ -229,7 +239,17 @@ def _quality(
             where=rows.name,
             next_step="give more tokens, fewer latents or a smaller learning rate",
         )
-    return DictionaryQuality(role, active / len(rows.dev), wrong / spread, float(fires.mean()), alive)
+    wrong, spread = np.concatenate(parts, axis=1)
+    usual = spread <= _FAR**2 * np.median(spread)
+    return DictionaryQuality(
+        role,
+        l0=active / len(rows.dev),
+        unexplained=float(wrong[usual].sum() / spread[usual].sum()),
+        alive=float(fires.mean()),
+        unexplained_of_all=float(wrong.sum() / spread.sum()),
+        outliers=float(1.0 - usual.mean()),
+        alive_in_training=alive,
+    )
 
 
 def _training(

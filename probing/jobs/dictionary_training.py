@@ -29,8 +29,8 @@ class DictionaryTrainJob(CorpusOptions):
     k: int = option(32, help="active latents of a token")
     architecture: Literal["topk", "batchtopk"] = option("batchtopk", help="topk, or batchtopk")
     epochs: int = option(10, help="passes over the tokens")
-    batch: int = option(2048, help="tokens of a step")
-    rate: float = Field(default=2e-3, description="largest learning rate", json_schema_extra={"flag": ""})
+    batch: int | None = option(None, help="tokens of a step (default: a 128th of all, from 256 to 2048)")
+    rate: float | None = option(None, help="largest learning rate (default: 0.1 / √width)")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", help="of the encoder's products: float32, bfloat16, or auto (bfloat16 where the processor has it)"
     )

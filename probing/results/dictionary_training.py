@@ -39,7 +39,10 @@ class DictionaryQuality:
     Attributes:
         role: `trained`, `untrained_twin` or `random`.
         l0: mean number of active latents of a token.
-        unexplained: fraction of variance unexplained: squared error over squared distance from the mean of the states.
+        unexplained: fraction of variance unexplained: squared error over squared distance from the mean of the states,
+            without tokens that are more than 4 times as far from it as the median (attention sinks of some models).
+        unexplained_of_all: the same of all tokens; equal if there are no such tokens.
+        outliers: share of such tokens.
         alive: share of the latents that are active on at least one held-out token.
         alive_in_training: share that was active on at least one token in the last pass over train; None: not trained.
         loss_clean, loss_replaced, loss_removed: mean cross-entropy in bits a token of the model's output, as it is,
@@ -52,6 +55,8 @@ class DictionaryQuality:
     l0: float
     unexplained: float
     alive: float
+    unexplained_of_all: float | None = None
+    outliers: float = 0.0
     alive_in_training: float | None = None
     loss_clean: float | None = None
     loss_replaced: float | None = None
@@ -139,6 +144,11 @@ def _doubts(one: DictionaryTraining) -> Sequence[str]:
     if alive < 0.9:
         doubts.append(
             f"Only {alive:.0%} of the latents are ever active: give fewer latents, more tokens or a larger k."
+        )
+    if own.outliers and own.unexplained_of_all is not None:
+        doubts.append(
+            f"{own.outliers:.2%} of the held-out tokens have states more than 4 times as far from the mean as the median "
+            f"token; with them {own.unexplained_of_all:.1%} of the variance is unexplained."
         )
     for control in one.qualities:
         if control.role == RANDOM and control.unexplained <= own.unexplained:
