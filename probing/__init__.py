@@ -12,7 +12,9 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.dictionaries.contexts import top_contexts
     from probing.dictionaries.dictionary import Dictionary
+    from probing.dictionaries.training import train_dictionary
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob

@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
     one.add_argument("--model", help="for the recovered loss")
     one.add_argument("--corpus", type=Path, help="file of the corpus of the store")
     one.add_argument("--twin", type=Path, help="store of the untrained twin")
+    one.add_argument("--to", type=Path, help="folder of the dictionary, from which a killed run resumes")
     one.add_argument("--rows", type=int, default=100_000)
     one.add_argument("--width", type=int, default=576)
     one.add_argument("--latents", type=int, default=4608)
@@ -57,7 +58,7 @@ def train(given: argparse.Namespace) -> None:
     """Train on a store or on made states; print time, time scaled to a million tokens, and quality beside controls."""
     made = given.store is None
     states: Any = _made_states(given) if made else given.store
-    more: dict[str, Any] = {"twin": given.twin}
+    more: dict[str, Any] = {"twin": given.twin, "to": given.to}
     if given.model:
         more |= {"model": pb.LanguageModel.load(given.model, kind="causal"), "corpus": pb.Corpus.read(given.corpus)}
     names = ("latents", "k", "epochs", "batch", "rate", "architecture")

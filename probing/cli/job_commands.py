@@ -43,8 +43,8 @@ _EXAMPLES = {
     "InspectJob": "probing inspect --model probing:reference --text 'nowadays the doctor behind the window clearly' "
     "--check --to cache/results/inspect",
     "DictionaryTrainJob": "probing dictionary train cache/states/gpt2-tokens --site resid.6 --latents 4608 "
-    "--to cache/dictionaries/gpt2-6",
-    "DictionaryTopsJob": "probing dictionary tops cache/dictionaries/gpt2-6 --store cache/states/gpt2-tokens "
+    "--to cache/results/dictionary",
+    "DictionaryTopsJob": "probing dictionary tops cache/results/dictionary --store cache/states/gpt2-tokens "
     "--corpus train=train.conllu --corpus dev=dev.conllu --corpus test=test.conllu --task feature:Number "
     "--rows word:last --to cache/results/latents",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",

@@ -20,8 +20,8 @@ from probing.statistics.bootstrap import cluster_weights, interval
 from probing.text.corpus import Corpus
 
 Floats = NDArray[np.float32]
-MOST_TEXTS = 256
-_TOKENS = 1024  # of a batch
+MOST_TOKENS, LEAST_TEXTS = 4096, 16  # that the loss is measured on
+_TOKENS = 512  # of a batch
 _BITS = 1.0 / float(np.log(2.0))
 _CLEAN, _REMOVED = "clean", "removed"
 
@@ -102,11 +102,15 @@ def _losses(
     edits: Mapping[str, Callable[[Tensor], Tensor]],
     advance: Callable[[int, int], None],
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return the summed loss of each text in bits, by name of the edit, and the number of tokens it is summed over."""
+    """Return the summed loss of each text in bits, by name of the edit, and the number of tokens it is summed over; of
+    the first texts that have 4,096 tokens together, or 16.
+    """
     encoded = model.encode([corpus[int(text)].text for text in texts])
     encoded = [one if model.max_length is None else one.truncated(model.max_length) for one in encoded]
-    sums = {name: np.zeros(len(texts)) for name in (_CLEAN, *edits)}
-    tokens, done = np.zeros(len(texts)), 0
+    within = np.cumsum([len(one) for one in encoded]) <= MOST_TOKENS
+    encoded = encoded[: max(LEAST_TEXTS, int(within.sum()))]
+    sums = {name: np.zeros(len(encoded)) for name in (_CLEAN, *edits)}
+    tokens, done = np.zeros(len(encoded)), 0
     for batch in length_sorted_batches([len(one) for one in encoded], _TOKENS):
         given = [encoded[i] for i in batch]
         inputs = model.padded(given)
@@ -123,7 +127,7 @@ def _losses(
                 outputs = model.run_from(site, states, inputs)
             sums[name][batch] = _bits(outputs, inputs.ids, scored)
         done += len(batch)
-        advance(done, len(texts))
+        advance(done, len(encoded))
     return sums, tokens
 
 

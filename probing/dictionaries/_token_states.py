@@ -74,7 +74,7 @@ class TokenStates:
         dev_most = min(_MOST_DEV, max(_LEAST_DEV, round(_DEV_SHARE * most)))
         dev, train = order[used <= dev_most], order[(used > dev_most) & (used <= most)]
         self.train, self.dev = (np.flatnonzero(kept & np.isin(texts, some)) for some in (train, dev))
-        self.dev_texts: Ints = np.sort(dev)
+        self.dev_texts: Ints = dev  # in random order
         if len(self.dev) < 2 or len(self.train) < 2:
             raise DegenerateDesign(
                 "too few tokens to train a dictionary on",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.dictionaries._fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
-from probing.dictionaries._recovered_loss import MOST_TEXTS, refuse_without_loss, with_losses
+from probing.dictionaries._recovered_loss import refuse_without_loss, with_losses
 from probing.dictionaries._token_states import TokenStates
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch
@@ -159,7 +159,7 @@ def train_dictionary(
                 named,
                 model=model,
                 corpus=corpus,
-                texts=rows.dev_texts[:MOST_TEXTS],
+                texts=rows.dev_texts,
                 site=site,
                 mean=mean,
                 skip=skip,

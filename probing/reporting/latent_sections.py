@@ -229,10 +229,10 @@ def print_contexts(result: LatentContexts, console: Console, *, details: bool) -
         console.print(shown(probe_sentence(beside)))
         if details:
             table = grid(["who says yes", "activation", "log odds", "label", "context"], texts=(0, 3, 4))
-            for one in (one for one in result.disagreements if one.latent == beside.latent):
-                numbers = (decimal(one.activation, 2), decimal(one.probe_score, 2))
-                cells = (one.kind, *numbers, one.label, _line(one.left, one.token, one.right, _SHORT))
-                table.add_row(*map(shown, cells))
+            for row in (row for row in result.disagreements if row.latent == beside.latent):
+                numbers = (decimal(row.activation, 2), decimal(row.probe_score, 2))
+                line = _line(row.left, row.token, row.right, _SHORT)
+                table.add_row(*map(shown, (row.kind, *numbers, row.label, line)))
             console.print(table)
 
 

@@ -147,8 +147,8 @@ def _doubts(one: DictionaryTraining) -> Sequence[str]:
         )
     if own.outliers and own.unexplained_of_all is not None:
         doubts.append(
-            f"{own.outliers:.2%} of the held-out tokens have states more than 4 times as far from the mean as the median "
-            f"token; with them {own.unexplained_of_all:.1%} of the variance is unexplained."
+            f"{own.outliers:.2%} of the held-out tokens have states more than 4 times as far from the mean as the "
+            f"median token; with them {own.unexplained_of_all:.1%} of the variance is unexplained."
         )
     for control in one.qualities:
         if control.role == RANDOM and control.unexplained <= own.unexplained:
