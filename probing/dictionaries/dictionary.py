@@ -144,13 +144,17 @@ class Dictionary:
 
     @classmethod
     @with_typed_errors
-    def load(cls, path: Path | str, *, allow_pickle_weights: bool = False) -> Dictionary:
+    def load(
+        cls, path: Path | str, *, allow_pickle_weights: bool = False, norm_factor: float | None = None
+    ) -> Dictionary:
         """Read a dictionary from a file or folder of SAELens, Gemma Scope, sparsify, dictionary_learning or `save`.
 
         Args:
             path: folder of the dictionary, or its file of weights.
             allow_pickle_weights: whether `ae.pt` of dictionary_learning, a pickle, may be read, by
                 `torch.load(weights_only=True)`.
+            norm_factor: factor that states were multiplied by in training, for a file of SAELens that has
+                `expected_average_only_in` and not this factor; the weights that are returned contain it.
 
         Raises:
             UntrustedFile: it is a pickle, and `allow_pickle_weights` is not set, or it has arrays of Python objects.
@@ -159,7 +163,9 @@ class Dictionary:
         """
         from probing.dictionaries.formats import read_dictionary
 
-        return read_dictionary(Path(path).expanduser(), allow_pickle_weights=allow_pickle_weights)
+        return read_dictionary(
+            Path(path).expanduser(), allow_pickle_weights=allow_pickle_weights, norm_factor=norm_factor
+        )
 
     @with_typed_errors
     def save(self, path: Path | str) -> None:
@@ -189,14 +195,12 @@ class Dictionary:
         """
         from scipy.sparse import csr_array
 
-        from probing.dictionaries.encoding import encoded_blocks
+        from probing.dictionaries.encoding import Encoder
 
         rows = self.checked(states)
-        parts = list(encoded_blocks(self, rows, device))
-        counts = np.concatenate([np.zeros(1, np.int64), *(part[0] for part in parts)])
-        indices = np.concatenate([np.empty(0, np.int32), *(part[1] for part in parts)])
-        values = np.concatenate([np.empty(0, np.float32), *(part[2] for part in parts)])
-        return csr_array((values, indices, np.cumsum(counts)), shape=(len(rows), self.n_latents))
+        counts, indices, values = Encoder(self, device).encode(rows)
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return csr_array((values, indices, ends), shape=(len(rows), self.n_latents))
 
     def decode(self, latents: csr_array | ArrayLike, *, states: ArrayLike | None = None) -> Floats:
         """Return the states that latents stand for, `(n, d)` float32 (of a transcoder `(n, d_out)`).
