@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.dictionaries._fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
-from probing.dictionaries._recovered_loss import refuse_without_loss, with_losses
 from probing.dictionaries._token_states import TokenStates
 from probing.dictionaries.dictionary import Dictionary
-from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch
+from probing.dictionaries.losses import LossRecovered, loss_recovered
+from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch, UnsupportedModel
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
 from probing.neuronpedia.writing import write_evaluation
@@ -31,6 +31,7 @@ from probing.system.progress import steps_bar
 
 if TYPE_CHECKING:
     from probing.models.language_model import LanguageModel
+    from probing.text.alignment import Encoded
     from probing.text.corpus import Corpus
 
 Floats = NDArray[np.float32]
@@ -40,6 +41,7 @@ EVALUATION = "evaluation.json"  # the same numbers in the form of SAEBench
 _AT_ONCE = 8192
 _FAR = 4.0  # median distances from the mean, beyond which a state counts as an outlier
 _SAMPLE = 16_384
+_LOSS_TOKENS, _LEAST_TEXTS = 4096, 16  # that the loss is measured on
 
 
 @dataclass(frozen=True)
@@ -153,19 +155,15 @@ def train_dictionary(
         at = twins.sample(_SAMPLE, seed).mean(0)
         qualities.insert(1, _quality(TWIN, other.dictionary, twins, at, other.alive))
     if model is not None and corpus is not None:
-        with steps_bar("measuring the loss", "texts", None, progress) as advance:
-            qualities = with_losses(
-                qualities,
-                named,
-                model=model,
-                corpus=corpus,
-                texts=rows.dev_texts,
-                site=site,
-                mean=mean,
-                skip=skip,
-                seed=seed,
-                advance=advance,
+        texts = _texts(model, corpus, rows)
+        qualities = [
+            _with_loss(
+                one, loss_recovered(named[one.role], model, texts, site, skip=skip, seed=seed, progress=progress)
             )
+            if one.role in named
+            else one
+            for one in qualities
+        ]
     training = _training(rows, options, fit, qualities)
     if folder is not None:
         training.write(folder)
@@ -249,6 +247,26 @@ def _quality(
         unexplained_of_all=float(wrong.sum() / spread.sum()),
         outliers=float(1.0 - usual.mean()),
         alive_in_training=alive,
+    )
+
+
+def _texts(model: LanguageModel, corpus: Corpus, rows: TokenStates) -> list[Encoded]:
+    """Return the first held-out texts, as the model reads them, that have 4,096 tokens together, or 16 texts."""
+    texts = model.encode([corpus[int(text)].text for text in rows.dev_texts])
+    texts = [one if model.max_length is None else one.truncated(model.max_length) for one in texts]
+    within = np.cumsum([len(one) for one in texts]) <= _LOSS_TOKENS
+    return texts[: max(_LEAST_TEXTS, int(within.sum()))]
+
+
+def _with_loss(one: DictionaryQuality, loss: LossRecovered) -> DictionaryQuality:
+    return replace(
+        one,
+        loss_clean=loss.clean.value,
+        loss_replaced=loss.reconstructed.value,
+        loss_removed=loss.mean.value,
+        loss_recovered=loss.recovered_from_mean.value,
+        loss_recovered_low=loss.recovered_from_mean.low,
+        loss_recovered_high=loss.recovered_from_mean.high,
     )
 
 
@@ -346,4 +364,11 @@ def _refuse_others(rows: TokenStates, model: LanguageModel | None, corpus: Corpu
             where=str(rows.source.path),
             next_step="load the model that the store was extracted from",
         )
-    refuse_without_loss(model, rows.site)
+    if model.suffix.head != "causal" or not rows.site.startswith("resid."):
+        raise UnsupportedModel(
+            "the recovered loss is that of next tokens, with states of the residual stream replaced",
+            needed="a causal model and a site resid.l",
+            found=f"{model.suffix.head or 'no'} head, {rows.site}",
+            where=model.name,
+            next_step="leave the model out: all else is measured without it",
+        )

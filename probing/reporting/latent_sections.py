@@ -15,7 +15,14 @@ from probing.results.dictionary_training import RANDOM, ROLES, TWIN, DictionaryQ
 from probing.results.latent_contexts import LIMITS, TOP, LatentContext, LatentContexts, LatentFacts, ProbeBeside
 from probing.system.screen import shown
 
-_HEADS = ("dictionary", "L0", "variance unexplained", "alive", "loss recovered", "loss in bits")
+_HEADS = (
+    "dictionary",
+    "L0",
+    "variance unexplained",
+    "alive",
+    "loss recovered",
+    "loss in nats: clean / replaced / removed",
+)
 _CALLED = {TWIN: "untrained twin", RANDOM: "random"}
 _SHORT = 60  # characters of a context on either side, in the terminal
 _VISIBLE = 10  # latents whose contexts are not folded

@@ -45,7 +45,7 @@ class DictionaryQuality:
         outliers: share of such tokens.
         alive: share of the latents that are active on at least one held-out token.
         alive_in_training: share that was active on at least one token in the last pass over train; None: not trained.
-        loss_clean, loss_replaced, loss_removed: mean cross-entropy in bits a token of the model's output, as it is,
+        loss_clean, loss_replaced, loss_removed: mean cross-entropy of the model's next token in nats, as it is,
             with the states replaced by their reconstruction, and by their mean; None: no model was given.
         loss_recovered: (loss_removed − loss_replaced) / (loss_removed − loss_clean).
         loss_recovered_low, loss_recovered_high: its 95 % interval from resampling texts.

@@ -209,23 +209,6 @@ def test_a_store_of_tokens_with_its_twin_and_its_loss(
     assert "Dictionary of resid.2" in page and "untrained twin" in page
 
 
-def test_a_perfect_dictionary_recovers_all_of_the_loss(stores: dict[str, Store], corpus: pb.Corpus) -> None:
-    from probing.dictionaries._recovered_loss import with_losses
-    from probing.results.dictionary_training import DictionaryQuality
-
-    model, width = pb.LanguageModel.load(MODEL), stores["trained"].width("resid.2")
-    eye = np.concatenate([np.eye(width), -np.eye(width)]).astype(np.float32)
-    parts = {"encoder_bias": np.zeros(2 * width), "decoder": eye, "decoder_bias": np.zeros(width)}
-    exact = pb.Dictionary(architecture="standard", encoder=eye.T, **parts)
-    given = {"model": model, "corpus": corpus, "texts": np.arange(12), "site": "resid.2", "skip": 0, "seed": 0}
-    mean = stores["trained"].read("resid.2").mean(0)
-    qualities = [DictionaryQuality(TRAINED, 1.0, 0.0, 1.0)]
-    (done,) = with_losses(qualities, {TRAINED: exact}, mean=mean, advance=lambda done, total: None, **given)
-    assert done.loss_recovered == pytest.approx(1.0, abs=1e-4) and done.loss_clean is not None
-    logits = model.logits(model.encode([corpus[0].text]))
-    assert done.loss_clean > 0 and logits.ndim == 3
-
-
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
