@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
     other.add_argument("--l0", type=float, default=6.0)
     other.add_argument("--steps", type=int, default=4000)
     other.add_argument("--seeds", type=int, default=1)
+    other.add_argument("--setting", choices=tuple(SETTINGS), help="only this one (default: all)")
     other.set_defaults(run=planted)
 
 
@@ -68,7 +69,7 @@ def train(given: argparse.Namespace) -> None:
     )
     wall, used = time.perf_counter() - wall, time.process_time() - used
     one = done.training
-    assert one.seconds is not None
+    assert one.seconds is not None, "resumed: the time is not known"
     scaled = one.seconds * given.million * given.passes / (one.train_tokens * one.epochs)
     load = os.getloadavg()[0]
     print(f"train: {one.train_tokens:,} tokens × {one.width}, {one.latents:,} latents, k {one.k}, {one.epochs} passes")
@@ -96,6 +97,8 @@ def planted(given: argparse.Namespace) -> None:
     print(f"planted: {given.features} features of width {given.width}, {given.rows:,} states, {given.steps} steps")
     print("  mean |cos| after Hungarian matching (MCC) with 95 % intervals over features, share above 0.9, L0")
     for name, options in SETTINGS.items():
+        if given.setting not in (None, name):
+            continue
         for seed in range(given.seeds):
             data = planted_states(
                 given.rows, width=given.width, features=given.features, l0=given.l0, seed=seed, **options
@@ -107,7 +110,8 @@ def planted(given: argparse.Namespace) -> None:
                 share = float((found > RECOVERED).mean())
                 print(
                     f"    {method:34} {found.mean():.3f} [{low:.3f}, {high:.3f}] {share:6.1%} "
-                    f"L0 {l0:5.1f} {seconds:6.1f} s"
+                    f"L0 {l0:5.1f} {seconds:6.1f} s",
+                    flush=True,
                 )
 
 
@@ -187,7 +191,7 @@ class BatchTopK(Published):
         return torch.zeros_like(flat).scatter(0, best.indices, best.values).view_as(pre)
 
 
-class Standard1(Published):
+class WeightedL1(Published):
     """Bricken et al. 2023 with the changes of April 2024: ReLU, L1 weighted by the norms of directions, rate 5e-5,
     gradients clipped to norm 1, the weight of L1 rising over the first 5 % of the steps.
     """
@@ -217,9 +221,9 @@ def _published(data: PlantedStates, given: argparse.Namespace, k: int, seed: int
     models: dict[str, Published] = {"TopK (Gao et al. 2024)": Published(start, centre, k)}
     models["BatchTopK (Bussmann et al. 2024)"] = BatchTopK(start, centre, k)
     for factor in (1.0, 4.0):
-        models[f"L1 (Bricken et al. 2023), weight {factor:g}"] = Standard1(start, centre, k, factor)
+        models[f"L1 (Bricken et al. 2023), weight {factor:g}"] = WeightedL1(start, centre, k, factor)
     for one in models.values():
-        if not isinstance(one, Standard1 | BatchTopK):
+        if not isinstance(one, WeightedL1 | BatchTopK):
             one.rate = 2e-4 / (given.features / 2**14) ** 0.5  # their scaling law, at this number of latents
     return models
 
