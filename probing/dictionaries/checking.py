@@ -143,7 +143,7 @@ def measure_fit(dictionary: Dictionary, states: ArrayLike, targets: ArrayLike | 
     return Fit(latents.nnz / len(rows), rest if np.isfinite(rest) else float("inf"), dead)
 
 
-def check_dictionary(dictionary: Dictionary, rows: CheckRows, *, seed: int = 0) -> DictionaryCheck:
+def check_rows(dictionary: Dictionary, rows: CheckRows, *, seed: int = 0) -> DictionaryCheck:
     """Measure how well a dictionary describes states, compare with what its file declares, and look for the cause if it
     does not: try other settings of it, and other states, and see whether one of them does much better.
 
@@ -163,7 +163,7 @@ def check_dictionary(dictionary: Dictionary, rows: CheckRows, *, seed: int = 0) 
     # First tokens can be so large that they decide which setting seems better; what is wrong with the rest is asked
     # without them.
     if _FIRST in tried and (problems or _is_better(_FIRST, tried[_FIRST], own, None)):
-        rest = check_dictionary(dictionary, rows.part(~rows.is_first), seed=seed)
+        rest = check_rows(dictionary, rows.part(~rows.is_first), seed=seed)
         first = [_better_words("first_token", "", tried[_FIRST], own), *problems]
         cause, problems = (rest.cause, list(rest.problems)) if rest.problems else ("first_token", first)
     return DictionaryCheck(rows.site, count, fit, declared, tried, problems, cause)

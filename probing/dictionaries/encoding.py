@@ -192,7 +192,7 @@ def _last(name: str | None) -> str | None:
 
 
 @with_typed_errors
-def encode_store(
+def encode_states(
     dictionary: Dictionary,
     store: Store,
     to: Path | str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.dictionaries.checking import CheckRows
+from probing.dictionaries.checking import CheckRows, DictionaryCheck, check_rows
 from probing.dictionaries.dictionary import Dictionary
-from probing.errors import ConfigError, CorpusError, ReplayUnavailable, UnsupportedModel
+from probing.dictionaries.encoding import site_in
+from probing.errors import BadParameter, ConfigError, CorpusError, ReplayUnavailable, UnsupportedModel
 from probing.models.batching import PaddedBatch, length_sorted_batches
 from probing.models.language_model import LanguageModel
 from probing.models.site import Site
@@ -21,6 +22,7 @@ from probing.results.probe import Score
 from probing.seeds import generator
 from probing.states.store import Store
 from probing.statistics.clusters import ClusterMeans
+from probing.system.machine import with_typed_errors
 from probing.system.progress import steps_bar
 from probing.text.alignment import Encoded
 
@@ -52,6 +54,58 @@ class LossRecovered:
     recovered_from_mean: Score
     tokens: int
     texts: int
+
+
+@with_typed_errors
+def check_dictionary(
+    dictionary: Dictionary,
+    source: Store | LanguageModel,
+    texts: Sequence[str] = (),
+    *,
+    site: str | None = None,
+    max_rows: int = 4000,
+    skip: int = 0,
+    seed: int = 0,
+    any_model: bool = False,
+    progress: bool | None = None,
+) -> DictionaryCheck:
+    """Check a dictionary on the states of a store, or of a model that reads some texts, and return what was measured.
+
+    Measured are L0, the fraction of variance unexplained, the share of dead latents, and, with a causal model and a
+    site `resid.l`, the loss that the model recovers when the reconstruction is put in. What differs by more than 25 % from
+    what the file declares is a problem; other settings, the sites one layer before and after, and the rows without
+    first tokens are tried, to find the likely cause. `refuse_if_wrong` of the result raises the error.
+
+    Args:
+        dictionary: the dictionary.
+        source: a finished store of states, or a model.
+        texts: texts for the model to read.
+        site: site that is encoded; None: the one that the file names.
+        max_rows: largest number of rows, chosen at random.
+        skip: first tokens of a text that are left out.
+        seed: seed of the choice and of the intervals.
+        any_model: whether a dictionary whose file names another model or site is accepted.
+        progress: whether to show progress on standard error; None: if it is a terminal.
+
+    Raises:
+        ConfigError, UnknownSite, ProvenanceMismatch, BadParameter: the states do not fit the dictionary.
+        CorpusError: there are no texts, or no tokens in them.
+    """
+    if max_rows < 2 or skip < 0:
+        found = f"max_rows {max_rows}, skip {skip}"
+        raise BadParameter(
+            "a number of tokens is out of range", needed="max_rows 2 or more, skip 0 or more", found=found
+        )
+    name = site_in(dictionary, source, site, any_model=any_model)
+    options: dict[str, Any] = {"max_rows": max_rows, "skip": skip, "seed": seed}
+    if isinstance(source, Store):
+        return check_rows(dictionary, rows_of_store(dictionary, source, name, **options), seed=seed)
+    rows, inputs = rows_of_model(dictionary, source, texts, name, progress=progress, **options)
+    checked = check_rows(dictionary, rows, seed=seed)
+    if source.suffix.head != "causal" or dictionary.is_transcoder or Site.parse(name).stream != "resid":
+        return checked
+    own: dict[str, Any] = {"skip": skip, "seed": seed, "progress": progress}
+    return replace(checked, loss=loss_recovered(dictionary, source, inputs, name, **own))
 
 
 def rows_of_store(

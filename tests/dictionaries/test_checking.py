@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import probing as pb
-from probing.dictionaries.checking import DictionaryCheck, check_dictionary, measure_fit
+from probing.dictionaries.checking import DictionaryCheck, check_rows, measure_fit
 from probing.errors import BadParameter, ProbingError, WrongDictionary
 from tests.conftest import some
 from tests.dictionaries.planted import Planted, dictionary_of, planted, saelens_folder
@@ -68,7 +68,7 @@ def outcome(kind: str, number: int, tmp_path: Path) -> str:
         assert "decoder" in str(error)
         return "decoder"
     assert read.site == site
-    found = check_dictionary(read, given.rows(site))
+    found = check_rows(read, given.rows(site))
     if not found.problems:
         return ""
     with pytest.raises(WrongDictionary):
@@ -90,7 +90,7 @@ def test_files_that_are_read_wrongly_are_caught_with_their_cause(count: int, tmp
 
 def test_what_is_right_passes() -> None:
     checks = [
-        check_dictionary(dictionary_of(truth(seed, kind), architecture, kind), truth(seed, kind).rows())
+        check_rows(dictionary_of(truth(seed, kind), architecture, kind), truth(seed, kind).rows())
         for seed in range(TRUTHS)
         for kind in ("none", "layer_norm")
         for architecture in ("topk", "jumprelu", "batchtopk")
@@ -105,18 +105,18 @@ def test_the_first_token_is_named_where_it_spoils_the_rest() -> None:
     given = truth(1, "none")
     huge = np.where(given.is_first[:, None], 400 * given.scale * np.ones(64, "f4"), given.states["resid.2"])
     rows = replace(given.rows(), states={"resid.2": huge.astype("f4")})
-    found = check_dictionary(dictionary_of(given, "topk"), rows)
+    found = check_rows(dictionary_of(given, "topk"), rows)
     assert found.cause == "first_token"
     with pytest.raises(WrongDictionary, match="--skip 1"):
         found.refuse_if_wrong()
     later = rows.part(~given.is_first)
-    assert check_dictionary(dictionary_of(given, "topk"), later).problems == []
+    assert check_rows(dictionary_of(given, "topk"), later).problems == []
 
 
 def test_a_flipped_bias_and_a_factor_of_the_states_are_named() -> None:
     given = truth(1, "none")
     made = dictionary_of(given, "topk")
-    assert check_dictionary(replace(made, subtract_decoder_bias=False), given.rows()).cause == "bias"
+    assert check_rows(replace(made, subtract_decoder_bias=False), given.rows()).cause == "bias"
     norm = np.linalg.norm(given.states["resid.2"], axis=1).mean() / 8
     jumprelu = dictionary_of(given, "jumprelu")
     unfolded = replace(
@@ -125,16 +125,16 @@ def test_a_flipped_bias_and_a_factor_of_the_states_are_named() -> None:
         decoder=jumprelu.decoder / norm,
         decoder_bias=jumprelu.decoder_bias / norm,
     )
-    assert check_dictionary(unfolded, given.rows()).cause == "normalisation"
+    assert check_rows(unfolded, given.rows()).cause == "normalisation"
 
 
 def test_a_dictionary_that_is_dead_or_of_other_states_is_refused() -> None:
     given = truth(1, "none")
     dead = replace(dictionary_of(given, "jumprelu"), threshold=np.full(128, 1e9))
-    check = check_dictionary(dead, given.rows())
+    check = check_rows(dead, given.rows())
     assert check.cause == "dead" and check.fit.dead == 1
     others = {"resid.2": np.random.default_rng(0).standard_normal((400, 64)).astype("f4")}
-    foreign = check_dictionary(dictionary_of(given, "jumprelu"), replace(given.rows(), states=others))
+    foreign = check_rows(dictionary_of(given, "jumprelu"), replace(given.rows(), states=others))
     with pytest.raises(WrongDictionary):
         foreign.refuse_if_wrong()
 
@@ -157,5 +157,5 @@ def test_numbers_of_a_check_are_those_of_their_definitions() -> None:
 @pytest.mark.parametrize("declared", [{"l0": 4 * 8}, {"fvu": 0.0001}, {"target_l0": 0.2}])
 def test_what_the_file_declares_is_compared(declared: dict[str, Any]) -> None:
     given = truth(0, "none")
-    check = check_dictionary(replace(dictionary_of(given, "jumprelu"), declared=declared), given.rows())
+    check = check_rows(replace(dictionary_of(given, "jumprelu"), declared=declared), given.rows())
     assert isinstance(check, DictionaryCheck) and check.problems and check.cause == "unknown"

@@ -12,7 +12,7 @@ import pytest
 
 import probing as pb
 from probing.dictionaries import encoding
-from probing.dictionaries.encoding import encode_store
+from probing.dictionaries.encoding import encode_states
 from probing.errors import (
     BadParameter,
     ConfigError,
@@ -56,7 +56,7 @@ def dictionary(seed: int = 0, **more: Any) -> pb.Dictionary:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_a_store_of_latents_holds_what_encode_gives(stored: str, dtype: str, tmp_path: Path) -> None:
     store, made = states_store(tmp_path / "states", dtype=stored), dictionary()
-    latents = encode_store(made, store, tmp_path / "latents", dtype=dtype)
+    latents = encode_states(made, store, tmp_path / "latents", dtype=dtype)
     truth = made.encode(store.read("resid.2"))
     read = latents.latents()
     assert (read.indptr == truth.indptr).all() and (read.indices == truth.indices).all()
@@ -71,7 +71,7 @@ def test_a_store_of_latents_holds_what_encode_gives(stored: str, dtype: str, tmp
 
 def test_latents_stay_within_a_tenth_of_their_values_and_columns(tmp_path: Path) -> None:
     made = dictionary(k=64, encoder=np.random.default_rng(0).standard_normal((WIDTH, M)))
-    latents = encode_store(made, states_store(tmp_path / "states"), tmp_path / "latents")
+    latents = encode_states(made, states_store(tmp_path / "states"), tmp_path / "latents")
     sizes = {path: sum(latents.dataset(shard, path).nbytes for shard in (0, 1)) for path in (INDPTR, INDICES, VALUES)}
     assert sizes[INDICES] == sizes[VALUES] == 2 * 64 * ROWS
     assert sum(sizes.values()) <= 1.1 * (sizes[INDICES] + sizes[VALUES])
@@ -79,7 +79,7 @@ def test_latents_stay_within_a_tenth_of_their_values_and_columns(tmp_path: Path)
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, made, to = states_store(tmp_path / "states"), dictionary(), tmp_path / "latents"
-    whole = encode_store(made, store, tmp_path / "whole")
+    whole = encode_states(made, store, tmp_path / "whole")
     encoded, calls = encoding.Encoder.encode, []
 
     def stop_at_second(self: Any, *arguments: Any) -> Any:
@@ -90,14 +90,14 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(encoding.Encoder, "encode", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        encode_store(made, store, to)
+        encode_states(made, store, to)
     with pytest.raises(IncompleteStore):
         pb.Store.open(to)
-    again = encode_store(made, store, to)
+    again = encode_states(made, store, to)
     assert len(calls) == 3 and again.content_id == whole.content_id
-    assert encode_store(made, store, to).content_id == whole.content_id and len(calls) == 3
+    assert encode_states(made, store, to).content_id == whole.content_id and len(calls) == 3
     with pytest.raises(ProvenanceMismatch, match="dictionary"):
-        encode_store(dictionary(seed=1), store, to)
+        encode_states(dictionary(seed=1), store, to)
 
 
 def test_states_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_states_that_do_not_fit_are_refused_before_anything_is_written(tmp_path:
     ]
     for error, made, options in cases:
         with pytest.raises(error):
-            encode_store(made, store, to, **options)
+            encode_states(made, store, to, **options)
         assert not to.exists()
-    accepted = encode_store(dictionary(model="pythia", site="resid.3"), store, to, site="resid.2", any_model=True)
+    accepted = encode_states(dictionary(model="pythia", site="resid.3"), store, to, site="resid.2", any_model=True)
     with pytest.raises(BadParameter, match="latents already"):
-        encode_store(
+        encode_states(
             dictionary(encoder=np.zeros((M, M)), decoder=np.zeros((M, M)), decoder_bias=np.zeros(M)),
             accepted,
             tmp_path / "more",
@@ -135,15 +135,15 @@ def test_states_that_do_not_fit_are_refused_before_anything_is_written(tmp_path:
 def test_latents_too_large_for_their_type_are_refused(tmp_path: Path) -> None:
     store = states_store(tmp_path / "states", scale=30_000.0)
     with pytest.raises(NotRepresentable, match="latents"):
-        encode_store(dictionary(), store, tmp_path / "latents")
-    assert encode_store(dictionary(), store, tmp_path / "other", dtype="bfloat16").n_rows == ROWS
+        encode_states(dictionary(), store, tmp_path / "latents")
+    assert encode_states(dictionary(), store, tmp_path / "other", dtype="bfloat16").n_rows == ROWS
     with pytest.raises(NonFiniteStates), np.errstate(over="ignore"):
-        encode_store(dictionary(encoder=np.full((WIDTH, M), 3e38)), store, tmp_path / "third", dtype="float32")
+        encode_states(dictionary(encoder=np.full((WIDTH, M), 3e38)), store, tmp_path / "third", dtype="float32")
 
 
 @pytest.mark.parametrize("kind", ["npy", "safetensors", "h5", "parquet"])
 def test_latents_are_exported_as_sparse_rows(kind: str, tmp_path: Path) -> None:
-    latents = encode_store(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents", dtype="float32")
+    latents = encode_states(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents", dtype="float32")
     file = export(tmp_path / "latents", tmp_path / f"out{'' if kind == 'npy' else '.' + kind}")
     truth = latents.latents()
     if kind == "npy":
@@ -169,7 +169,7 @@ def test_latents_are_exported_as_sparse_rows(kind: str, tmp_path: Path) -> None:
 
 
 def test_200_spoiled_stores_give_typed_errors_or_the_same_latents(tmp_path: Path) -> None:
-    latents = encode_store(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents")
+    latents = encode_states(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents")
     truth, rng, refused = latents.latents(), np.random.default_rng(0), 0
     files = [file for file in sorted((tmp_path / "latents").rglob("*")) if file.is_file()]
     for trial in range(200):
@@ -194,7 +194,7 @@ def test_rows_that_are_no_sparse_rows_are_refused_although_their_hashes_are_righ
 
     import xxhash
 
-    encode_store(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents")
+    encode_states(dictionary(), states_store(tmp_path / "states"), tmp_path / "latents")
     folder = tmp_path / "latents" / "shards"
     record = parse_signed((folder / "s000000.json").read_bytes())
     data = bytearray((folder / record["file"]).read_bytes())
