@@ -18,6 +18,7 @@ _GROUP = 16  # latents whose largest value is taken before latents are compared 
 _SURE = 0.9  # of the threshold of the step before: values below are not looked at
 _BETAS = (0.9, 0.999)
 AUX_WEIGHT = 1 / 32  # of the auxiliary loss (Gao et al. 2024, Appendix A.2)
+_LIFT = 4.0  # of a bias of a dead latent, in root mean squares of the gradients of all biases
 _AUX_ROWS = 1024  # rows of a step that the auxiliary loss is computed on
 
 
@@ -158,6 +159,8 @@ class Learner:
         gradients[0].index_add_(0, dead, slopes.T @ rows)
         gradients[1].index_add_(0, dead, values.T @ wrong)
         gradients[2].index_add_(0, dead, slopes.sum(0))
+        # Where the values of a dead latent are all negative, no error reaches it: its bias rises until one is not.
+        gradients[2][dead] -= _LIFT * gradients[2].square().mean().sqrt()
 
     def _move(self, rate: float) -> None:
         slopes = self._gradients[1]
