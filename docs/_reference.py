@@ -68,6 +68,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "beside the intervention or the controls that test it.",
         ("inspect", "Inspection", "lens", "LensResult"),
     ),
+    "dictionaries": (
+        "Latents of dictionaries",
+        "Sparse dictionaries are trained beside their controls, and the texts that excite a latent are shown.",
+        ("train_dictionary", "top_contexts"),
+    ),
     "scoring": (
         "Probes on new text",
         "A saved probe scores texts, has a threshold, watches generation; its direction is added to a running model.",

@@ -12,9 +12,11 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.dictionaries.contexts import top_contexts
     from probing.dictionaries.dictionary import Dictionary
     from probing.dictionaries.encoding import encode_states
     from probing.dictionaries.losses import check_dictionary
+    from probing.dictionaries.training import train_dictionary
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
@@ -95,7 +97,9 @@ _HOMES = {
     "similarity": "similarities",
     "steer": "scoring.steering",
     "steering_report": "scoring.steering",
+    "top_contexts": "dictionaries.contexts",
     "train": "training",
+    "train_dictionary": "dictionaries.training",
     "transfer": "training.transferring",
     "watch": "scoring.watching",
 }
@@ -144,7 +148,9 @@ __all__ = [
     "similarity",
     "steer",
     "steering_report",
+    "top_contexts",
     "train",
+    "train_dictionary",
     "transfer",
     "watch",
 ]

@@ -85,8 +85,8 @@ def start(
 
 app.add_typer(store_app, name="store")
 app.add_typer(direction_app, name="direction")
-app.add_typer(probe_app, name="probe")
 app.add_typer(dictionary_app, name="dictionary")
+app.add_typer(probe_app, name="probe")
 
 
 @app.command(cls=OnceOnly)

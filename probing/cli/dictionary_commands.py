@@ -1,9 +1,11 @@
-"""The commands `probing dictionary …`: sparse dictionaries are read, checked on states, and encode them."""
+"""The commands `probing dictionary …`: sparse dictionaries are trained, read, checked on states, and encode them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,7 +15,8 @@ from probing.cli.store_commands import print_store
 from probing.system.screen import console, say, shown
 
 dictionary_app = typer.Typer(
-    help="Read, check and use sparse dictionaries of states (sparse autoencoders, transcoders).", no_args_is_help=True
+    help="Train, read, check and use sparse dictionaries of states (sparse autoencoders, transcoders).",
+    no_args_is_help=True,
 )
 
 
@@ -98,3 +101,33 @@ def finish_encode(job: Any, quiet: bool, as_json: bool) -> None:
 
 for _name, _finish in (("info", finish_info), ("check", finish_check), ("encode", finish_encode)):
     add_job_command(dictionary_app, _name, f"Dictionary{_name.title()}Job", _finish, home="probing.jobs.dictionary")
+
+
+def finish_dictionary_train(job: Any, quiet: bool, as_json: bool) -> None:
+    """Run `probing dictionary train`, and print the dictionary beside its controls, as a table or JSON."""
+    training = job.run(progress=not quiet).training
+    page = import_module("probing.reporting").report(Path(job.to))
+    if as_json:
+        say(training.to_json(), nl=False)
+    else:
+        import_module("probing.reporting.latent_sections").print_training(training, console())
+    import_module("probing.cli.output").warn(training.doubts)
+    if not as_json:
+        say(f"dictionary: {job.to}\nresults: {Path(job.to) / 'dictionary_training.parquet'}\nreport: {page}")
+        say(f"next: probing dictionary tops {job.to} --store {job.store} --corpus … --to …")
+
+
+def finish_dictionary_tops(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
+    """Run `probing dictionary tops`, and print latents with their contexts, as tables or JSON."""
+    result = job.run(progress=not quiet)
+    page = import_module("probing.reporting").report(Path(job.to))
+    if as_json:
+        say(result.to_json(), nl=False)
+        return
+    import_module("probing.reporting.latent_sections").print_contexts(result, console(), details=details)
+    say(f"results: {Path(job.to) / 'latent_contexts.parquet'}\nreport: {page}")
+
+
+_HOME = "probing.jobs.dictionary_training"
+add_job_command(dictionary_app, "train", "DictionaryTrainJob", finish_dictionary_train, home=_HOME)
+add_job_command(dictionary_app, "tops", "DictionaryTopsJob", finish_dictionary_tops, home=_HOME, with_details=True)

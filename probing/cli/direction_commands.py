@@ -62,7 +62,9 @@ def direction_export(
     to: Annotated[Path, typer.Option("--to", help="file to write, such as NAME.gguf", show_default=False)],
     form: Annotated[
         str | None,
-        typer.Option("--format", help="gguf, safetensors, npz or npy (default: by the ending of the file's name)"),
+        typer.Option(
+            "--format", help="gguf, safetensors, npz, npy (default: by the ending of the file's name) or neuronpedia"
+        ),
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="class that the direction leads away from (default: the first of two)")
@@ -71,7 +73,11 @@ def direction_export(
         str | None, typer.Option(help="class that the direction leads to (default: the second of two)")
     ] = None,
     model_hint: Annotated[
-        str, typer.Option("--model-hint", help="gguf: llama.cpp's name of the architecture, such as llama or gpt2")
+        str,
+        typer.Option(
+            "--model-hint",
+            help="gguf: llama.cpp's name of the architecture, such as llama or gpt2; neuronpedia: its id of the model",
+        ),
     ] = "unknown",
     replace: Annotated[bool, typer.Option("--replace", help="replace a file that is there already")] = False,
 ) -> None:

@@ -42,6 +42,11 @@ _EXAMPLES = {
     "--prompt 'nowadays the doctor behind the window clearly was' --to cache/results/lens",
     "InspectJob": "probing inspect --model probing:reference --text 'nowadays the doctor behind the window clearly' "
     "--check --to cache/results/inspect",
+    "DictionaryTrainJob": "probing dictionary train cache/states/gpt2-tokens --site resid.6 --latents 4608 "
+    "--to cache/results/dictionary",
+    "DictionaryTopsJob": "probing dictionary tops cache/results/dictionary --store cache/states/gpt2-tokens "
+    "--corpus train=train.conllu --corpus dev=dev.conllu --corpus test=test.conllu --task feature:Number "
+    "--rows word:last --to cache/results/latents",
     "PlantbenchJob": "probing plantbench --tier 0 --tier 1 --json card.json",
     "ReportJob": "probing report cache/results/upos",
     "TransferJob": "probing transfer --source old=cache/states/old --source new=cache/states/new "
@@ -82,6 +87,9 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "similarity.parquet, drift.parquet.",
     "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
     "controls.",
+    "DictionaryTrainJob": "Train a sparse dictionary of the tokens' states at a site, and measure it beside its "
+    "controls on held-out texts.",
+    "DictionaryTopsJob": "Show the tokens in context that excite latents most, by quantile of their activation.",
     "DictionaryInfoJob": "Say what a dictionary is: format, architecture, sizes, site, and what its file declares.",
     "DictionaryCheckJob": "Check a dictionary on states: L0, variance unexplained, dead latents, loss recovered, "
     "against what its file declares.",

@@ -17,6 +17,10 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
+from probing.results.dictionary_training import NAME as DICTIONARY
+from probing.results.dictionary_training import read_training
+from probing.results.latent_contexts import NAME as CONTEXTS
+from probing.results.latent_contexts import read_contexts
 from probing.results.lens import NAME as LENS
 from probing.results.lens import read_lens
 from probing.results.patching import NAME as PATCHING
@@ -66,8 +70,10 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         failures=read_failures(folder),
         similarity=SimilarityResults.read(folder) if folder.is_dir() else SimilarityResults(()),
         lens=read_lens(folder),
+        dictionary=read_training(folder),
+        contexts=read_contexts(folder),
     )
-    if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity or found.lens):
+    if not found.has_results:
         raise _no_results(folder, "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
 
@@ -125,7 +131,7 @@ def write_report(
     """
     tasks = by_task(results, analyses)
     found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks))
-    if not (found.tasks or found.uses or found.transfer):
+    if not found.has_results:
         raise _no_results(Path("the results"), "none")
     return _written(found, to)
 
@@ -145,7 +151,7 @@ def _no_results(folder: Path, found: str) -> ConfigError:
     again = "run the same `probing similarity … --to` again (what is done is kept)" if unfinished else ""
     return ConfigError(
         "there are no results to report",
-        needed=f"a directory with {RESULTS}, {USE}, {PATCHING}, similarity.jsonl or {LENS}",
+        needed=f"a directory with {RESULTS}, {USE}, {PATCHING}, similarity.jsonl, {LENS}, {DICTIONARY} or {CONTEXTS}",
         found=found,
         where=str(folder),
         next_step=again or "run `probing train … --to` or `probing use … --to` on that directory first",

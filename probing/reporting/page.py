@@ -25,6 +25,7 @@ from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
 from probing.reporting.grids import HeatMap
+from probing.reporting.latent_sections import contexts_section, training_section
 from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
 from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
@@ -35,6 +36,8 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.dictionary_training import DictionaryTraining
+from probing.results.latent_contexts import LatentContexts
 from probing.results.lens import LensResult
 from probing.results.models import ModelFacts
 from probing.results.similarity import SimilarityResults
@@ -47,7 +50,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer, of similarity and of lenses; and failed tasks.
+    results of transfer, of similarity, of lenses and of dictionaries; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -58,6 +61,14 @@ class Contents:
     across: Sequence[AcrossModels] = ()
     similarity: SimilarityResults = field(default_factory=lambda: SimilarityResults(()))
     lens: LensResult | None = None
+    dictionary: DictionaryTraining | None = None
+    contexts: LatentContexts | None = None
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything to show."""
+        lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity)
+        return any(map(len, lists)) or any(one is not None for one in (self.lens, self.dictionary, self.contexts))
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -107,6 +118,10 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(similarity_section(contents.similarity, "similarity"))
     if contents.lens is not None:
         sections.append(lens_section(contents.lens, "lens"))
+    if contents.dictionary is not None:
+        sections.append(training_section(contents.dictionary, "dictionary"))
+    if contents.contexts is not None:
+        sections.append(contexts_section(contents.contexts, "latents"))
     return sections
 
 
@@ -289,6 +304,10 @@ def _heading(contents: Contents) -> str:
     if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
         return "What lenses read at each site"
     if not contents.tasks and not contents.uses:
+        if contents.dictionary is not None:
+            return "What a dictionary makes of hidden states"
+        if contents.contexts is not None:
+            return "What excites latents"
         if contents.patching:
             return "Where a difference between prompts travels"
         return "What transfers between sources" if contents.transfer else "How alike states are"

@@ -36,6 +36,8 @@ KNOWN_WRITERS = {
     "jobs/patch.py",
     "states/store/export.py",
     "training/results.py",
+    "results/dictionary_training.py",
+    "results/latent_contexts.py",
     "results/similarity.py",
     "results/lens.py",
     "results/inspection.py",
@@ -140,6 +142,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     _export(to)
     _score(to)
     _inspect(to)
+    _dictionary(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
     names = [
         "results",
@@ -153,6 +156,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
         "lens",
         "lens_differences",
         "lens_rows",
+        "dictionary_training",
+        "latent_contexts",
+        "latent_disagreements",
     ]
     names += [file.stem for file in sorted(to.glob("inspection-*.parquet"))]
     found = {f"{name}.parquet": [pd.read_parquet(to / f"{name}.parquet")] for name in names}
@@ -201,6 +207,18 @@ def _inspect(to: Path) -> None:
     model = pb.LanguageModel.load(MODEL, attention="eager")
     one, other = "nowadays the doctor clearly", "nowadays the painter clearly"
     pb.inspect(model, one, against=other, check=True, to=to, progress=False)
+
+
+def _dictionary(to: Path) -> None:
+    corpus = pb.Corpus.read({split: REFERENCE / f"{split}.jsonl" for split in ("dev", "test")})
+    chosen = [replace(one, split="train" if one.split == "dev" else "test") for one in corpus.examples[:40]]
+    chosen += [one for one in corpus.examples if one.split == "test"][:40]
+    corpus, model = pb.Corpus(tuple(chosen)), pb.LanguageModel.load(MODEL)
+    store = pb.extract(model, corpus, rows="piece", sites="resid.2", to=to / "tokens", progress=False)
+    given: dict[str, Any] = {"latents": 64, "k": 4, "epochs": 1, "batch": 64, "model": model, "corpus": corpus}
+    made = pb.train_dictionary(store, "resid.2", **given, to=to, progress=False)
+    property: dict[str, Any] = {"task": "column:subject_number", "rows": "sentence:last", "count": 5}
+    pb.top_contexts(made.dictionary, store, corpus, **property, to=to, progress=False)
 
 
 def _export(to: Path) -> None:

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 import probing as pb
 from probing.errors import BadParameter, NoBehaviour, ProvenanceMismatch, UnknownName, UnknownSite, UntrustedFile
+from probing.neuronpedia.reading import read_written_list
+from probing.neuronpedia.schemas import Vector
 from probing.provenance import model_called, weights_digest
 from probing.use.directions import Evidence, Header, Stated, caveat, export_vectors, record_of, write_evidence
 from probing.use.directions.record import CONVENTION, OPERATIONS
@@ -311,6 +313,18 @@ def test_what_is_exported_and_read_back_is_the_direction(tmp_path: Path, form: s
     assert sorted(tmp_path.iterdir()) == sorted(files)
     other = pb.export_directions(one, tmp_path / "other.bin", format=form)
     assert other[0].read_bytes() == before[0]
+
+
+def test_a_vector_for_neuronpedia_has_the_verdict_in_its_label(tmp_path: Path) -> None:
+    one, file = planted(), tmp_path / "vectors.json"
+    pb.export_directions(one, file, format="neuronpedia", model_hint="gpt2-small")
+    (vector,) = read_written_list(file, Vector)
+    np.testing.assert_allclose(vector.vector, one.direction(), rtol=1e-6)
+    assert (vector.modelId, vector.layerNumber, vector.hookType) == ("gpt2-small", 2, "hook_resid_pre")
+    assert str(Word.USED_SUBSPACE) in vector.vectorLabel and one.header.task in vector.vectorLabel
+    with pytest.raises(BadParameter, match="names its model"):
+        pb.export_directions(one, tmp_path / "other.json", format="neuronpedia")
+    assert not (tmp_path / "other.json").exists()
 
 
 def test_a_vector_without_its_evidence_is_never_left(tmp_path: Path) -> None:

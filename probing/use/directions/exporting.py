@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
+from probing.neuronpedia.writing import vector, write_vectors
 from probing.system.machine import with_typed_errors
 from probing.use.directions.files import is_evidence
 from probing.use.directions.record import Evidence
@@ -25,7 +26,7 @@ MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 _UINT32, _STRING = 4, 8  # types of metadata
 _F32 = 0  # type of tensors
 _LONGEST_NAME = 64
-FORMATS = ("gguf", "safetensors", "npz", "npy")
+FORMATS = ("gguf", "safetensors", "npz", "npy", "neuronpedia")
 
 
 def gguf_bytes(metadata: Mapping[str, str | int], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -176,6 +177,38 @@ def export_vectors(
     return file
 
 
+def export_to_neuronpedia(
+    path: str | Path, evidence: Sequence[Evidence], *, model: str, start: float = 0, goal: float = 1
+) -> Path:
+    """Write vectors of residual streams as a JSON list, each entry what Neuronpedia's `vector/new` takes; the verdict
+    stands in the label.
+
+    Args:
+        path: path of the file.
+        evidence: directions of one model and property, one per place.
+        model: Neuronpedia's id of the model.
+        start, goal: codes of the classes that a direction leads away from and to.
+
+    Raises:
+        BadParameter: see `export_control_vector`; or a site is no residual stream, or the model has no id.
+    """
+    if not model or model == "unknown":
+        raise BadParameter(
+            "a vector for Neuronpedia names its model",
+            needed="Neuronpedia's id of the model, as model_hint (--model-hint)",
+            found=model or "none",
+        )
+    vectors = []
+    for one in _together(evidence):
+        head = one.header
+        label = f"{head.task} ({one.said(start)} → {one.said(goal)})"
+        behaviour = f", for {head.behaviour}" if head.behaviour else ""
+        said = f"{head.verdict.word}{behaviour} (at {head.place} of {head.model})"
+        values = one.direction(start=start, goal=goal)
+        vectors.append(vector(model=model, site=head.site, layers=None, values=values, label=label, verdict=said))
+    return write_vectors(vectors, path)
+
+
 def beside(file: Path) -> Path:
     """Return the path of the JSON file that holds the evidence of an npy file: its name with `.json` appended."""
     return file.with_name(f"{file.name}.json")
@@ -197,12 +230,13 @@ def export_directions(
     Args:
         evidence: class means from `read_directions`, of one model and property, one per place (site and position).
         to: path of the file.
-        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`); None means
-            that the ending of the name decides.
+        format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`), or
+            `neuronpedia` (see `export_to_neuronpedia`); None means that the ending of the name decides.
         start: name of the class (for real values, number) that the direction leads away from; None means the first of
             two.
         goal: name of the class (or number) that it leads to; None means the second of two.
-        model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`.
+        model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`; for neuronpedia, its id of the
+            model, such as `gpt2-small`.
         replace: whether an existing file is replaced; a file that `probing use --save-directions` wrote never is.
 
     Raises:
@@ -238,6 +272,8 @@ def export_directions(
     first, last = _together(several)[0].codes(start, goal)
     if form == "gguf":
         export_control_vector(file, several, model_hint=model_hint, start=first, goal=last)
+    elif form == "neuronpedia":
+        export_to_neuronpedia(file, several, model=model_hint, start=first, goal=last)
     else:
         export_vectors(file, several, start=first, goal=last, format=form)
     return files

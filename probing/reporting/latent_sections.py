@@ -1,0 +1,255 @@
+"""Shows how a dictionary was trained, and the contexts of its latents, on the page and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from probing.reporting.blocks import Fold, Number, Section, Table, Words
+from probing.reporting.tables import grid
+from probing.reporting.wording import decimal, plural
+from probing.results.dictionary_training import LIMITS as TRAINING_LIMITS
+from probing.results.dictionary_training import RANDOM, ROLES, TWIN, DictionaryQuality, DictionaryTraining
+from probing.results.latent_contexts import LIMITS, TOP, LatentContext, LatentContexts, LatentFacts, ProbeBeside
+from probing.system.screen import shown
+
+_HEADS = (
+    "dictionary",
+    "L0",
+    "variance unexplained",
+    "alive",
+    "loss recovered",
+    "loss in nats: clean / replaced / removed",
+)
+_CALLED = {TWIN: "untrained twin", RANDOM: "random"}
+_SHORT = 60  # characters of a context on either side, in the terminal
+_VISIBLE = 10  # latents whose contexts are not folded
+
+
+def training_section(result: DictionaryTraining, anchor: str) -> Section:
+    """Return the section of the page on a dictionary that was trained."""
+    claims = [quality_sentence(result), *_against(result)]
+    notes = result.doubts
+    rows: list[list[str | Number]] = [_cells(one) for one in result.qualities]
+    table = Table("On held-out texts.", _HEADS, rows, source="dictionary_training.parquet")
+    errors: list[list[str | Number]] = [[str(k), Number(decimal(e, 4))] for k, e in enumerate(result.errors, start=1)]
+    curve = Table("In the mean over the steps of each pass.", ("pass", "variance unexplained"), errors)
+    return Section(
+        anchor,
+        f"Dictionary of {result.site or 'states'}",
+        models=[result.model] if result.model else [],
+        about=about_training(result),
+        claims=claims,
+        notes=notes,
+        blocks=[
+            table,
+            Words("ul", [f"{_called(one)}: {ROLES[one.role]}" for one in result.qualities]),
+            Words("p", ["What this does not show:"]),
+            Words("ul", TRAINING_LIMITS),
+        ],
+        folds=[Fold("Training", [curve])],
+    )
+
+
+def about_training(result: DictionaryTraining) -> str:
+    """Return a line on how a dictionary was trained."""
+    kind = {"topk": "TopK", "batchtopk": "BatchTopK"}[result.architecture]
+    return (
+        f"{kind}, {plural(result.latents, 'latent')} of width {result.width}, k {result.k}, from "
+        f"{plural(result.train_tokens, 'token')} in {plural(result.epochs, 'pass', 'passes')}; measured on "
+        f"{plural(result.held_out_tokens, 'token')} of other texts"
+    )
+
+
+def quality_sentence(result: DictionaryTraining) -> str:
+    """Return a sentence on what the dictionary does on held-out texts."""
+    own = result.trained
+    loss = "" if own.loss_recovered is None else f", and recovers {_recovered(own)} of the model's loss"
+    return (
+        f"The dictionary has {decimal(own.l0, 1)} active latents a token, leaves {own.unexplained:.1%} of the variance "
+        f"unexplained{loss}; {own.alive:.0%} of its latents are active on held-out tokens"
+        + ("." if own.alive_in_training is None else f", {own.alive_in_training:.0%} on tokens of train.")
+    )
+
+
+def _against(result: DictionaryTraining) -> list[str]:
+    others = [f"{one.unexplained:.1%} ({_called(one)})" for one in result.qualities if one is not result.trained]
+    return [f"Left unexplained by the controls: {', '.join(others)}."] if others else []
+
+
+def _recovered(one: DictionaryQuality) -> str:
+    if one.loss_recovered is None:
+        return "–"
+    low, high = one.loss_recovered_low, one.loss_recovered_high
+    return f"{one.loss_recovered:.1%}" + ("" if low is None or high is None else f" [{low:.1%}, {high:.1%}]")
+
+
+def _called(one: DictionaryQuality) -> str:
+    return _CALLED.get(one.role, one.role)
+
+
+def _cells(one: DictionaryQuality) -> list[str | Number]:
+    losses = (one.loss_clean, one.loss_replaced, one.loss_removed)
+    alive = f"{one.alive:.0%}" + (
+        "" if one.alive_in_training is None else f" ({one.alive_in_training:.0%} in training)"
+    )
+    loss = "–" if one.loss_clean is None else " / ".join(decimal(value, 2) for value in losses if value is not None)
+    cells = (decimal(one.l0, 1), f"{one.unexplained:.1%}", alive, _recovered(one), loss)
+    return [_called(one), *(Number(cell) for cell in cells)]
+
+
+def print_training(result: DictionaryTraining, console: Console) -> None:
+    """Print how a dictionary was trained, and a line for it and each control."""
+    where = f"{result.site} of {result.model}" if result.site else "states"
+    console.print(shown(f"Dictionary of {where}", style="bold"))
+    console.print(shown(about_training(result), style="dim"))
+    table = grid(["", "L0", "unexplained", "alive", "loss recovered"], texts=(0,))
+    for one in result.qualities:
+        cells = [cell.text if isinstance(cell, Number) else cell for cell in _cells(one)[:-1]]
+        table.add_row(*map(shown, cells))
+    console.print(table)
+
+
+def contexts_section(result: LatentContexts, anchor: str) -> Section:
+    """Return the section of the page on latents: their facts, contexts, and where a probe disagrees."""
+    blocks: list[Table | Words] = [_facts_table(result)]
+    claims = [probe_sentence(one) for one in result.probes[:3]]
+    if result.probes:
+        blocks.append(_probe_table(result))
+    tables = [_context_table(result, one) for one in result.facts]
+    folds = [Fold("The other latents", tables[_VISIBLE:])] if len(tables) > _VISIBLE else []
+    folds += [Fold(f"Where the probe and latent {one.latent} disagree", [_apart(result, one)]) for one in result.probes]
+    exported = [Words("ul", [f"{one.latent}: {text}" for one in result.facts for text in one.exported_contexts])]
+    if exported[0].lines:
+        folds.append(Fold("Contexts in the export of Neuronpedia", exported))
+    return Section(
+        anchor,
+        f"Latents of {result.site}",
+        models=[result.model],
+        about=about_contexts(result),
+        claims=claims,
+        blocks=[*blocks, *tables[:_VISIBLE], Words("p", ["What this does not show:"]), Words("ul", LIMITS)],
+        folds=folds,
+    )
+
+
+def about_contexts(result: LatentContexts) -> str:
+    """Return a line on which latents are shown."""
+    return (
+        f"{plural(len(result.facts), 'latent')} of {result.latents:,} (chosen: {result.chosen_by}), on "
+        f"{plural(result.rows, 'row')} of {result.model}"
+    )
+
+
+def probe_sentence(one: ProbeBeside) -> str:
+    """Return a sentence on how a latent and a probe agree."""
+    rows = one.both + one.probe_only + one.latent_only + one.neither
+    agree = (one.both + one.neither) / rows if rows else 0.0
+    does = "active" if one.sign > 0 else "not active"
+    return (
+        f"Latent {one.latent} ({does} on {one.label}) and the probe {one.probe} of {one.task} agree on {agree:.1%} of "
+        f"{plural(rows, 'row')} of test; balanced accuracy {decimal(one.latent_accuracy, 3)} of the latent, "
+        f"{decimal(one.probe_accuracy, 3)} of the probe."
+    )
+
+
+def _facts_table(result: LatentContexts) -> Table:
+    has_names = any(one.name or one.page for one in result.facts)
+    head = ["latent", *(["name", "page"] if has_names else []), "density", "largest", "mean"]
+    head += ["density there"] if has_names else []
+    rows: list[list[str | Number]] = []
+    for one in result.facts:
+        cells: list[str | Number] = [str(one.latent), *([one.name or "–", one.page or "–"] if has_names else [])]
+        cells += [Number(f"{one.density:.3%}"), Number(decimal(one.largest, 2)), Number(decimal(one.mean, 2))]
+        if has_names:
+            cells.append(Number("–" if one.exported_density is None else f"{one.exported_density:.3%}"))
+        rows.append(cells)
+    return Table("The latents.", head, rows, texts=(0, 1, 2) if has_names else (0,), source="latent_contexts.parquet")
+
+
+def _probe_table(result: LatentContexts) -> Table:
+    head = ("latent", "active on", "both yes", "probe only", "latent only", "neither", "accuracy", "of the probe")
+    rows: list[list[str | Number]] = [
+        [
+            str(one.latent),
+            one.label if one.sign > 0 else f"not {one.label}",
+            *(Number(f"{count:,}") for count in (one.both, one.probe_only, one.latent_only, one.neither)),
+            Number(decimal(one.latent_accuracy, 3)),
+            Number(decimal(one.probe_accuracy, 3)),
+        ]
+        for one in result.probes
+    ]
+    caption = f"Rows of test on which latent and probe say {result.probes[0].label}; balanced accuracy."
+    return Table(caption, head, rows, texts=(0, 1), source="latent_disagreements.parquet")
+
+
+def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
+    rows: list[list[str | Number]] = [
+        [one.band, Number(decimal(one.activation, 2)), _line(one.left, one.token, one.right), one.id]
+        for one in result.contexts
+        if one.latent == facts.latent
+    ]
+    name = f" ({facts.name})" if facts.name else ""
+    head = ("band", "activation", "context", "text")
+    return Table(f"Latent {facts.latent}{name}.", head, rows, texts=(0, 2, 3), source="latent_contexts.parquet")
+
+
+def _apart(result: LatentContexts, beside: ProbeBeside) -> Table:
+    rows: list[list[str | Number]] = [
+        [
+            one.kind,
+            Number(decimal(one.activation, 2)),
+            Number(decimal(one.probe_score, 2)),
+            one.label,
+            _line(one.left, one.token, one.right),
+            one.id,
+        ]
+        for one in result.disagreements
+        if one.latent == beside.latent
+    ]
+    head = ("who says yes", "activation", "log odds of the probe", "label", "context", "text")
+    caption = f"Who says {beside.label}, the surest first."
+    return Table(caption, head, rows, texts=(0, 3, 4, 5), source="latent_disagreements.parquet")
+
+
+def _line(left: str, token: str, right: str, most: int | None = None) -> str:
+    before, after = " ".join(left.split("\n")), " ".join(right.split("\n"))
+    if most is not None:
+        before = before if len(before) <= most else f"…{before[-most:]}"
+        after = after if len(after) <= most else f"{after[:most]}…"
+    return f"{before}«{token}»{after}"
+
+
+def print_contexts(result: LatentContexts, console: Console, *, details: bool) -> None:
+    """Print latents with their strongest contexts; with `details` all bands, and the rows where a probe disagrees."""
+    console.print(shown(about_contexts(result), style="dim"))
+    for facts in result.facts:
+        console.print(_heading(facts))
+        table = grid(["band", "activation", "context"], texts=(0, 2))
+        for one in _printed(result.contexts, facts.latent, details):
+            line = _line(one.left, one.token, one.right, _SHORT)
+            table.add_row(shown(one.band), shown(decimal(one.activation, 2)), shown(line))
+        console.print(table)
+    for beside in result.probes:
+        console.print(shown(probe_sentence(beside)))
+        if details:
+            table = grid(["who says yes", "activation", "log odds", "label", "context"], texts=(0, 3, 4))
+            for row in (row for row in result.disagreements if row.latent == beside.latent):
+                numbers = (decimal(row.activation, 2), decimal(row.probe_score, 2))
+                line = _line(row.left, row.token, row.right, _SHORT)
+                table.add_row(*map(shown, (row.kind, *numbers, row.label, line)))
+            console.print(table)
+
+
+def _heading(facts: LatentFacts) -> Text:
+    parts = [f"latent {facts.latent}", f"active on {facts.density:.2%}"]
+    parts += [facts.name] if facts.name else []
+    parts += [facts.page] if facts.page else []
+    return shown(" · ".join(parts), style="bold")
+
+
+def _printed(contexts: Sequence[LatentContext], latent: int, details: bool) -> list[LatentContext]:
+    own = [one for one in contexts if one.latent == latent]
+    return own if details else [one for one in own if one.band == TOP]

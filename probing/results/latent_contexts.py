@@ -1,0 +1,226 @@
+"""LatentContexts: the tokens in context that excite latents most, and where a probe of a property disagrees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from probing.errors import InputError
+from probing.files.whole_files import write_atomically, write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "latent_contexts.json"
+TABLE, DISAGREEMENTS = "latent_contexts.parquet", "latent_disagreements.parquet"
+TOP = "top"
+LIMITS = (
+    "The contexts that excite a latent most show its extremes. What it does at ordinary strength stands in the lower "
+    "bands; a name that fits the top alone does not fit the latent.",
+    "A latent and a probe that agree read alike here; neither shows that the model uses what they read.",
+)
+
+
+@dataclass(frozen=True)
+class LatentFacts:
+    """Holds what is known of a latent.
+
+    Attributes:
+        latent: its number.
+        density: share of the rows on which it is active.
+        largest, mean: largest activation, and mean over the rows on which it is active; 0 where it never is.
+        name: its explanations in the export of Neuronpedia; "" if there are none.
+        exported_density, exported_largest: the same facts in that export; None: not known.
+        page: address of its page there; "" if there is none.
+        exported_contexts: contexts in that export, the token with the largest activation in double angle brackets.
+    """
+
+    latent: int
+    density: float
+    largest: float
+    mean: float
+    name: str = ""
+    exported_density: float | None = None
+    exported_largest: float | None = None
+    page: str = ""
+    exported_contexts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LatentContext:
+    """Holds a row on which a latent is active, in its context.
+
+    Attributes:
+        latent: number of the latent.
+        band: `top`, or the quantiles of its positive activations between which this one lies, such as `50–90 %`.
+        rank: place in the band, from 1; those of `top` are ordered by activation, the others drawn at random.
+        activation: activation of the latent.
+        example, id: number and id of the text in the corpus.
+        char_start, char_end: span of the token in the text.
+        left, token, right: the text before, the token, and the text after it.
+    """
+
+    latent: int
+    band: str
+    rank: int
+    activation: float
+    example: int
+    id: str
+    char_start: int
+    char_end: int
+    left: str
+    token: str
+    right: str
+
+
+@dataclass(frozen=True)
+class ProbeBeside:
+    """Holds how a latent and a linear probe of a property agree on the rows of test.
+
+    Attributes:
+        latent: number of the latent.
+        task, label, probe: the property, the class that both look for, and the probe.
+        sign: 1 where the latent is active on the class, -1 where it is active on the others.
+        threshold: activation above which the latent says yes (for sign -1, no); chosen on train for the best balanced
+            accuracy.
+        both, probe_only, latent_only, neither: numbers of rows by who says yes.
+        probe_accuracy, latent_accuracy: balanced accuracy of each on these rows.
+    """
+
+    latent: int
+    task: str
+    label: str
+    probe: str
+    sign: int
+    threshold: float
+    both: int
+    probe_only: int
+    latent_only: int
+    neither: int
+    probe_accuracy: float
+    latent_accuracy: float
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Holds a row of test where a probe and a latent disagree.
+
+    Attributes:
+        latent: number of the latent.
+        kind: `probe only` or `latent only`: who says yes.
+        rank: place among these, from 1, the surest first.
+        activation: activation of the latent.
+        probe_score: natural log odds of the probe.
+        label: the row's own label.
+        example, id, char_start, char_end, left, token, right: as for `LatentContext`.
+    """
+
+    latent: int
+    kind: str
+    rank: int
+    activation: float
+    probe_score: float
+    label: str
+    example: int
+    id: str
+    char_start: int
+    char_end: int
+    left: str
+    token: str
+    right: str
+
+
+@dataclass(frozen=True)
+class LatentContexts:
+    """Holds contexts of some latents of a dictionary.
+
+    Attributes:
+        model, site: whose states are encoded.
+        dictionary: content id of the dictionary; `latents`, its number of latents.
+        rows: number of rows that were encoded.
+        chosen_by: how the latents were chosen, as a phrase.
+        facts: of each latent.
+        contexts: rows in context, by latent and band.
+        probes: how a probe and each latent agree; empty if no property was named.
+        disagreements: rows where they do not.
+        about: ids of store and export, and version.
+    """
+
+    model: str
+    site: str
+    dictionary: str
+    latents: int
+    rows: int
+    chosen_by: str
+    facts: tuple[LatentFacts, ...]
+    contexts: tuple[LatentContext, ...]
+    probes: tuple[ProbeBeside, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """Return a DataFrame with one row per context; it is the content of latent_contexts.parquet."""
+        import pandas as pd
+
+        known = {one.latent: one for one in self.facts}
+        rows = [
+            {"latent": one.latent, "name": known[one.latent].name, "density": known[one.latent].density} | asdict(one)
+            for one in self.contexts
+        ]
+        return pd.DataFrame(
+            rows, columns=[*_FACTS, *(name for name in LatentContext.__dataclass_fields__ if name != "latent")]
+        )
+
+    def disagreement_table(self) -> pd.DataFrame:
+        """Return a DataFrame with one row per disagreement; it is the content of latent_disagreements.parquet."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [asdict(one) for one in self.disagreements], columns=list(Disagreement.__dataclass_fields__)
+        )
+
+    def to_json(self) -> str:
+        """Return the result as JSON."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False) + "\n"
+
+    def write(self, folder: str | Path) -> Path:
+        """Write latent_contexts.json and .parquet and, if a property was named, latent_disagreements.parquet into a
+        folder, and return it.
+        """
+        place = Path(folder)
+        write_atomically(place / NAME, self.to_json().encode())
+        write_parquet(self.table(), place / TABLE)
+        if self.probes:
+            write_parquet(self.disagreement_table(), place / DISAGREEMENTS)
+        else:
+            (place / DISAGREEMENTS).unlink(missing_ok=True)
+        return place
+
+
+_FACTS = ("latent", "name", "density")
+
+
+def read_contexts(folder: str | Path) -> LatentContexts | None:
+    """Return the result in latent_contexts.json of a folder; None if there is no such file.
+
+    Raises:
+        InputError: the file holds no such result.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(LatentContexts).validate_json(path.read_bytes())
+    except ValueError as error:
+        raise InputError(
+            "this file holds no contexts of latents",
+            needed=f"{NAME} as `probing dictionary tops` wrote it",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            next_step="run the same `probing dictionary tops` again, or remove the file",
+        ) from error
