@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "states": (
         "Models and states",
         "A model, its sites, and the stores of its states.",
-        ("LanguageModel", "Site", "extract", "import_states", "Store", "Replay"),
+        ("LanguageModel", "Site", "extract", "import_states", "Store", "Replay", "Dictionary"),
     ),
     "training": (
         "Probes and their results",

@@ -12,6 +12,7 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.dictionaries.dictionary import Dictionary
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Corpus": "text.corpus",
+    "Dictionary": "dictionaries.dictionary",
     "Example": "text.corpus",
     "ExtractJob": "jobs",
     "Inspection": "results.inspection",
@@ -96,6 +98,7 @@ _HOMES = {
 
 __all__ = [
     "Corpus",
+    "Dictionary",
     "Example",
     "ExtractJob",
     "Inspection",

@@ -21,7 +21,7 @@ LAYERS = [
     {"contracts"},
     {"readers", "tasks", "probes", "controls", "measures", "analyses", "executors", "models", "recipes"},
     {"states"},
-    {"training"},
+    {"training", "dictionaries"},
     {"use", "similarities", "lenses"},
     {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},

@@ -1,0 +1,1 @@
+"""Sparse dictionaries of hidden states: autoencoders and transcoders, read, checked on states of the user, encoded."""
