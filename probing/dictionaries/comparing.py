@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from probing.analyses._fits import measure_of
 from probing.analyses._few_columns import Columns, compared_columns, principal_components
+from probing.analyses._fits import measure_of
 from probing.analyses._single_columns import single_columns
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.control import Probed

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probing.contracts.control import StateControl, StateSource
 from probing.dictionaries.comparing import DictionaryComparison, Source
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite
@@ -149,33 +150,32 @@ def test_a_dictionary_of_other_directions_adds_nothing() -> None:
     assert chance is not None and chance.value < 0.95
 
 
+class TwinSource(StateSource):
+    """States that say nothing, under the name that those of an untrained twin have."""
+
+    name, above = "untrained_model:seed=0", "the untrained twin"
+
+    def stand_in(self, site: str) -> str:
+        return site
+
+    def read(self, site: str, rows: Any, *, draw: int) -> Any:
+        return np.random.default_rng(0).standard_normal((2000, WIDTH)).astype(np.float32)[rows]
+
+    def recipe(self) -> dict[str, str]:
+        return {"content_id": "twin"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinControl(StateControl):
+    draws: int = 1
+
+    def source(self, probed: Any) -> TwinSource:
+        return TwinSource()
+
+
 def test_the_twin_dictionary_reads_the_twin_states() -> None:
-    class Twin(MemoryStore):
-        pass
-
-    from probing.contracts.control import StateControl, StateSource
-
-    class Source_(StateSource):
-        name, above = "untrained_model:seed=0", "the untrained twin"
-
-        def stand_in(self, site: str) -> str:
-            return site
-
-        def read(self, site: str, rows: Any, *, draw: int) -> Any:
-            return np.random.default_rng(0).standard_normal((2000, WIDTH)).astype(np.float32)[rows]
-
-        def recipe(self) -> dict[str, str]:
-            return {"content_id": "twin"}
-
-    @dataclasses.dataclass(frozen=True)
-    class Control(StateControl):
-        draws: int = 1
-
-        def source(self, probed: Any) -> Any:
-            return Source_()
-
     asked = DictionaryComparison(dictionary=Source.of(PLANTED), twin=Source.of(dictionary(basis(seed=7))))
-    found = scores(absorbed_store(), asked, controls=[Control()])
+    found = scores(absorbed_store(), asked, controls=[TwinControl()])
     twin = found.chosen["twin"]
     assert twin.test.high < 0.65 < found.chosen["dictionary"].test.low
 

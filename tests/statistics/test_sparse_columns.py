@@ -36,7 +36,7 @@ def test_the_best_cut_has_the_largest_f1_of_all_cuts(before: float) -> None:
 
 
 def test_mean_differences_are_of_each_class_against_the_rest() -> None:
-    expected = [max(abs(x[Y == c].mean() - x[Y != c].mean()) for c in range(3)) for x in X.T.astype(float)]
+    expected = [max(abs(x[c == Y].mean() - x[c != Y].mean()) for c in range(3)) for x in X.T.astype(float)]
     np.testing.assert_allclose(mean_differences(X, Y, 3), expected, atol=1e-6)
     np.testing.assert_allclose(mean_differences(csr_array(X), Y, 3), expected, atol=1e-6)
     np.testing.assert_allclose(mean_differences(X, Y, 5), expected, atol=1e-6)  # classes without rows change nothing

@@ -72,8 +72,11 @@ class LatentEdit(Edit):
             return -before
         if self.targets.n_classes:
             return np.asarray(self._fitted[goals.astype(np.int64), targets.strata] - before)
-        moved = before + (goals - targets.z)[:, None] * self._fitted[0, targets.strata]
-        return np.asarray(np.maximum(moved, 0.0) - before)  # a latent is never negative
+        return np.asarray(np.maximum(self._moved(before, targets, goals), 0.0) - before)  # a latent is never negative
+
+    def _moved(self, before: Floats, targets: Targets, goals: Goals) -> Floats:
+        """Return latents moved along their slopes on a real value, `(n, c)`."""
+        return np.asarray(before + (goals - targets.z)[:, None] * self._fitted[0, targets.strata])
 
     def shifts(self, states: NDArray[np.floating], targets: Targets, goals: Goals) -> Floats:
         """Return what is added to each state, `(n, D)`."""
@@ -95,7 +98,10 @@ class LatentEdit(Edit):
             return influence
         on_latents = (self._factors(states) * sensitivity) @ self._directions.T  # derivatives by f'
         own, real = self.targets, not self.targets.n_classes
-        weights = (goals - targets.z)[:, None] * on_latents if real else on_latents
+        weights = on_latents
+        if real:
+            is_free = self._moved(latents_of(self.dictionary, states, self.chosen), targets, goals) > 0
+            weights = (goals - targets.z)[:, None] * on_latents * is_free
         for w in np.unique(targets.strata):
             rows, edited = np.flatnonzero(own.strata == w), targets.strata == w
             if real:
