@@ -144,13 +144,17 @@ class Dictionary:
 
     @classmethod
     @with_typed_errors
-    def load(cls, path: Path | str, *, allow_pickle_weights: bool = False) -> Dictionary:
+    def load(
+        cls, path: Path | str, *, allow_pickle_weights: bool = False, norm_factor: float | None = None
+    ) -> Dictionary:
         """Read a dictionary from a file or folder of SAELens, Gemma Scope, sparsify, dictionary_learning or `save`.
 
         Args:
             path: folder of the dictionary, or its file of weights.
             allow_pickle_weights: whether `ae.pt` of dictionary_learning, a pickle, may be read, by
                 `torch.load(weights_only=True)`.
+            norm_factor: factor that states were multiplied by in training, for a file of SAELens that has
+                `expected_average_only_in` and not this factor; the weights that are returned contain it.
 
         Raises:
             UntrustedFile: it is a pickle, and `allow_pickle_weights` is not set, or it has arrays of Python objects.
@@ -159,7 +163,9 @@ class Dictionary:
         """
         from probing.dictionaries.formats import read_dictionary
 
-        return read_dictionary(Path(path).expanduser(), allow_pickle_weights=allow_pickle_weights)
+        return read_dictionary(
+            Path(path).expanduser(), allow_pickle_weights=allow_pickle_weights, norm_factor=norm_factor
+        )
 
     @with_typed_errors
     def save(self, path: Path | str) -> None:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from probing.contracts.lens import Lens
 from probing.errors import CorpusError, UnsupportedModel
+from probing.files.pickles import read_pickle, refused_pickle
 from probing.lenses._reading import Tail
 from probing.lenses.tuned import (
     check_sites,
     checked,
     damaged,
     other_model,
-    read_pickle,
-    refused_pickle,
     unreadable,
 )
 from probing.models.discovery.tracing import given_state
@@ -68,8 +67,8 @@ class JacobianLens(Lens):
         """
         file = Path(path)
         if not allow_pickle_weights and file.is_file():
-            raise refused_pickle(file)
-        values, width = read_pickle(file), tail.model.width(tail.site)
+            raise refused_pickle(file, "lens")
+        values, width = read_pickle(file, "lens"), tail.model.width(tail.site)
         missing = [key for key in _KEYS if not isinstance(values, dict) or key not in values]
         if missing:
             raise unreadable(file, f"no entry {', '.join(missing)}", needed=f"a dictionary with {', '.join(_KEYS)}")

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from probing.contracts.lens import Lens
-from probing.errors import InputError, ProvenanceMismatch, UntrustedFile
+from probing.errors import InputError, ProvenanceMismatch
+from probing.files.pickles import read_pickle, refused_pickle
 from probing.files.whole_files import write_atomically
 from probing.lenses._reading import Tail
 from probing.provenance import model_called, tokenizer_digest, weights_digest
@@ -24,7 +24,6 @@ FORMAT = 1
 ABOUT, WEIGHTS = "lens.json", "lens.safetensors"
 _THEIRS = ("config.json", "params.pt")  # of a folder of the package tuned-lens
 _LINEAR = "linear_tuned_lens"
-_SAFE = "give the flag only for a file whose origin you trust; it is read by torch.load(weights_only=True)"
 
 
 @dataclass(eq=False)
@@ -122,7 +121,7 @@ class TunedLens(Lens):
     def _theirs(cls, folder: Path, tail: Tail, allow_pickle_weights: bool, any_model: bool) -> Self:
         config, file = read_json(folder / _THEIRS[0]), folder / _THEIRS[1]
         if not allow_pickle_weights:
-            raise refused_pickle(file)
+            raise refused_pickle(file, "lens")
         if (kind := config.get("lens_type", _LINEAR)) != _LINEAR:
             raise unreadable(folder / _THEIRS[0], f"lens_type {kind}", needed=f"lens_type {_LINEAR}")
         width, layers = tail.model.width(tail.site), tail.layer
@@ -130,7 +129,7 @@ class TunedLens(Lens):
         if other := [f"{key} {config.get(key)}" for key, value in expected.items() if config.get(key) != value]:
             raise other_model(f"d_model {width}, num_hidden_layers {layers}", ", ".join(other), str(folder))
         unchecked = _check_theirs(tail, config, str(folder), any_model)
-        values = read_pickle(file)
+        values = read_pickle(file, "lens")
         has_bias = bool(config.get("bias", True))
         names = [f"{k}.{part}" for k in range(layers) for part in ("weight", *(["bias"] if has_bias else []))]
         missing = [name for name in names if not isinstance(values, dict) or name not in values]
@@ -305,33 +304,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise damaged(path, TypeError("no JSON object"))
     return value
-
-
-def read_pickle(path: Path) -> Any:
-    """Return what `torch.load(weights_only=True)` reads from a file.
-
-    Raises:
-        InputError: it cannot be read so.
-    """
-    if not path.is_file():
-        raise unreadable(path, "a folder" if path.is_dir() else "no such file", "check the name of the file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise unreadable(path, "no pickle, or one of more than tensors, numbers and names") from error
-    except Exception as error:  # torch's own words on what else could be tried are no advice of ours
-        raise unreadable(path, f"a file that torch.load cannot read ({type(error).__name__})") from error
-
-
-def refused_pickle(path: Path) -> UntrustedFile:
-    """Return the error for a pickle without the flag."""
-    return UntrustedFile(
-        "this lens is a pickle, which is not read by default",
-        needed="allow_pickle_weights (--allow-pickle-weights)",
-        found=path.name,
-        where=str(path),
-        next_step=_SAFE,
-    )
 
 
 def damaged(path: Path, error: Exception) -> InputError:

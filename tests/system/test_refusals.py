@@ -108,7 +108,7 @@ def test_no_source_file_can_unpickle_or_run_what_a_file_says() -> None:
     # One function reads a pickle of tensors, after its flag (tests/lenses/test_lens_files.py).
     trees = [(file, ast.walk(ast.parse(file.read_text(encoding="utf-8")))) for file in FILES]
     loads = [file.name for file, nodes in trees for node in nodes if "torch.load" in opened_by(node)]
-    assert loads == ["tuned.py"]
+    assert loads == ["pickles.py"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from probing.dictionaries.formats._files import no_dictionary
 from probing.dictionaries.formats.ours import write_dictionary
+from probing.errors import ConfigError
 
 if TYPE_CHECKING:
     from probing.dictionaries.dictionary import Dictionary
@@ -48,9 +49,16 @@ def format_of(path: Path) -> tuple[str, Path]:
     return next(iter(places.items()))
 
 
-def read_dictionary(path: Path, *, allow_pickle_weights: bool = False) -> Dictionary:
+def read_dictionary(path: Path, *, allow_pickle_weights: bool = False, norm_factor: float | None = None) -> Dictionary:
     """Read a dictionary of any of the formats; see `Dictionary.load`."""
     name, file = format_of(path)
     module = import_module(f"probing.dictionaries.formats.{name}")
-    read: Dictionary = module.read(file, allow_pickle_weights=allow_pickle_weights)
+    read: Dictionary = module.read(file, allow_pickle_weights=allow_pickle_weights, norm_factor=norm_factor)
+    if norm_factor is not None and "norm_factor" not in read.declared:
+        raise ConfigError(
+            "this dictionary takes no factor of its states",
+            needed="a file of SAELens with normalize_activations expected_average_only_in",
+            found=f"norm_factor {norm_factor:g} for a file of {read.source}",
+            where=str(path),
+        )
     return read

@@ -89,3 +89,27 @@ def made(path: Path, arrays: Mapping[str, Any], **settings: Any) -> Dictionary:
         return Dictionary(**arrays, **settings)
     except (BadParameter, UnknownSite) as error:
         raise no_dictionary(path, f"{error.message}: {error.found}", needed=error.needed) from None
+
+
+def text_in(settings: Mapping[str, Any], name: str) -> str | None:
+    """Return a setting that is a text; None if it is anything else."""
+    value = settings.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def whole_number(path: Path, name: str, value: object) -> int:
+    """Return a setting that is a positive whole number, such as k.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+        raise no_dictionary(path, f"{name} {value!r}"[:100], needed=f"{name}: a positive whole number")
+    return value
+
+
+def transposed(matrix: Floats | None) -> Floats | None:
+    """Return a matrix with rows and columns exchanged; None for None."""
+    return None if matrix is None else np.ascontiguousarray(matrix.T)

@@ -52,7 +52,7 @@ def _number(value: Any) -> Any:
     return number if abs(number) < float("inf") else str(number)
 
 
-def read(file: Path, *, allow_pickle_weights: bool = False) -> Dictionary:
+def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float | None = None) -> Dictionary:
     """Read a dictionary that `write_dictionary` wrote.
 
     Raises:
