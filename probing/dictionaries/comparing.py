@@ -4,6 +4,7 @@ splits, control tasks and bootstrap resamples, and reports the single latents th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,13 +25,14 @@ from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels
 from probing.probes.linear import LinearProbe
-from probing.provenance import digest
+from probing.provenance import model_called
 from probing.recipes import parts_of
 from probing.results.analysis import Point
 from probing.results.features import PREFIX
 
 KS = (1, 2, 5, 16, 64, 128, 512)
 TWIN = "untrained_model"
+DTYPES = {"float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -326,15 +328,30 @@ def refuse_other_states(
             where=where,
             next_step="give the dictionary of this model and site",
         )
-    own = dictionary.declared.get("model_identity")
-    if own is not None and model is not None and own != digest(dict(model)):
+    if model is not None and dictionary.model is not None and _is_of_another(dictionary.model, model):
         raise ProvenanceMismatch(
             "the dictionary was trained on the states of another model",
-            needed=f"{dictionary.model or 'its model'}",
-            found=str(model.get("source", "another model")),
+            needed=dictionary.model,
+            found=model_called(model),
             where=where,
             next_step="give the dictionary of this model",
         )
+
+
+def _is_of_another(named: str, model: Mapping[str, Any]) -> bool:
+    """Return whether a dictionary's name of its model cannot be of this model.
+
+    Names that this package wrote tell weights apart; those of other libraries are shorter or longer than those of the
+    hub (`gpt2-small`), and a local folder may have any name.
+    """
+    source = str(model.get("source", ""))
+    if named.endswith("]"):
+        ours, theirs = (set(text.rpartition(" [")[2].rstrip("]").split(", ")) for text in (named, model_called(model)))
+        return ours - DTYPES != theirs - DTYPES
+    if source.startswith(("/", ".", "~")) or Path(source).exists():
+        return False
+    one, other = (re.sub(r"[^a-z0-9]", "", text.rpartition("/")[2].lower()) for text in (named, source))
+    return one not in other and other not in one
 
 
 def _active(columns: Columns) -> list[Point]:

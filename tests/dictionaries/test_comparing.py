@@ -11,10 +11,8 @@ import pandas as pd
 import pytest
 
 from probing.contracts.control import StateControl, StateSource
-from probing.dictionaries.comparing import DictionaryComparison, Source
-from probing.dictionaries.dictionary import Dictionary
+from probing.dictionaries.comparing import DictionaryComparison, Source, refuse_other_states
 from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite
-from probing.provenance import digest
 from probing.results.features import FeatureScores, LatentScore
 from probing.training import train
 from probing.training.results import ProbeResults
@@ -202,8 +200,26 @@ def test_three_classes_are_scored_by_accuracy_and_have_a_latent_each() -> None:
     assert [(one.label, one.latent) for one in mains] == [("T0", 0), ("T1", 1), ("T2", 2)]
 
 
-def other_model() -> Dictionary:
-    return dictionary(AXES, model="other/model", declared={"model_identity": digest({"source": "other"})})
+@pytest.mark.parametrize(
+    ("named", "model", "fits"),
+    [
+        ("planted [weights 12ab, float32]", {"source": "planted", "dtype": "bfloat16"}, False),
+        ("gpt2-small", {"source": "gpt2"}, True),
+        ("gpt2-small", {"source": "openai-community/gpt2"}, True),
+        ("google/gemma-2-2b", {"source": "gpt2"}, False),
+        ("google/gemma-2-2b", {"source": "/models/mine"}, True),
+        ("gpt2 [revision 607a30d783df, float32]", {"source": "gpt2", "revision": "607a30d783df" + "0" * 28}, True),
+        ("gpt2 [revision 607a30d783df]", {"source": "gpt2", "revision": "1" * 40, "dtype": "float32"}, False),
+        (None, {"source": "gpt2"}, True),
+    ],
+)
+def test_the_model_that_a_dictionary_names_is_compared(named: str | None, model: dict[str, Any], fits: bool) -> None:
+    made = dictionary(AXES, model=named)
+    if fits:
+        refuse_other_states(made, "resid.0", WIDTH, model)
+    else:
+        with pytest.raises(ProvenanceMismatch, match="another model"):
+            refuse_other_states(made, "resid.0", WIDTH, model)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +228,7 @@ def other_model() -> Dictionary:
         (dictionary(basis(8)), {}, ProvenanceMismatch, "width"),
         (dictionary(AXES, site="resid.7"), {}, UnknownSite, "resid.7"),
         (dictionary(AXES, site=None), {}, UnknownSite, "does not say"),  # type: ignore[arg-type]
-        (other_model(), {}, ProvenanceMismatch, "another model"),
+        (dictionary(AXES, model="google/gemma-2-2b"), {}, ProvenanceMismatch, "another model"),
         (DictionaryComparison(dictionary=Source.of(PLANTED), k=(1, 512)), {}, BadParameter, "fewer latents"),
         (PLANTED, {"task": "column:score"}, BadParameter, "target of kind"),
         (PLANTED, {"probes": ["mass_mean"]}, BadParameter, "no probe of this run"),
