@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.analyses._fits import point
+from probing.analyses._fits import measure_of, point
 from probing.contracts.analysis import SiteData
 from probing.contracts.measure import Prediction
 from probing.measures._rows import resampled
-from probing.measures.auroc import AUROC
 from probing.results.analysis import Point
 from probing.statistics.bootstrap import one_sided_p, replicates
 from probing.statistics.clusters import FRACTION, Resampler
@@ -152,6 +151,6 @@ def _ratio(quantity: str, top: Floats, bottom: Floats, test: Resampler, place: d
 
 def _area(X: Any, column: int, has: Flags, test: Resampler) -> tuple[float, Floats]:
     """Return the area under the ROC curve of a column on test, and on every resample `(R,)`."""
-    score, measure, y = X[:, [column]].toarray()[:, 0].astype(np.float64), AUROC(), has.astype(np.int64)
+    score, measure, y = X[:, [column]].toarray()[:, 0].astype(np.float64), measure_of("auroc"), has.astype(np.int64)
     prediction = Prediction(y, np.stack([np.zeros_like(score), score], axis=1))
     return float(measure.value(y, prediction)), resampled(measure, y, prediction, test)

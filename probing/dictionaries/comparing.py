@@ -29,7 +29,9 @@ from probing.provenance import model_called
 from probing.recipes import parts_of
 from probing.results.analysis import Point
 from probing.results.features import PREFIX
+from probing.seeds import child_seed
 
+Floats = NDArray[np.float32]
 KS = (1, 2, 5, 16, 64, 128, 512)
 TWIN = "untrained_model"
 DTYPES = {"float32", "float16", "bfloat16"}
@@ -93,7 +95,7 @@ def _loaded(path: str, content_id: str) -> Dictionary:
 class DictionaryComparison(Analysis):
     """Fits the run's linear probe on k latents of a dictionary and, beside them, on what a fair comparison needs: the
     whole state, k coordinates of it, its first k principal components, k latents of a random dictionary of the same
-    size and L0, and k latents of a dictionary of the untrained twin.
+    size, L0 and centre, and k latents of a dictionary of the untrained twin.
 
     Columns are ranked on train by |mean difference| between the rows of a class and all others (the largest over the
     classes), principal components by variance; k is chosen on dev and scores are those on test. The quiver rule adds
@@ -274,7 +276,7 @@ class DictionaryComparison(Analysis):
             Columns("dictionary", latents),
         ]
         if 4 * round(l0) <= dictionary.n_latents:  # beyond that, most of a random dictionary is active, too
-            random = Dictionary.random(dictionary.width, dictionary.n_latents, l0=l0, states=X["train"], seed=self.seed)
+            random = random_of(dictionary, X["train"], l0=l0, seed=self.seed)
             found.append(Columns("random", {split: random.encode(states) for split, states in X.items()}))
         if self.twin is not None:
             read = next(read for name, read in data.others.items() if name.startswith(TWIN))
@@ -336,6 +338,20 @@ def refuse_other_states(
             where=where,
             next_step="give the dictionary of this model",
         )
+
+
+def random_of(dictionary: Dictionary, states: Floats, *, l0: float, seed: int) -> Dictionary:
+    """Return a dictionary of as many random directions, of which each state `(n, d)` takes the `l0` largest, around the
+    centre (the decoder's bias) of the given one.
+
+    Around the mean of these very states, which a dictionary trained on other text has never seen, its latents would say
+    less of them than those of the dictionary, for that reason alone.
+    """
+    moved = states
+    if not dictionary.is_transcoder:
+        moved = states - states.mean(0, dtype=np.float64).astype(np.float32) + dictionary.decoder_bias
+    own = child_seed(seed, "features", "random dictionary")  # another than that of a random dictionary of the user's
+    return Dictionary.random(dictionary.width, dictionary.n_latents, l0=l0, states=moved, seed=own)
 
 
 def _is_of_another(named: str, model: Mapping[str, Any]) -> bool:
