@@ -20,7 +20,7 @@ from probing.results.probe import Score
 from probing.system.screen import shown
 
 SOURCE = "features.parquet"
-_ASK = "To ask whether the model uses these latents: probing use … --comparison latents:dictionary=DIR."
+_ASK = "Does the model use these latents? Not asked yet: probing use … --comparison latents:dictionary=DIR."
 
 CAPTION = (
     "Linear probes of a dictionary's latents beside probes of the states that they were made from: the same rows, "
@@ -53,20 +53,19 @@ def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
     ours, dense = chosen["dictionary"], chosen["dense"]
     above, title = ours.above["dense"], measure_title(found.measure)
     if above.low > 0:
-        answer = "reads it better than the plain probe"
+        answer = "Yes"
     elif above.high < 0:
-        answer = "reads it worse than the plain probe"
+        answer = "No, worse"
     else:
-        answer = "is not shown to read it better or worse than the plain probe"
+        answer = "Not shown, neither better nor worse"
     beside = [
-        f"{METHODS[name].replace('k ', f'{one.k} ', 1)} {short(one.test.value)}"
-        for name, one in chosen.items()
-        if name not in ("dense", "dictionary")
+        _arrow((name, one.k, one.test.value)) for name, one in chosen.items() if name not in ("dense", "dictionary")
     ]
     return (
-        f"At {found.result.site} the dictionary {name_of(found)} {answer}: {title} on test is "
-        f"{_with_ends(ours.test)} with {plural(ours.k or 0, 'latent')} and {_with_ends(dense.test)} with the whole "
-        f"state, a difference of {_with_ends(above)}. Beside them: {'; '.join(beside)}."
+        f"Does the dictionary {name_of(found)} read {found.result.task} better than the plain probe at "
+        f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with {plural(ours.k or 0, 'latent')} "
+        f"and {_with_ends(dense.test)} with the whole state, a difference of {_with_ends(above)}. Beside them: "
+        f"{'; '.join(beside)}."
     )
 
 
@@ -81,7 +80,7 @@ def _quiver(found: Quiver, measure: str) -> str:
 
 def _arrow(found: tuple[str, int | None, float]) -> str:
     method, k, value = found
-    return f"{METHODS[method] if k is None else METHODS[method].replace('k ', f'{k} ', 1)} ({short(value)})"
+    return f"{METHODS[method]}{'' if k is None else f', k = {k}'} ({short(value)})"
 
 
 def _main(one: LatentScore, found: FeatureScores) -> str:
@@ -120,7 +119,8 @@ def used_sentences(found: FeatureScores, uses: Sequence[Use]) -> list[str]:
         for cell, verdict in zip(use.result.cells, use.verdicts, strict=True):
             for numbers in edits_of_latents(cell).values():
                 if cell.site == found.result.site:
-                    said.append(f"{cell.place}: {verdict.word.value}. {mediated(numbers)}")
+                    verdict_said = f"Does the model use these latents at {cell.place}? Verdict: {verdict.word.value}."
+                    said.append(f"{verdict_said} {mediated(numbers)}")
     return said
 
 
@@ -169,7 +169,7 @@ def features_panel(found: FeatureScores) -> Panel:
     for part, name in enumerate(dict.fromkeys(one.method for one in methods if one.k is not None)):
         points = [(ks.index(one.k), one.test) for one in methods if one.method == name and one.k is not None]
         drawn = tuple(Point(x, score.value, score.low, score.high) for x, score in points)
-        curves.append(Curve(METHODS[name].removeprefix("k "), "task" if name == "dictionary" else "other", drawn, part))
+        curves.append(Curve(METHODS[name], "task" if name == "dictionary" else "other", drawn, part))
     dense = next(one.test for one in methods if one.k is None)
     level = Curve(METHODS["dense"], "baseline", (Point(0, dense.value, dense.low, dense.high),))
     title = f"{found.dictionary['name']} at {found.result.site}"

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 PREFIX = "features:"  # of the name of such an analysis
 METHODS = {
     "dense": "the whole state",
-    "coordinates": "k coordinates of the state",
-    "pca": "k principal components",
-    "dictionary": "k latents of the dictionary",
-    "random": "k latents of a random dictionary",
-    "twin": "k latents of the untrained twin's dictionary",
+    "coordinates": "coordinates of the state",
+    "pca": "principal components",
+    "dictionary": "latents of the dictionary",
+    "random": "latents of a random dictionary",
+    "twin": "latents of the untrained twin's dictionary",
 }
 
 
