@@ -63,9 +63,9 @@ def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
     ]
     return (
         f"Does the dictionary {name_of(found)} read {found.result.task} better than the plain probe at "
-        f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with {plural(ours.k or 0, 'latent')} "
-        f"and {_with_ends(dense.test)} with the whole state, a difference of {_with_ends(above)}. Beside them: "
-        f"{'; '.join(beside)}."
+        f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with "
+        f"{plural(ours.k or 0, 'latent')} and {_with_ends(dense.test)} with the whole state, a difference of "
+        f"{_with_ends(above)}. Beside them: {'; '.join(beside)}."
     )
 
 

@@ -354,7 +354,7 @@ def _decision(result: UseResult) -> str:
 def _beside(result: UseResult) -> str:
     names = list(dict.fromkeys(name for cell in result.cells for name in cell.comparisons))
     seed = result.settings.get("seed")
-    beside = f"For comparison alone: {', '.join(names)}." if names else ""
+    beside = f"For comparison alone: {', '.join(map(edit_title, names))}." if names else ""
     return f"{beside} Seed {seed}.".strip() if seed is not None else beside
 
 
@@ -385,9 +385,8 @@ def mediated(numbers: Mapping[str, float]) -> str:
         if f"above_random_{kind}" in numbers
     ]
     more = f"; they move it further than {' and '.join(beside)}" if beside else ""
-    return (
-        f"Set to their mean in the other class, {count} reproduce {share} of the class-mean swap's effect{total}{more}."
-    )
+    do = "reproduces" if numbers.get("rank") == 1 else "reproduce"
+    return f"Set to their mean in the other class, {count} {do} {share} of the class-mean swap's effect{total}{more}."
 
 
 def _share(numbers: Mapping[str, float], name: str) -> str | None:

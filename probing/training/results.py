@@ -22,24 +22,8 @@ from probing.verdicts.decodability import judged
 
 NO_SITE = "(none)"
 _SHOWN = 3  # tasks in a line
-_TEXT = (
-    "site",
-    "task",
-    "probe",
-    "measure",
-    "split",
-    "unit",
-    "control",
-    "kind",
-    "store_id",
-    "model",
-    "run",
-    "saved",
-    "provenance",
-    "baseline",
-    "correction",
-    "status",
-)
+_NAMES = ("site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "run", "saved")
+_TEXT = (*_NAMES, "provenance", "baseline", "correction", "status")
 _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
 _FLAGS = ("converged", "higher_is_better", "complete")
 
@@ -312,8 +296,8 @@ class ProbeResults(Sequence[ProbeResult]):
         if merged.analyses:
             write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
             write_parquet(analysis.analysis_table(merged.analyses), place / "analyses.parquet")
-        if merged.features:
-            write_parquet(features_table(merged.features), place / "features.parquet")
+        if compared := merged.features:
+            write_parquet(features_table(compared), place / "features.parquet")
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
