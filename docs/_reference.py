@@ -34,7 +34,7 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "states": (
         "Models and states",
         "A model, its sites, and the stores of its states.",
-        ("LanguageModel", "Site", "extract", "import_states", "Store", "Replay", "Dictionary"),
+        ("LanguageModel", "Site", "extract", "import_states", "Store", "Replay"),
     ),
     "training": (
         "Probes and their results",
@@ -56,6 +56,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Use",
         "What the model does when a property is exchanged in its states.",
         ("intervene", "UseRun", "Verdict", "judge", "read_directions", "export_directions", "apply_direction"),
+    ),
+    "dictionaries": (
+        "Dictionaries",
+        "Sparse autoencoders and transcoders, checked on states and encoded.",
+        ("Dictionary", "check_dictionary", "encode_states"),
     ),
     "looking": (
         "Looking inside",

@@ -13,6 +13,8 @@ from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
     from probing.dictionaries.dictionary import Dictionary
+    from probing.dictionaries.encoding import encode_states
+    from probing.dictionaries.losses import check_dictionary
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
@@ -73,8 +75,10 @@ _HOMES = {
     "UseRun": "verdicts.verdict",
     "Verdict": "verdicts.verdict",
     "apply_direction": "use.directions",
+    "check_dictionary": "dictionaries.losses",
     "choose_threshold": "statistics.thresholds",
     "compare": "training.comparing",
+    "encode_states": "dictionaries.encoding",
     "export_directions": "use.directions",
     "extract": "states.extraction",
     "import_states": "states.importing",
@@ -120,8 +124,10 @@ __all__ = [
     "UseRun",
     "Verdict",
     "apply_direction",
+    "check_dictionary",
     "choose_threshold",
     "compare",
+    "encode_states",
     "export_directions",
     "extract",
     "import_states",

@@ -2,7 +2,7 @@
 
     ProbingError
     ├─ InputError (ValueError)   UnknownName BadParameter ConfigError CorpusError AlignmentError DegenerateDesign
-    │                            TooFewGroups OverlappingGroups NoBehaviour BadTwin
+    │                            TooFewGroups OverlappingGroups NoBehaviour BadTwin WrongDictionary
     │                            NoSuchExample (IndexError)
     ├─ StoreError                NotAStore UnsupportedFormat IncompleteStore ProvenanceMismatch CorruptShard
     │                            NotRepresentable NonFiniteStates DiskFull (OSError) StoreBusy
@@ -135,6 +135,10 @@ class BadTwin(InputError):
     """The twin of a sentence (the other half of its minimal pair) is missing, has the same value of the property, or
     differs from it in other ways as well.
     """
+
+
+class WrongDictionary(InputError):
+    """A sparse dictionary does not describe the states as its file declares: it is read wrongly, or of other states."""
 
 
 class NoSuchExample(InputError, IndexError):

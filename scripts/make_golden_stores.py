@@ -17,7 +17,7 @@ import h5py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probing.states.store import StoreWriter
-from tests.samples.golden_samples import GOLDEN, STORES, Golden, content, identity
+from tests.samples.golden_samples import GOLDEN, LATENTS, STORES, Golden, content, identity
 
 
 def write(golden: Golden, folder: Path) -> Path:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=GOLDEN)
     options = parser.parse_args()
     options.to.mkdir(parents=True, exist_ok=True)
-    for golden in STORES:
+    for golden in (*STORES, LATENTS):
         if (options.to / golden.name).exists():
             print(f"{golden.name}: is there, and stays as it is")
             continue

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from probing import registry
 from probing.cli.completion import add_completion, version_option
+from probing.cli.dictionary_commands import dictionary_app
 from probing.cli.direction_commands import direction_app, finish_apply
 from probing.cli.job_commands import Details, Quiet, add_job_command
 from probing.cli.once_only import OnceOnly
@@ -85,6 +86,7 @@ def start(
 app.add_typer(store_app, name="store")
 app.add_typer(direction_app, name="direction")
 app.add_typer(probe_app, name="probe")
+app.add_typer(dictionary_app, name="dictionary")
 
 
 @app.command(cls=OnceOnly)

@@ -50,6 +50,9 @@ _EXAMPLES = {
     "SimilarityJob": "probing similarity cache/states/bert cache/states/tuned --twin cache/states/untrained "
     "--corpus train=train.conllu --corpus dev=dev.conllu --corpus test=test.conllu --task upos "
     "--to cache/results/similarity",
+    "DictionaryInfoJob": "probing dictionary info gpt2-small-res-jb/blocks.8.hook_resid_pre",
+    "DictionaryCheckJob": "probing dictionary check DICTIONARY --model gpt2 --corpus texts.jsonl --skip 1",
+    "DictionaryEncodeJob": "probing dictionary encode DICTIONARY --states cache/states/gpt2 --to cache/states/latents",
     "LeaveOneOutJob": "probing leave-one-out cache/states/gpt2 --corpus corpus.conllu --task upos --group document "
     "--to cache/results/documents",
 }
@@ -79,6 +82,11 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "similarity.parquet, drift.parquet.",
     "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
     "controls.",
+    "DictionaryInfoJob": "Say what a dictionary is: format, architecture, sizes, site, and what its file declares.",
+    "DictionaryCheckJob": "Check a dictionary on states: L0, variance unexplained, dead latents, loss recovered, "
+    "against what its file declares.",
+    "DictionaryEncodeJob": "Encode the states of a store as latents of a dictionary, and save them in a store; a "
+    "killed run resumes where it was.",
     "InspectJob": "Look at hidden states and attention on some texts, each cue beside the intervention that tests it.",
 }
 

@@ -195,14 +195,12 @@ class Dictionary:
         """
         from scipy.sparse import csr_array
 
-        from probing.dictionaries.encoding import encoded_blocks
+        from probing.dictionaries.encoding import Encoder
 
         rows = self.checked(states)
-        parts = list(encoded_blocks(self, rows, device))
-        counts = np.concatenate([np.zeros(1, np.int64), *(part[0] for part in parts)])
-        indices = np.concatenate([np.empty(0, np.int32), *(part[1] for part in parts)])
-        values = np.concatenate([np.empty(0, np.float32), *(part[2] for part in parts)])
-        return csr_array((values, indices, np.cumsum(counts)), shape=(len(rows), self.n_latents))
+        counts, indices, values = Encoder(self, device).encode(rows)
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return csr_array((values, indices, ends), shape=(len(rows), self.n_latents))
 
     def decode(self, latents: csr_array | ArrayLike, *, states: ArrayLike | None = None) -> Floats:
         """Return the states that latents stand for, `(n, d)` float32 (of a transcoder `(n, d_out)`).

@@ -50,7 +50,7 @@ class Golden:
         dtype: stored dtype.
         shards: those committed.
         sites: in the order of the identity.
-        role: `states` or `replay`.
+        role: `states`, `replay` or `latents`.
     """
 
     name: str
@@ -67,6 +67,8 @@ STORES = (
     Golden("partial", "float32", (1,)),
     Golden("replay", "float32", sites=("resid.10", "embed"), role="replay"),
 )
+N_LATENTS = 100
+LATENTS = Golden("latents", "bfloat16", sites=("resid.10",), role="latents")
 
 
 def value(n: int, dtype: str) -> float:
@@ -91,6 +93,26 @@ def states(site: str, shards: tuple[int, ...], dtype: str) -> NDArray[np.float64
     rows = [row for row, example in enumerate(_example_of_row()) if example // EXAMPLES in shards]
     numbers = [[start * (row > 0) + row * width + column for column in range(width)] for row in rows]
     return np.array([[value(n, dtype) for n in row] for row in numbers], np.float64).reshape(len(rows), width)
+
+
+def latents(shards: tuple[int, ...]) -> NDArray[np.float64]:
+    """What a reader must give of latents: (rows, N_LATENTS), mostly zero, every number exact in float32."""
+    rows = [row for row, example in enumerate(_example_of_row()) if example // EXAMPLES in shards]
+    active = [[(7 * row + 13 * latent) % 9 == 0 and row % 5 != 2 for latent in range(N_LATENTS)] for row in rows]
+    numbers = [[1000 + row * N_LATENTS + latent for latent in range(N_LATENTS)] for row in rows]
+    values = [[value(n, LATENTS.dtype) for n in row] for row in numbers]
+    return np.where(np.array(active).reshape(-1, N_LATENTS), np.array(values).reshape(-1, N_LATENTS), 0.0)
+
+
+def sparse_rows(shard: int) -> dict[str, NDArray[Any]]:
+    """What the writer is given of latents."""
+    dense = latents((shard,))
+    places = dense != 0
+    return {
+        "indptr": np.cumsum([0, *places.sum(axis=1)]),
+        "indices": np.nonzero(places)[1],
+        "values": narrow(dense[places].astype(np.float32), LATENTS.dtype, "latents"),
+    }
 
 
 def _example_of_row() -> list[int]:
@@ -138,6 +160,7 @@ def identity(golden: Golden) -> dict[str, Any]:
     """What the stores say they hold."""
     dtype, is_replay = golden.dtype, golden.role == "replay"
     more = {"outputs": "last", "columns": {"count": 2, "sha256": "2" * 64}} if is_replay else {}
+    more |= {"latents": N_LATENTS} if golden.role == "latents" else {}
     scope = "sequence" if is_replay else "word:mean"
     return {
         "model": {"source": "golden", "revision": None, "dtype": dtype},
@@ -165,7 +188,10 @@ def content(shard: int, golden: Golden) -> ShardContent:
             "flags": np.array([example == SKIPPED[0] for example in examples_of(shard)], np.uint8),
         }
         | batch,
-        sites={site: narrow(states(site, (shard,), dtype).astype(np.float32), dtype, site) for site in golden.sites},
+        latents=sparse_rows(shard) if golden.role == "latents" else {},
+        sites={}
+        if golden.role == "latents"
+        else {site: narrow(states(site, (shard,), dtype).astype(np.float32), dtype, site) for site in golden.sites},
         modules={site: f"golden.{site}" for site in golden.sites},
         skipped=[SKIPPED] if shard == 0 else [],
         missing_words=[MISSING] if shard == 0 else [],

@@ -102,8 +102,20 @@ def expected_datasets(recipe: StoreLayout, n_rows: int, n_examples: int) -> Expe
     examples = {
         f"/examples/{name}": (dtype, shapes.get(name, (n_examples,))) for name, dtype in EXAMPLE_COLUMNS.items()
     }
+    if recipe.role == "latents":
+        return {**rows, **examples, **_latent_datasets(recipe, n_rows)}
     sites = {f"/sites/{name}": (recipe.dtype, (n_rows, None)) for name in recipe.sites}
     return {**rows, **examples, **sites, **_replay_datasets(recipe, n_examples)}
+
+
+def _latent_datasets(recipe: StoreLayout, n_rows: int) -> Expected:
+    """Return the datasets of Z latents of all rows: row r has those from indptr[r] to indptr[r + 1]."""
+    index = "u2" if recipe.latents <= 1 << 16 else "u4"
+    return {
+        "/latents/indptr": ("u8", (n_rows + 1,)),
+        "/latents/indices": (index, ("Z",)),
+        "/latents/values": (recipe.dtype, ("Z",)),
+    }
 
 
 # What a shard may have besides: words without a row, where they are too many for its record.
@@ -134,7 +146,8 @@ def shard_attributes(
         "n_examples": end - first,
         "n_rows": n_rows,
     }
-    return {"/": root, **{f"/sites/{name}": facts.get(name, {}) for name in recipe.sites}}
+    places = {name: "/latents/values" if recipe.role == "latents" else f"/sites/{name}" for name in recipe.sites}
+    return {"/": root, **{place: facts.get(name, {}) for name, place in places.items()}}
 
 
 def check_record(record: Mapping[str, Any], recipe: StoreLayout, shard: int) -> None:

@@ -13,6 +13,7 @@ from probing.errors import BadParameter, NonFiniteStates, NotRepresentable
 from probing.models.site import Site
 from probing.states.store.commit_record import MISSING, as_array, expected_datasets, fits, is_listed
 from probing.states.store.format import MEMORY_TYPES, REASONS, STATE_TYPES, StoreLayout, widen
+from probing.states.store.latents import check_latents, largest_latent
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class ShardContent:
         pieces: number of content pieces of all inputs; None: not known.
         inputs: (example ordinal, number of unknown pieces, hash of the piece ids) of inputs that have unknown pieces or
             were cut.
+        latents: for a store of latents: `indptr` u8 (R+1,), `indices` (Z,) and `values` (Z,), the last as `sites`.
     """
 
     example_start: int
@@ -54,6 +56,7 @@ class ShardContent:
     inputs: Sequence[tuple[int, int, str]] = ()
     heads: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    latents: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
@@ -144,7 +147,8 @@ def arrays_of(content: ShardContent, recipe: StoreLayout, shard: int) -> dict[st
             needed=f"{end - first} examples from {first}",
             found=f"{content.n_examples} from {content.example_start}",
         )
-    if set(content.sites) != set(recipe.sites) or not set(recipe.sites) <= set(content.modules):
+    wanted = set() if recipe.role == "latents" else set(recipe.sites)
+    if set(content.sites) != wanted or not set(recipe.sites) <= set(content.modules):
         raise BadParameter("other sites than planned", needed=", ".join(recipe.sites), found=", ".join(content.sites))
     given: dict[str, NDArray[Any]] = {
         f"/{group}/{name}": array
@@ -153,6 +157,7 @@ def arrays_of(content: ShardContent, recipe: StoreLayout, shard: int) -> dict[st
             ("examples", content.examples),
             ("sites", content.sites),
             ("outputs", content.outputs),
+            ("latents", content.latents),
         )
         for name, array in arrays.items()
     }
@@ -166,6 +171,7 @@ def arrays_of(content: ShardContent, recipe: StoreLayout, shard: int) -> dict[st
     if recipe.positions and n_rows and int(arrays["/rows/position"].max()) >= len(recipe.positions):
         raise BadParameter("a row is at a position without a name", needed=f"0 to {len(recipe.positions) - 1}")
     _check_outputs(arrays, n_rows)
+    check_latents(arrays, recipe)
     unknown = {str(entry[-1]) for entry in (*content.skipped, *content.missing_words)} - set(REASONS)
     if unknown:
         raise BadParameter("unknown reason", needed=", ".join(REASONS), found=", ".join(sorted(unknown)))
@@ -210,6 +216,12 @@ def _check_outputs(arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
         )
 
 
+def _largest(site: str, recipe: StoreLayout, content: ShardContent) -> float:
+    if recipe.role == "latents":
+        return largest_latent(content.latents["values"], recipe.dtype)
+    return absolute_maximum(site, content.sites[site], recipe.dtype, content)
+
+
 def site_facts(content: ShardContent, recipe: StoreLayout) -> dict[str, dict[str, Any]]:
     """Return the attributes of each site: `order`, `module`, `dtype`, `finite`, `absmax`; for sites of heads also
     `n_heads` and `head_dim`.
@@ -224,7 +236,7 @@ def site_facts(content: ShardContent, recipe: StoreLayout) -> dict[str, dict[str
             "module": content.modules[name].encode("ascii", "backslashreplace").decode() or " ",
             "dtype": recipe.dtype,
             "finite": 1,
-            "absmax": absolute_maximum(name, content.sites[name], recipe.dtype, content),
+            "absmax": _largest(name, recipe, content),
             **content.heads.get(name, {}),
         }
         for order, name in enumerate(ordered)

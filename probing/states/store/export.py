@@ -95,8 +95,10 @@ def _hdf5(store: Store, to: Path, *, compress: bool) -> None:
             file[f"metadata/{name}"] = np.frombuffer(value.encode(), np.uint8)
         for name in store.row_columns:
             file.create_dataset(f"rows/{name}", data=getattr(store.rows, name), **options)
-        for site in store.sites:
+        for site in _dense_sites(store):
             file.create_dataset(f"sites/{site}", data=store.read(site), **options)
+        for name, array in _latents(store).items():
+            file.create_dataset(f"latents/{name}", data=array, **options)
         for name, array in _outputs(store).items():
             file.create_dataset(f"outputs/{name}", data=array, **options)
 
@@ -106,8 +108,10 @@ def _npy(store: Store, to: Path) -> None:
     (to / "metadata.json").write_text(json.dumps(_metadata(store), indent=1) + "\n", encoding="utf-8")
     for name in store.row_columns:
         np.save(to / f"rows.{name}.npy", getattr(store.rows, name), allow_pickle=False)
-    for site in store.sites:
+    for site in _dense_sites(store):
         np.save(to / f"{site}.npy", store.read(site), allow_pickle=False)
+    for name, array in _latents(store).items():
+        np.save(to / f"latents.{name}.npy", array, allow_pickle=False)
     for name, array in _outputs(store).items():
         np.save(to / f"outputs.{name}.npy", array, allow_pickle=False)
 
@@ -117,7 +121,8 @@ def _safetensors(store: Store, to: Path) -> None:
 
     arrays = {f"rows.{name}": getattr(store.rows, name) for name in store.row_columns}
     arrays |= {f"outputs.{name}": array for name, array in _outputs(store).items()}
-    save_file(arrays | {site: store.read(site) for site in store.sites}, to, metadata=_metadata(store))
+    arrays |= {f"latents.{name}": array for name, array in _latents(store).items()}
+    save_file(arrays | {site: store.read(site) for site in _dense_sites(store)}, to, metadata=_metadata(store))
 
 
 def _parquet(store: Store, to: Path) -> None:
@@ -125,11 +130,28 @@ def _parquet(store: Store, to: Path) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: pa.array(getattr(store.rows, name)) for name in store.row_columns}
-    for site in store.sites:
+    for site in _dense_sites(store):
         states = store.read(site)
         columns[site] = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), max(1, states.shape[1]))
     columns |= _output_columns(_outputs(store), store.n_rows)
+    if latents := _latents(store):
+        ends = pa.array(latents["indptr"].astype(np.int64))
+        for name in ("indices", "values"):
+            columns[f"latent_{name}"] = pa.LargeListArray.from_arrays(ends, pa.array(latents[name]))
     pq.write_table(pa.table(columns).replace_schema_metadata(_metadata(store)), to)
+
+
+def _dense_sites(store: Store) -> tuple[str, ...]:
+    """Return the sites whose states are written in full: those of a store of latents are written as sparse rows."""
+    return () if store.role == "latents" else tuple(store.sites)
+
+
+def _latents(store: Store) -> dict[str, NDArray[Any]]:
+    """Return the sparse rows of a store of latents (`indptr`, `indices`, `values`); of others nothing."""
+    if store.role != "latents":
+        return {}
+    rows = store.latents()
+    return {"indptr": rows.indptr, "indices": rows.indices, "values": rows.data}
 
 
 def _outputs(store: Store) -> dict[str, NDArray[Any]]:

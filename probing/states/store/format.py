@@ -6,7 +6,7 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ ROW_COLUMNS = {
     "word": "i4",
 }
 REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
-ROLES = ("states", "replay")
+ROLES = ("states", "replay", "latents")
+MAX_LATENTS = (1 << 31) - 1
 OUTPUTS = ("none", "last", "mask", "all")
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
 REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
@@ -66,6 +67,7 @@ class StoreLayout:
     role: str = "states"
     outputs: str = "none"
     has_columns: bool = False
+    latents: int = 0
 
     @classmethod
     def of(cls, identity: Mapping[str, Any]) -> StoreLayout:
@@ -89,7 +91,8 @@ class StoreLayout:
         role, outputs = _role(identity, extraction)
         has_columns = extraction.get("columns") is not None
         spans = (tuple(starts or ()), int(count or 0))
-        return cls(digest(identity), tuple(sites), dtype, *spans, positions, role, outputs, has_columns)
+        latents = _latents(extraction, role, sites)
+        return cls(digest(identity), tuple(sites), dtype, *spans, positions, role, outputs, has_columns, latents)
 
     @property
     def row_columns(self) -> dict[str, str]:
@@ -130,7 +133,7 @@ def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[s
         BadParameter: unknown ones, or a replay store that rounds the states: they would give other outputs.
     """
     role, outputs = extraction.get("role", "states"), extraction.get("outputs", "none")
-    if role not in ROLES or outputs not in OUTPUTS or (role == "states" and outputs != "none"):
+    if role not in ROLES or outputs not in OUTPUTS or (role != "replay" and outputs != "none"):
         raise BadParameter(
             "unknown role or outputs",
             needed=f"role {' or '.join(ROLES)}; outputs of a replay {', '.join(OUTPUTS)}",
@@ -145,6 +148,20 @@ def _role(identity: Mapping[str, Any], extraction: Mapping[str, Any]) -> tuple[s
             next_step="leave the stored dtype out, or compute in it",
         )
     return role, outputs
+
+
+def _latents(extraction: Mapping[str, Any], role: str, sites: Sequence[str]) -> int:
+    """Return the number of latents of a row of a store of latents; 0 for other stores."""
+    latents = extraction.get("latents")
+    if role != "latents":
+        return 0
+    if type(latents) is not int or not 0 < latents <= MAX_LATENTS or len(sites) != 1:
+        raise BadParameter(
+            "identity.extraction is not that of latents",
+            needed=f"one site, and 1 to {MAX_LATENTS:,} latents",
+            found=f"{len(sites)} sites, {latents!r}"[:100],
+        )
+    return latents
 
 
 def _check_plan(starts: Any, count: Any) -> None:

@@ -19,7 +19,7 @@ from probing.errors import CorruptShard
 from probing.states.store.format import ALIGNMENT
 
 _METADATA_ROOM = 1 << 20
-_GROUPS = ("rows", "examples", "sites", "outputs", "selection", "missing")
+_GROUPS = ("rows", "examples", "sites", "outputs", "selection", "missing", "latents")
 
 
 def bfloat16_type() -> Any:

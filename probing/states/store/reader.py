@@ -26,12 +26,14 @@ from probing.states.store.commit_record import (
 )
 from probing.states.store.file_ops import typed_errors
 from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
+from probing.states.store.latents import read_latents
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 from probing.states.store.views import Sites, to_dataframe, torch_dataset
 from probing.system.screen import card, some
 
 if TYPE_CHECKING:
     import pandas as pd
+    from scipy.sparse import csr_array
 
     from probing.text.corpus import Corpus
 
@@ -150,6 +152,11 @@ class Store:
         return tuple(self._recipe.row_columns)
 
     @property
+    def role(self) -> str:
+        """What the store holds: `states`, `replay` (all that a run from the middle needs) or `latents`."""
+        return self._recipe.role
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the datasets under `/outputs` in this store."""
         wanted = expected_datasets(self._recipe, 0, 0)
@@ -195,6 +202,8 @@ class Store:
             UnknownSite: the store has no such site; the message names the nearest.
         """
         self._check_site(site)
+        if self.role == "latents":
+            return self._recipe.latents
         widths = {record["datasets"][f"/sites/{site}"]["shape"][1] for record in self._records.values()}
         if len(widths) > 1:
             raise corrupt(self.path, next(iter(self._records)), f"widths {sorted(widths)}", f"/sites/{site}")
@@ -228,6 +237,8 @@ class Store:
             CorruptShard: the bytes of a shard differ from its commit record.
         """
         path, width = f"/sites/{site}", self.width(site)
+        if self.role == "latents":
+            return np.asarray(self.latents(rows).toarray())
         if rows is None:
             out = np.empty((self.n_rows, width), np.float32)
             for position, shard in enumerate(self._records):
@@ -243,6 +254,30 @@ class Store:
                 local = rows[chosen] - self._starts[position]
                 out[chosen] = widen(self._files.mapped(shard, path)[local], self._recipe.dtype)
         return out
+
+    def latents(self, rows: NDArray[np.int64] | None = None) -> csr_array:
+        """Read and return the latents in a store that `probing dictionary encode` wrote.
+
+        Args:
+            rows: row numbers (N,), in any order; None means all.
+
+        Returns:
+            (N, m) float32, sparse; `read` returns the same as a full array.
+
+        Raises:
+            BadParameter: the store has states and no latents, or a row number is out of range.
+            CorruptShard: the bytes of a shard differ from its commit record.
+        """
+        if self.role != "latents":
+            raise BadParameter(
+                "this store has no latents",
+                needed="a store of role latents",
+                found=f"role {self.role}",
+                where=str(self.path),
+                next_step="encode its states: probing dictionary encode",
+            )
+        chosen = None if rows is None else self._check_rows(rows)
+        return read_latents(self._files, self._recipe, self._starts, chosen)
 
     def blocks(
         self, site: str, rows: NDArray[np.int64] | None = None, *, block_rows: int = 8192
@@ -265,8 +300,8 @@ class Store:
         if block_rows < 1:
             raise BadParameter("a block needs rows", needed="block_rows of at least 1", found=str(block_rows))
         self._check_site(site)
-        if rows is not None:
-            chosen = self._check_rows(rows)
+        if rows is not None or self.role == "latents":
+            chosen = self._check_rows(np.arange(self.n_rows) if rows is None else rows)
             parts = (chosen[first : first + block_rows] for first in range(0, len(chosen), block_rows))
             return ((part, self.read(site, part)) for part in parts)
         return self._all_blocks(site, block_rows)
