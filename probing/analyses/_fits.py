@@ -90,13 +90,43 @@ def point(
     draw: int = -1,
     x: float | None = None,
     x_name: str = "",
+    label: str = "",
 ) -> Point:
     """Return a point with the 95 % interval computed from its samples `(draws, seeds, R)`; without an interval if they
     are undefined.
     """
     low, high = resampler.bounds(value, samples, unit=unit, least=least)
     known = np.isfinite([low, high]).all()
-    return Point(quantity, value, unit, low if known else None, high if known else None, control, draw, x, x_name)
+    ends = {"low": low, "high": high} if known else {}
+    return Point(quantity, value, unit, **ends, control=control, draw=draw, x=x, x_name=x_name, label=label)
+
+
+def beside(
+    task: Sampled,
+    draws: Sequence[Sampled],
+    control: str,
+    quantity: str,
+    unit: str,
+    data: SiteData,
+    place: Mapping[str, Any],
+) -> list[Point]:
+    """Return the score of one control, over its draws, and the selectivity against it (of a control that only checks
+    for chance, the score above it).
+
+    Args:
+        task, draws: scores on test of the task and of each draw.
+        control: name of the control.
+        quantity, unit: name of the score, and its unit.
+        data: data of the site.
+        place: further fields of both points.
+    """
+    value, samples = float(np.mean([one.value for one in draws])), np.stack([one.samples for one in draws])
+    gain = "above_chance" if control in data.chance_checks else "selectivity"
+    test = data.resamplers["test"]
+    return [
+        point(quantity, value, samples, unit, test, control=control, **place),
+        point(gain, task.value - value, task.samples - samples, unit, test, least=-1.0, control=control, **place),
+    ]
 
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import clone
 
-from probing.analyses._fits import Sampled, fits_of, measure_of, point, score_of
+from probing.analyses._fits import beside, fits_of, measure_of, point, score_of
 from probing.contracts.analysis import Analysis, SiteData
-from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Kind
@@ -132,21 +131,8 @@ def _at(x: float, name: str, probe: Probe, data: SiteData) -> list[Point]:
     ]
     place_of = iter(draws)
     for control, labels in data.controls.items():
-        points += _beside(task, [next(place_of) for _ in labels], control, measure, data, place)
+        points += beside(task, [next(place_of) for _ in labels], control, quantity, unit, data, place)
     return points
-
-
-def _beside(
-    task: Sampled, draws: list[Sampled], control: str, measure: Measure, data: SiteData, place: dict[str, Any]
-) -> list[Point]:
-    """Return the score of one control and the selectivity against it, over its draws."""
-    value, samples = float(np.mean([one.value for one in draws])), np.stack([one.samples for one in draws])
-    gain = "above_chance" if control in data.chance_checks else "selectivity"
-    test, unit, name = data.resamplers["test"], measure.unit, _MEASURES[data.labels.kind]
-    return [
-        point(name, value, samples, unit, test, control=control, **place),
-        point(gain, task.value - value, task.samples - samples, unit, test, least=-1.0, control=control, **place),
-    ]
 
 
 MEMBER = Capacity

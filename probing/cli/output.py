@@ -88,6 +88,9 @@ def show(results: Any, as_json: bool, details: bool, use: Any = None, folder: Pa
         show_verdicts(use.verdicts)
     if len(results) or use is not None:
         show_lines(results, use, details=details, folder=folder)
+    if getattr(results, "features", None):
+        module = import_module("probing.reporting.features_sections")
+        module.print_features(results.features, console(), details=details)
 
 
 def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Path | None = None) -> None:
@@ -118,6 +121,7 @@ def finish_use(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
         show_verdicts(run.verdicts)
     show_lines(use=run, details=details)
     _show_answers(run.results)
+    _show_latents(run.results)
     for result in run.results:
         if result.twin_pairs is not None:
             say(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
@@ -132,6 +136,14 @@ def _show_answers(results: Iterable[Any]) -> None:
     words = import_module("probing.reporting.use_words")
     for sentence in dict.fromkeys(filter(None, map(words.answers_sentence, results))):
         say(sentence)
+
+
+def _show_latents(results: Iterable[Any]) -> None:
+    words = import_module("probing.reporting.use_words")
+    for result in results:
+        for cell in result.cells:
+            for name, numbers in words.edits_of_latents(cell).items():
+                say(f"{result.task} at {cell.place}, {words.edit_title(name)}: {words.mediated(numbers)}")
 
 
 def _warn_of_behaviours(results: Iterable[Any]) -> None:
@@ -225,6 +237,7 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     if run is None or as_json:
         return
     _show_answers(run.results)
+    _show_latents(run.results)
     _warn_of_behaviours(run.results)
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from probing.contracts.control import Probed
 from probing.contracts.probe import Probe
 from probing.labels import Kind, Labels
 from probing.results.analysis import Point
@@ -28,6 +29,7 @@ class SiteData:
         seeds: seeds of the fits, one per fit of a stochastic probe.
         resamplers: by split (dev and test), the clusters and their bootstrap weights.
         chance_checks: names of the controls that only check for chance; no selectivity is defined against them.
+        others: by name of a state control, a function that reads its states of these rows at this site, by split.
     """
 
     site: str
@@ -38,6 +40,7 @@ class SiteData:
     seeds: tuple[int, ...]
     resamplers: Mapping[str, Resampler]
     chance_checks: frozenset[str] = frozenset()
+    others: Mapping[str, Callable[[], Mapping[str, NDArray[Any]]]] = field(default_factory=dict)
 
     @property
     def label_sets(self) -> list[tuple[str, int, Labels]]:
@@ -62,6 +65,20 @@ class Analysis(ABC):
     def given(self) -> str:
         """Name of a second site of the store whose states are read as well; "" if there is none."""
         return ""
+
+    @property
+    def name(self) -> str:
+        """Name of the analysis in results; "" stands for its recipe."""
+        return ""
+
+    def reads(self, site: str) -> bool:
+        """Return whether the analysis is run at this site."""
+        return True
+
+    def check(self, probed: Probed, others: Collection[str]) -> None:  # noqa: B027 (few need it)
+        """Raise an error if the analysis cannot be run on these states and labels; it is called before any work.
+        `others` are the names of the run's state controls.
+        """
 
     def accepts(self, probe: Probe) -> bool:
         """Return whether the analysis can be run on this probe; probes that it does not accept are skipped."""

@@ -5,8 +5,10 @@ and `Edit`, what they have learned.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,22 @@ class Edit(ABC):
         """Number of dimensions of the subspace that the edit changes."""
         return 0
 
+    def influence(
+        self,
+        states: NDArray[np.float32],
+        targets: Targets,
+        goals: NDArray[np.int64] | NDArray[np.float64],
+        sensitivity: NDArray[np.float64],
+    ) -> NDArray[np.float64] | None:
+        """Return the influence of each row that the edit was fitted on, `(N,)`, on a number that depends on edited
+        states; None if it is not known, so that an interval of the number lacks this part of its noise.
+
+        Args:
+            states, targets, goals: n rows that are edited, as for `apply`.
+            sensitivity: `(n, D)` derivatives of the number with respect to their edited states.
+        """
+        return None
+
 
 class Intervention(ABC):
     """Base class of interventions, which are kinds of edits of states. Before `fit`, an object holds only its options.
@@ -64,6 +82,20 @@ class Intervention(ABC):
 
     erases: ClassVar[bool] = False
     decides: ClassVar[bool] = False
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files that the intervention reads; results are measured again if one of them changes."""
+        return ()
+
+    def edits(self, site: str) -> bool:
+        """Return whether the intervention can be made at this site."""
+        return True
+
+    def check(self, site: str, width: int, model: Mapping[str, Any] | None) -> None:  # noqa: B027 (few need it)
+        """Raise an error if the states of a site that it edits, of this width and model (None: not known), are not
+        those that it is made for; it is called before any work.
+        """
 
     @abstractmethod
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int) -> Edit:

@@ -296,6 +296,7 @@ class TrainOptions(Job):
     analyses: Many = option(
         [], help="further analysis at every site, e.g. code_length (see `probing list analyses`)", flag="analysis"
     )
+    features: Many = option([], help="dictionary to probe beside its states: DIR, or DIR,twin=DIR,k=1|16 (repeatable)")
     seeds: int = Field(
         default=1, ge=1, le=1000, description="number of seeds of each stochastic probe", json_schema_extra={"flag": ""}
     )

@@ -137,6 +137,8 @@ _OF = {
     "sparse": ("gurnee2023",),
     "coordinates": ("gurnee2023",),
     "code_length": ("voita2020",),
+    "features": ("kantamneni2025", "gurnee2023", "chanin2024"),
+    "latents": ("marks2024",),
     "information": ("xu2020", "hewitt2021conditional"),
     "usable_information": ("xu2020",),
     "interchange": ("geiger2021",),

@@ -10,6 +10,7 @@ from probing.errors import BadParameter, unknown_name
 from probing.reporting.across_models import across_models, charts
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, file_name, save, together
+from probing.reporting.features_sections import features_panel
 from probing.reporting.grids import (
     HeatMap,
     ablation_map,
@@ -208,6 +209,8 @@ def save_figures(found: Contents, folder: Path) -> list[Path]:
             drawn[file_name(f"{analysis} {probe} {task.title}")] = [
                 panel_chart(p) for p in analysis_panels(task, results)
             ]
+        for compared in task.features:
+            drawn[file_name(f"{compared.result.analysis} {task.title}")] = [panel_chart(features_panel(compared))]
     drawn |= {f"models-{file_name(one.task)}": charts(one) for one in found.across}
     for use, title in zip(found.uses, _names(found.uses), strict=True):
         drawn[f"use-{file_name(title)}"] = [panel_chart(panel) for panel in use_panels(use)]

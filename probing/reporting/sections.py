@@ -9,6 +9,7 @@ from typing import Any
 
 from probing.reporting.blocks import Figure, Fold, Kind, Number, Section, Table, Words, number
 from probing.reporting.charts import described, panel_chart
+from probing.reporting.features_sections import features_blocks, features_folds
 from probing.reporting.findings import Finding, finding, judge
 from probing.reporting.grids import HeatMap, confusion_map, map_chart, overview_chart
 from probing.reporting.methods import bibtex, methods_paragraph, names_used
@@ -55,6 +56,7 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
             fold
             for fold in (
                 *_task_folds(task, found),
+                *features_folds(task.features),
                 *_analyses(task),
                 *(f for use in uses for f in use_folds(use, len(uses) > 1)),
                 _methods(task, uses),
@@ -105,7 +107,7 @@ def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Wo
             )
         )
     blocks.append(results_table(task))
-    return [*blocks, *(use_table(use) for use in uses)]
+    return [*blocks, *(use_table(use) for use in uses), *features_blocks(task.features, uses)]
 
 
 def _caption(panels: Sequence[Panel], uses: Sequence[Use]) -> str:

@@ -11,6 +11,7 @@ from probing.errors import UnknownSite
 from probing.models.site import Site
 from probing.reporting.wording import plural
 from probing.results.analysis import AnalysisResult
+from probing.results.features import FeatureScores, features_of, is_features
 from probing.results.models import UNNAMED, ModelFacts
 from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
 
@@ -128,11 +129,16 @@ class TaskResults:
         return self.task.removesuffix(f" at {self.position}") if self.position else self.task
 
     def analyses_by_kind(self) -> dict[tuple[str, str], list[AnalysisResult]]:
-        """Return the results of analyses, grouped by (analysis, probe)."""
+        """Return the results of analyses, grouped by (analysis, probe), but for comparisons of dictionaries."""
         groups: dict[tuple[str, str], list[AnalysisResult]] = {}
-        for result in self.analyses:
+        for result in filter(lambda one: not is_features(one), self.analyses):
             groups.setdefault((result.analysis, result.probe), []).append(result)
         return groups
+
+    @property
+    def features(self) -> list[FeatureScores]:
+        """Comparisons of dictionaries with the states that they are of."""
+        return features_of(self.analyses)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
 from probing.reporting.charts import described, panel_chart
@@ -13,6 +13,9 @@ from probing.reporting.use_words import (
     adjusted_p,
     answers_sentence,
     doubts_of,
+    edit_title,
+    edits_of_latents,
+    mediated,
     rows_sentence,
     use_bibtex,
     use_paragraph,
@@ -165,21 +168,43 @@ def _states_table(use: Use) -> Table:
     return Table(said, head, rows, source="verdicts.parquet")
 
 
-def _comparisons(use: Use) -> list[Table]:
+_OF_ALL = ("draws", "rank", "change", "change_high", "displacement", "accuracy", "above_random")
+_OF_SWAPS = ("along", "along_high", "effect_size", "mediated_fraction", "share_of_swap")
+
+
+def _comparisons(use: Use) -> list[Table | Words]:
     """Return other interventions, for comparison with the literature; they are never part of a verdict."""
     cells: list[UseCell] = [cell for cell in use.result.cells if cell.comparisons]
-    names = list(dict.fromkeys(key for cell in cells for found in cell.comparisons.values() for key in found))
-    rows = [
-        [cell.place, name, *(finite(found.get(key)) for key in names)]
-        for cell in cells
-        for name, found in cell.comparisons.items()
-    ]
+    if not cells:
+        return []
     said = (
         "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
         "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
     )
-    return (
-        [Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))]
-        if rows
-        else []
-    )
+    blocks: list[Table | Words] = [_compared(cells, said, _OF_ALL)]
+    if any(name in found for cell in cells for found in cell.comparisons.values() for name in _OF_SWAPS[2:]):
+        said = (
+            "Interventions that give states another value of the property. Along: change of the output along the "
+            "natural contrast, in its SDs (of random edits the median size, and the 95th percentile); mediated "
+            "fraction: share of the natural difference; share of swap: share of the class-mean swap's effect."
+        )
+        edits = [f"{cell.place}: {mediated(numbers)}" for cell in cells for numbers in edits_of_latents(cell).values()]
+        blocks += [_compared(cells, said, _OF_SWAPS), Words("p", edits)]
+    return blocks
+
+
+def _compared(cells: Sequence[UseCell], said: str, wanted: Sequence[str]) -> Table:
+    """Return a table of those numbers of interventions that are wanted; a share with the ends of its interval."""
+    every = [(cell, name, found) for cell in cells for name, found in cell.comparisons.items()]
+    names = [name for name in wanted if any(name in found for _, _, found in every)]
+    rows: list[list[str | Number]] = [
+        [cell.place, edit_title(name), *(_with_ends(found, key) for key in names)]
+        for cell, name, found in every
+        if any(key in found for key in names)
+    ]
+    return Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))
+
+
+def _with_ends(found: Mapping[str, float], name: str) -> Number:
+    ends = [found.get(f"{name}_{end}") for end in ("low", "high")]
+    return Number(finite(found.get(name)), "" if None in ends else f"[{finite(ends[0])}, {finite(ends[1])}]")

@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from probing.reporting.tables import grid
-from probing.reporting.use_words import SHORT, adjusted_p, deciding, effect_words, flags_said, mediated_words
+from probing.reporting.use_words import (
+    SHORT,
+    adjusted_p,
+    deciding,
+    edit_title,
+    effect_words,
+    flags_said,
+    mediated_words,
+)
 from probing.reporting.wording import count, decimal, p_value, plural, short
 from probing.results.patching import PatchingResult
 from probing.results.use import EditEffect, UseCell, answers_said
@@ -134,7 +142,7 @@ def _others(group: Sequence[Verdict]) -> Table:
     table.add_column("other edits", overflow="fold", min_width=6)
     names = list(dict.fromkeys(name for cell in cells for name in cell.comparisons))
     for name in names:
-        table.add_column(shown(name), justify="right", overflow="fold", min_width=4)
+        table.add_column(shown(edit_title(name)), justify="right", overflow="fold", min_width=4)
     for cell in cells:
         table.add_row(*map(shown, (cell.place, *(_change(cell.comparisons.get(name)) for name in names))))
     return table

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -17,6 +17,9 @@ from probing.errors import DiskFull, ProbingError, UnitFailed
 from probing.files.fact_shapes import check_shapes
 from probing.files.whole_files import write_atomically
 from probing.results.probe import read_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,15 @@ def read_analyses(path: Path) -> list[AnalysisResult]:
 def json_lines(results: Iterable[AnalysisResult]) -> str:
     """Return results as the text of a JSON-lines file."""
     return "".join(to_json(result) + "\n" for result in results)
+
+
+def analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
+    """Return one row per number of every analysis."""
+    import pandas as pd
+
+    frame = pd.DataFrame([row for result in results for row in result.rows()])
+    numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
+    return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
 
 
 _FILE = "failures.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sklearn.base import BaseEstimator
 
@@ -29,6 +30,9 @@ from probing.training.running import UnitResults, check_run, results_of, run_pla
 from probing.training.saved_card import check_threshold
 from probing.training.units import sweep_results
 
+if TYPE_CHECKING:
+    from probing.dictionaries.dictionary import Dictionary
+
 
 @takes_old_names
 def train(
@@ -40,6 +44,7 @@ def train(
     controls: Sequence[str | Control | StateControl] | None = None,
     measures: Sequence[str | Measure] | None = None,
     analyses: Sequence[str | Analysis] = (),
+    features: Sequence[str | Path | Dictionary] = (),
     seeds: int = 1,
     root_seed: int = 0,
     sites: str | Sequence[str] = "*",
@@ -78,6 +83,9 @@ def train(
             target).
         analyses: analyses to run at every site beside the scores, such as `code_length`; `probing list analyses` lists
             them. Their numbers are in `ProbeResults.analyses`.
+        features: dictionaries (sparse autoencoders) whose latents are probed beside the states that they are of: paths,
+            with options as in `DIR,twin=DIR,k=1|16|128`, or `Dictionary` objects. Their numbers are in
+            `ProbeResults.features`, and in features.parquet.
         seeds: number of fits of each stochastic probe, with different seeds.
         root_seed: root of every random draw.
         sites: shell-style patterns of sites of the store.
@@ -138,7 +146,7 @@ def train(
         probes=probes,
         controls=controls,
         measures=measures,
-        analyses=analyses,
+        analyses=[*analyses, *_comparisons(features)],
         seeds=seeds,
         root_seed=root_seed,
         sites=sites,
@@ -168,6 +176,16 @@ def train(
     found = done if folder is None else UnitResults(folder)  # read again: what is written now is what its unit says now
     whole = folder if array_size == 1 or not found.missing(units) else None
     return _written(units, found, whole, correction, replaces=replace)
+
+
+def _comparisons(features: Sequence[str | Path | Dictionary]) -> list[Analysis]:
+    """Return the comparisons of dictionaries with the states that they are of."""
+    if not features:
+        return []
+    from probing.dictionaries.comparing import DictionaryComparison
+
+    given = [features] if isinstance(features, str | Path) else features
+    return [DictionaryComparison.parse(one) for one in given]
 
 
 def _written(

@@ -75,11 +75,15 @@ def _named(folder: str, items: Sequence[Any], build_one: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in _listed(items):
         member = build_one(item)
-        name = normalised(folder, item) if isinstance(item, str) else spec_of(member)
+        name = normalised(folder, item) if isinstance(item, str) else _own_name(folder, member) or spec_of(member)
         if name in found:
             raise BadParameter(f"{name} is given twice", found=name, next_step="name each one once")
         found[name] = member
     return found
+
+
+def _own_name(folder: str, member: Any) -> str:
+    return member.name if folder == "analyses" else ""
 
 
 def built_probes(items: Sequence[Any] | None, labels: Labels) -> dict[str, Probe]:

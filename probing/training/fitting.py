@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS
+from probing.training.build import StateSet
 from probing.training.plan import Plan, recipe_of, run_id
 from probing.training.results import NO_SITE
 from probing.training.saved_card import card_facts, threshold_of
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
-from probing.training.states import States, stateless
+from probing.training.states import States, held, site_states, stateless
 from probing.training.units import commit_analysis, commit_unit, with_saved_probe
 
 Unit = tuple[str, str, Probe]  # site, name, probe
@@ -151,6 +153,11 @@ def run_analysis(
             seeds=plan.seeds,
             resamplers=plan.resamplers,
             chance_checks=frozenset(one.name for one in plan.controls if not one.control.is_selectivity),
+            others={
+                one.name: partial(_other_states, plan, site, one)
+                for one in plan.state_controls
+                if one.source.stand_in(site)
+            },
         )
     )
     result = AnalysisResult(
@@ -165,6 +172,11 @@ def run_analysis(
     )
     commit_analysis(folder, result)
     return result
+
+
+def _other_states(plan: Plan, site: str, control: StateSet) -> States:
+    """Return the states of the first draw of a state control at a site, by split."""
+    return held(site_states(plan, site, partial(control.source.read, draw=0)))
 
 
 def _judged(data: SiteData) -> SiteData:
@@ -185,8 +197,15 @@ def _judged(data: SiteData) -> SiteData:
         if split in EVALUATED
     }
     controls = {name: tuple(draw.take(kept) for draw in draws) for name, draws in data.controls.items()}
+    others = {name: lambda read=read: of(read()) for name, read in data.others.items()}
     return replace(
-        data, states=of(data.states), labels=labels, controls=controls, given=of(data.given), resamplers=resamplers
+        data,
+        states=of(data.states),
+        labels=labels,
+        controls=controls,
+        given=of(data.given),
+        resamplers=resamplers,
+        others=others,
     )
 
 

@@ -53,9 +53,12 @@ def reads_states(name: str, probe: Probe) -> bool:
     return probe.input in ("states", "pieces") and name.partition(":")[0] != "prior"
 
 
-def check_analyses(plan: Plan) -> None:
-    """Raise an error if an analysis reads a site which the store does not have, or accepts no probe of the run."""
+def check_analyses(plan: Plan, probed: Probed) -> None:
+    """Raise an error if an analysis reads a site which the store does not have, accepts no probe of the run, or cannot
+    be run on its states and labels.
+    """
     for name, analysis in plan.analyses.items():
+        analysis.check(probed, [one.name for one in plan.state_controls])
         if analysis.given and analysis.given not in plan.store.sites:
             raise unknown_name("site", analysis.given, plan.store.sites, where=f"analysis {name}", error=UnknownSite)
         if name not in {unit[0] for unit in plan.analysis_units()}:
@@ -180,7 +183,12 @@ class Plan:
         site by site.
         """
         reading = [unit for unit in self.units() if unit[0] != NO_SITE and unit[2].input == "states"]
-        return [(name, unit) for unit in reading for name, one in self.analyses.items() if one.accepts(unit[2])]
+        return [
+            (name, unit)
+            for unit in reading
+            for name, one in self.analyses.items()
+            if one.accepts(unit[2]) and one.reads(unit[0])
+        ]
 
     def measures_for(self, probe: Probe) -> dict[str, Measure]:
         """Return the measures by which a probe can be scored.
@@ -265,16 +273,14 @@ def make_plan(
     refuse_constant_target(labels)
     refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
-    drawn, sources = built_controls(
-        chosen_controls,
-        Probed(
-            store,
-            chosen_sites,
-            labels,
-            child_seed(root_seed, "controls"),
-            lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
-        ),
+    probed = Probed(
+        store,
+        chosen_sites,
+        labels,
+        child_seed(root_seed, "controls"),
+        lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
     )
+    drawn, sources = built_controls(chosen_controls, probed)
     plan = Plan(
         store=store,
         sites=chosen_sites,
@@ -303,7 +309,7 @@ def make_plan(
     for probe in plan.probes.values():
         plan.measures_for(probe)
         refuse_unreadable(probe, plan)
-    check_analyses(plan)
+    check_analyses(plan, probed)
     return plan
 
 

@@ -15,30 +15,15 @@ from probing.files.whole_files import write_atomically, write_parquet
 from probing.provenance import environment
 from probing.results import analysis
 from probing.results.analysis import AnalysisResult
+from probing.results.features import FeatureScores, features_of, features_table
 from probing.results.probe import MeasureResult, ProbeResult, Score, json_lines, read_results
 from probing.statistics.families import adjusted, correction_of
 from probing.verdicts.decodability import judged
 
 NO_SITE = "(none)"
 _SHOWN = 3  # tasks in a line
-_TEXT = (
-    "site",
-    "task",
-    "probe",
-    "measure",
-    "split",
-    "unit",
-    "control",
-    "kind",
-    "store_id",
-    "model",
-    "run",
-    "saved",
-    "provenance",
-    "baseline",
-    "correction",
-    "status",
-)
+_NAMES = ("site", "task", "probe", "measure", "split", "unit", "control", "kind", "store_id", "model", "run", "saved")
+_TEXT = (*_NAMES, "provenance", "baseline", "correction", "status")
 _COUNTS = ("n", "seed_count", "draw_count", "fit_count")
 _FLAGS = ("converged", "higher_is_better", "complete")
 
@@ -115,13 +100,6 @@ def _status(result: ProbeResult, row: Mapping[str, Any]) -> str | None:
     if result.site == NO_SITE or row["split"] != result.judged_split():
         return None
     return judged(result, result.judged(row["measure"])).status
-
-
-def analysis_table(results: Iterable[AnalysisResult]) -> pd.DataFrame:
-    """Return one row per number of every analysis."""
-    frame = pd.DataFrame([row for result in results for row in result.rows()])
-    numbers = {name: "float64" for name in ("value", "low", "high", "x") if name in frame}
-    return frame.astype(numbers | {name: "string" for name in frame if name not in numbers and name != "draw"})
 
 
 R = TypeVar("R", ProbeResult, AnalysisResult)
@@ -239,7 +217,12 @@ class ProbeResults(Sequence[ProbeResult]):
         """Return the results of all analyses as a DataFrame with one row per number; it is the content of
         analyses.parquet.
         """
-        return analysis_table(self.analyses)
+        return analysis.analysis_table(self.analyses)
+
+    @property
+    def features(self) -> list[FeatureScores]:
+        """Comparisons of dictionaries with the states that they are of, as `train(features=…)` made them."""
+        return features_of(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
         """Return the first result with the best score on dev, by the primary measure and of all probes unless they are
@@ -312,7 +295,9 @@ class ProbeResults(Sequence[ProbeResult]):
         write_parquet(long_table(merged), place / "results.parquet")
         if merged.analyses:
             write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
-            write_parquet(analysis_table(merged.analyses), place / "analyses.parquet")
+            write_parquet(analysis.analysis_table(merged.analyses), place / "analyses.parquet")
+        if compared := merged.features:
+            write_parquet(features_table(compared), place / "features.parquet")
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:

@@ -264,12 +264,23 @@ class Effect:
         """Return the interval of the mediated fraction by Fieller's theorem; None where T is not established."""
         if not self.total_is_established:
             return None
-        q = float(stdtrit(self.total.df, 0.5 + level / 2)) ** 2
-        a = self.total.value**2 - q * self.total.error**2
-        b = self.tau.value * self.total.value - q * self.covariance
-        c = self.tau.value**2 - q * self.tau_full.error**2
-        root = math.sqrt(max(b * b - a * c, 0.0))
-        return (b - root) / a, (b + root) / a
+        return ratio_interval(self.tau_full, self.total, self.covariance, level)
+
+
+def ratio_interval(
+    top: Estimate, bottom: Estimate, covariance: float, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Return the interval of the ratio of two estimates by Fieller's theorem; None if it is not bounded, since the
+    lower one is not established.
+    """
+    q = float(stdtrit(bottom.df, 0.5 + level / 2)) ** 2
+    a = bottom.value**2 - q * bottom.error**2
+    if a <= 0:
+        return None
+    b = top.value * bottom.value - q * covariance
+    c = top.value**2 - q * top.error**2
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return (b - root) / a, (b + root) / a
 
 
 def effect(tally: EffectSums, experiment: Experiment, y_spread: float) -> Effect:

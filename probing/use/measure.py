@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Instrument, Place
+from probing.recipes import build
 from probing.results.use import Decodability, UseCell, UseResult
 from probing.use.decoding import decoded
 from probing.use.effect_sums import spared
@@ -93,10 +94,12 @@ def measure_property(
         UnknownName: the instrument lacks a place.
         DegenerateDesign, TooFewGroups, BadTwin, OverlappingGroups: see `plan`.
         EditFailed: outputs are not finite.
+        ProvenanceMismatch, BadParameter: an intervention to compare cannot be made on these states.
     """
     options = options or UseOptions()
     chosen = tuple(places) if places is not None else instrument.places
     instrument.check_places(chosen)
+    _check_comparisons(options.comparisons, instrument, chosen)
     experiment = prop.plan(options)
     bench = EditMeasurement.of(
         instrument,
@@ -145,6 +148,14 @@ def measure_property(
         is_matched=experiment.is_matched,
         twin_pairs=None if experiment.twins is None else int((experiment.twins >= 0).sum()) // 2,
     )
+
+
+def _check_comparisons(names: Sequence[str], instrument: Instrument, places: Sequence[Place]) -> None:
+    """Build the interventions to compare, and check those that read files against the states that they edit."""
+    for edit in [build("interventions", name) for name in names]:
+        for place in places if edit.files else ():
+            if edit.edits(place.site):
+                edit.check(place.site, instrument.states(place).shape[1], None)
 
 
 def _measure(bench: EditMeasurement, place: Place, prop: Property, options: UseOptions) -> Measured:
@@ -265,7 +276,8 @@ def _with_nulls(
 
 
 def _with_comparisons(bench: EditMeasurement, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:
-    return replace(cell, comparisons=compared(bench, m.place, options.comparisons))
+    swap = m.subspace if m.dose == 1 else None
+    return replace(cell, comparisons=compared(bench, m.place, options.comparisons, swap=swap))
 
 
 def _with_permutations(bench: EditMeasurement, m: Measured, options: UseOptions, cell: UseCell) -> UseCell:

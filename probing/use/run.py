@@ -12,9 +12,18 @@ from typing import Any
 
 from probing._renamed import takes_old_names
 from probing.contracts.behaviour import Behaviour
-from probing.errors import BadParameter, DamagedUnit, DoubtfulAnswer, InputError, NoBehaviour, NotResumed
+from probing.errors import (
+    BadParameter,
+    DamagedUnit,
+    DoubtfulAnswer,
+    InputError,
+    NoBehaviour,
+    NotResumed,
+    UnknownSite,
+)
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
 from probing.models.language_model import LanguageModel
+from probing.models.site import select_sites
 from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
 from probing.results.use import UseResult, read_use_results
@@ -133,6 +142,7 @@ def intervene(
         UnknownName: there is no such task, position or site.
         BadParameter: there is no task, tasks are of words and of sentences, or positions are missing or superfluous.
         NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
+        ProvenanceMismatch: an intervention in `options.comparisons` reads a file made for other states.
         EditFailed: a check of the edits failed, such as that an edit which changes nothing leaves the output as it is.
         DegenerateDesign, TooFewGroups: there are too few rows of different classes that agree in the covariates.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
@@ -172,6 +182,7 @@ def intervene(
         "options": vars(options),
         "version": VERSION,
     } | ({} if minimal_pairs is None else {"twins": minimal_pairs})
+    common |= _checked_edits(options.comparisons, model, sites)
     known = ResultCache(None if to is None or not _is_told(measured) else Path(to), common)
     subjects = Subjects(
         model,
@@ -210,6 +221,32 @@ def intervene(
         warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
     told = [dataclasses.replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
     return _judged(told) if to is None else _merged(told, Path(to), drop=replace)
+
+
+def _checked_edits(recipes: Sequence[str], model: LanguageModel, sites: str | Sequence[str]) -> dict[str, Any]:
+    """Check that interventions which read files are made for states of the sites that are edited, and return, for the
+    hash of results, the hashes of these files; an empty dict if there are none.
+
+    Raises:
+        UnknownSite: the site of an intervention is not edited.
+        ProvenanceMismatch, BadParameter: see `Intervention.check`.
+    """
+    edits = {name: build("interventions", name) for name in recipes}
+    reading = {name: edit for name, edit in edits.items() if edit.files}
+    chosen = select_sites(sites, model.sites) if reading else ()
+    for name, edit in reading.items():
+        own = [site for site in chosen if edit.edits(site)]
+        if not own:
+            raise UnknownSite(
+                f"no site is edited that {name} is made for",
+                needed="the site that its file names among those of --sites",
+                found=", ".join(chosen),
+                next_step="name that site in --sites, or its site in the recipe: site=…",
+            )
+        for site in own:
+            edit.check(site, model.width(site), model.identity()["model"])
+    hashes = [file_sha256(file) for edit in reading.values() for file in edit.files]
+    return {"edits": hashes} if hashes else {}
 
 
 def _judged(results: Sequence[UseResult]) -> UseRun:

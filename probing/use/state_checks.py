@@ -18,7 +18,10 @@ from probing.seeds import child_seed
 from probing.use.discriminant import Discriminant, Mahalanobis, Moments
 from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS
+from probing.use.inference import Effect
+from probing.use.mediating import edited_effect, shares, targets_of
 from probing.use.nulls import shuffled
+from probing.use.row_weights import NaturalContrast
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -148,33 +151,37 @@ def _reached(before: Floats, after: Floats, start: NDArray[Any], goal: NDArray[A
 
 
 MOST_ROWS = 256
-RANDOM_DRAWS = 64
+RANDOM_DRAWS, FEW_DRAWS = 64, 16
 RANDOM, CONTROL = "random_subspace", "control_task"
+CONTROLS_OF = {"latents": ("latents", "directions")}  # what replaces an intervention, displacing states as far
 
 Numbers = dict[str, float]
 
 
 def compared(
-    bench: EditMeasurement, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS
+    bench: EditMeasurement, place: Place, names: Sequence[str], *, draws: int = RANDOM_DRAWS, swap: Effect | None = None
 ) -> dict[str, Numbers]:
     """Fit other interventions on F1 at a place, measure their effects on at most 256 rows of F3 of one rotation, and
     return the numbers by name.
 
     `random_subspace` (random draws, each of as many directions as the property has label columns) and `control_task`
     (LEACE fitted to labels shuffled within strata) are always measured, too; recipes of `random_subspace` in `names`
-    are ignored.
+    are ignored, and so are interventions that cannot be made at this site.
 
     Args:
         bench: the experiment with its model.
         place: place of the edit.
         names: recipes of interventions such as `leace`, `inlp`, `mean_ablation`.
         draws: number of random subspaces.
+        swap: effect of the class-mean swap at dose 1; None: measured where it is needed.
 
     Returns:
         By name: `rank`; `change`, root mean square change of the output in its SDs; `displacement`, of the states, in
         root mean square distances of two rows; `accuracy` of a linear probe fitted after the edit (R² of real values);
         of random subspaces the median and `change_high`, the 95th percentile; of others `above_random`, the share of
-        draws that change the output less.
+        draws that change the output less. Interventions that give states another value (`latents`) have, from all rows
+        of all rotations, also what `shares` returns and, as `along`, the change along the natural contrast in SDs;
+        random latents and random directions that move states as far are measured beside `latents`.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.
@@ -182,23 +189,40 @@ def compared(
     found: dict[str, Numbers] = {}
     random = [_one(bench, place, RANDOM, seed=draw) for draw in range(draws)]
     changes = np.array([one["change"] for one in random])
-    found[RANDOM] = {
-        "draws": float(draws),
-        "rank": random[0]["rank"],
-        "change": float(np.median(changes)),
-        "change_high": float(np.quantile(changes, 0.95)),
-        "displacement": float(np.median([one["displacement"] for one in random])),
-    }
+    found[RANDOM] = _of_draws(random)
     for name in dict.fromkeys([*(n for n in names if n.split(":")[0] != RANDOM), CONTROL]):
+        intervention = build("interventions", "leace" if name == CONTROL else name)
+        if not intervention.edits(place.site):
+            continue
         one = _one(bench, place, name, seed=0)
         found[name] = one | {"above_random": float((changes < one["change"]).mean())}
+        if not intervention.erases:
+            found[name] |= shares(bench, place, edited_effect(bench, place, intervention, name=name), swap)
+        for kind in CONTROLS_OF.get(name.split(":")[0], ()):
+            controls = [_one(bench, place, f"{name},instead={kind}", seed=draw) for draw in range(FEW_DRAWS)]
+            found[f"random {kind} for {name}"] = _of_draws(controls)
+            along = np.array([abs(control["along"]) for control in controls])
+            found[name][f"above_random_{kind}"] = float((along < abs(one["along"])).mean())
     return found
+
+
+def _of_draws(draws: Sequence[Numbers]) -> Numbers:
+    """Return the medians of random draws, and the 95th percentiles of what they change."""
+    numbers = {"draws": float(len(draws)), "rank": draws[0]["rank"]}
+    for name in ("change", "displacement", "along"):
+        values = [abs(one[name]) for one in draws if name in one]
+        if values:
+            numbers[name] = float(np.median(values))
+        if values and name != "displacement":
+            numbers[f"{name}_high"] = float(np.quantile(values, 0.95))
+    return numbers
 
 
 def _one(bench: EditMeasurement, place: Place, name: str, *, seed: int) -> Numbers:
     e, states = bench.experiment, bench.states(place)
     f1, f2, f3 = bench.folds(0)
-    rows = f3[np.linspace(0, len(f3) - 1, min(MOST_ROWS, len(f3))).astype(np.int64)]
+    sample = np.linspace(0, len(f3) - 1, min(MOST_ROWS, len(f3))).astype(np.int64)
+    rows = f3[sample]
     own = child_seed(bench.seed, "comparison", name, seed)
     z = e.z[f1] if name != CONTROL else np.asarray(shuffled(e, f1, seed=own, draw=0), e.z.dtype)
     intervention = build("interventions", "leace" if name == CONTROL else name)
@@ -212,9 +236,19 @@ def _one(bench: EditMeasurement, place: Place, name: str, *, seed: int) -> Numbe
         "change": float(np.sqrt((change**2).sum(1).mean()) / spread),
         "displacement": float(np.sqrt(((edited - states[rows]) ** 2).sum(1).mean()) / distance),
     }
-    if name == RANDOM:
+    if not intervention.erases:
+        numbers["along"] = _along(bench.naturals[0], sample, change)
+    if name == RANDOM or "instead=" in name:
         return numbers
     return numbers | {"accuracy": _readable(bench, edit, states, f2, f3)}
+
+
+def _along(natural: NaturalContrast, sample: Ints, change: Floats) -> float:
+    """Return the mean change of sampled rows along the natural contrast, in SDs."""
+    whole = np.zeros((len(natural.f3), change.shape[1]))
+    whole[sample] = change
+    weights = natural.weights.weights
+    return float(weights @ natural.along(whole) / weights[sample].sum() / (natural.spread or 1.0))
 
 
 def _applied(bench: EditMeasurement, edit: Edit, states: NDArray[np.floating], rows: Ints) -> NDArray[np.floating]:
@@ -222,8 +256,7 @@ def _applied(bench: EditMeasurement, edit: Edit, states: NDArray[np.floating], r
     goals = np.zeros_like(e.z)
     for k in range(3):
         goals[e.fold(k)] = bench.goals[k]
-    targets = Targets(e.z[rows], e.strata[rows], e.n_classes)
-    return np.asarray(edit.apply(states[rows], targets, goals[rows]), states.dtype)
+    return np.asarray(edit.apply(states[rows], targets_of(bench, rows), goals[rows]), states.dtype)
 
 
 def _readable(bench: EditMeasurement, edit: Edit, states: NDArray[np.floating], f2: Ints, f3: Ints) -> float:

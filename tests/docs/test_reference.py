@@ -23,6 +23,7 @@ from probing.training.leaving_out import leave_one_out
 from probing.training.transferring import transfer
 from probing.verdicts.verdict import write_use_run
 from tests.conftest import REFERENCE, ROOT, module_at
+from tests.samples.basis_dictionaries import basis, dictionary
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result, run_of
 
@@ -131,7 +132,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     random = np.random.default_rng(0)
     store = word_store(corpus, lambda form, tag: vector_of(tag, 6) + 0.3 * random.standard_normal(6))
     options: dict[str, Any] = {"task": "upos"}
+    options |= {"features": [dictionary(basis(6), site="resid.0")]}
     pb.train(store, corpus, analyses=["information"], controls=["word_type:draws=2"], to=to, progress=False, **options)  # type: ignore[arg-type]
+    options.pop("features")
     transfer({"a": (store, corpus), "b": (store, corpus)}, **options).write(to)  # type: ignore[dict-item]
     checkpoint = _as_checkpoint(store)
     pb.similarity(store, checkpoint, corpus=corpus, task="upos", permutations=19, progress=False).write(to)  # type: ignore[arg-type]
@@ -147,6 +150,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     names = [
         "results",
         "analyses",
+        "features",
         "transfer",
         "similarity",
         "drift",

@@ -75,14 +75,17 @@ class ClassMean(Intervention):
     def fit(self, states: NDArray[np.float32], targets: Targets, *, seed: int = 0) -> ClassMeanEdit:
         columns_of(targets)
         x = states.astype(np.float64)
-        means = _class_means(x, targets) if targets.n_classes else _slopes(x, targets)
+        means = class_means(x, targets) if targets.n_classes else class_slopes(x, targets)
         if self.shared:
             shares = np.bincount(targets.strata, minlength=means.shape[1]) / len(x)
             means = np.einsum("w,kwd->kd", shares, means)[:, None]
         return ClassMeanEdit(means, self.dose, targets.n_classes)
 
 
-def _class_means(x: Floats, targets: Targets) -> Floats:
+def class_means(x: Floats, targets: Targets) -> Floats:
+    """Return the means of rows `(N, D)` by class and stratum, `(K, W, D)`; a class that does not occur in a stratum has
+    there the stratum's mean plus the class's mean minus the mean of all rows.
+    """
     k, n_strata = targets.n_classes, int(targets.strata.max()) + 1
     cells = targets.z.astype(np.int64) * n_strata + targets.strata
     counts = np.bincount(cells, minlength=k * n_strata).reshape(k, n_strata)
@@ -95,8 +98,10 @@ def _class_means(x: Floats, targets: Targets) -> Floats:
     return np.where(counts[..., None] > 0, sums / np.maximum(counts, 1)[..., None], expected)
 
 
-def _slopes(x: Floats, targets: Targets) -> Floats:
-    """Return the slopes `(1, W, D)`; 0 where z does not vary."""
+def class_slopes(x: Floats, targets: Targets) -> Floats:
+    """Return the least-squares slopes of rows `(N, D)` on real values by stratum, `(1, W, D)`; 0 where the value does
+    not vary.
+    """
     n_strata = int(targets.strata.max()) + 1
     slopes = np.zeros((1, n_strata, x.shape[1]))
     for w in np.unique(targets.strata):

@@ -1,0 +1,227 @@
+"""Shows comparisons of a dictionary with the states it was made from: sentences that answer whether it reads the
+property better than the plain probe and whether the model uses its latents, tables and a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+
+from probing.reporting.blocks import Figure, Fold, Number, Table, Words, number
+from probing.reporting.charts import described, panel_chart
+from probing.reporting.panels import Curve, Panel, Point
+from probing.reporting.tables import grid
+from probing.reporting.use_panels import Use
+from probing.reporting.use_words import edits_of_latents, mediated
+from probing.reporting.wording import decimal, folded, interval, measure_title, p_value, plural, short
+from probing.results.features import METHODS, FeatureScores, LatentScore, MethodScore, Quiver
+from probing.results.probe import Score
+from probing.system.screen import shown
+
+SOURCE = "features.parquet"
+_ASK = "Does the model use these latents? Not asked yet: probing use … --comparison latents:dictionary=DIR."
+
+CAPTION = (
+    "Linear probes of a dictionary's latents beside probes of the states that they were made from: the same rows, "
+    "splits, control tasks and resamples. Columns are ranked on train, their number k is chosen on dev, scores are on "
+    "test. What the dictionary adds is what it has above the whole state; a random dictionary shows what size alone "
+    "gives."
+)
+
+
+def name_of(found: FeatureScores) -> str:
+    """Return the name of the dictionary, with its size and the number of latents that are active in a row."""
+    size = f"{plural(int(found.dictionary['latents']), 'latent')}"
+    active = found.active("dictionary")
+    return f"{found.dictionary['name']} ({size}{'' if active is None else f', {active[0]:.0f} active in a row'})"
+
+
+def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
+    """Return what the comparison shows, the answer to whether the dictionary reads the property better first; with
+    results of edits, whether the model uses its latents.
+    """
+    chosen = found.chosen
+    said = [_answer(found, chosen)] if "dictionary" in chosen else []
+    said += [_quiver(quiver, found.measure) for quiver in found.quivers if quiver.added == "dictionary"]
+    mains = [one for one in found.latents if one.is_main]
+    said += [_main(one, found) for one in mains[:2]]
+    return [*said, *(used_sentences(found, uses) or [_ASK])]
+
+
+def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
+    ours, dense = chosen["dictionary"], chosen["dense"]
+    above, title = ours.above["dense"], measure_title(found.measure)
+    if above.low > 0:
+        answer = "Yes"
+    elif above.high < 0:
+        answer = "No, worse"
+    else:
+        answer = "Not shown, neither better nor worse"
+    beside = [
+        _arrow((name, one.k, one.test.value)) for name, one in chosen.items() if name not in ("dense", "dictionary")
+    ]
+    return (
+        f"Does the dictionary {name_of(found)} read {found.result.task} better than the plain probe at "
+        f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with "
+        f"{plural(ours.k or 0, 'latent')} and {_with_ends(dense.test)} with the whole state, a difference of "
+        f"{_with_ends(above)}. Beside them: {'; '.join(beside)}."
+    )
+
+
+def _quiver(found: Quiver, measure: str) -> str:
+    return (
+        "Quiver rule: adding the dictionary's probes to those among which dev chooses changes "
+        f"{measure_title(measure)} on test by {_with_ends(found.gain)}; dev chose {_arrow(found.chosen)} "
+        f"(without the dictionary {_arrow(found.without)}), and a probe of latents in {100 * found.share:.0f} % of its "
+        "resamples."
+    )
+
+
+def _arrow(found: tuple[str, int | None, float]) -> str:
+    method, k, value = found
+    return f"{METHODS[method]}{'' if k is None else f', k = {k}'} ({short(value)})"
+
+
+def _main(one: LatentScore, found: FeatureScores) -> str:
+    chance, further = (
+        found.best_at_random(one.label),
+        [other for other in found.latents if other.label == one.label and not other.is_main],
+    )
+    by_lot = "" if chance is None else f", the best of the random dictionary {short(chance.value)}"
+    said = (
+        f"Latent {one.latent} is the best single one for {one.label}: AUROC {_with_ends(one.scores['auroc'])}{by_lot}; "
+        f"precision {_value(one, 'precision')}, recall {_value(one, 'recall')}, F1 {_value(one, 'f1')}"
+    )
+    if not further:
+        return f"{said}. No other latent adds to it where it does not fire."
+    fires = "; ".join(
+        f"{other.latent} on {_value(other, 'recovers')} of {plural(int(other.numbers.get('missed', 0)), 'row')} left"
+        for other in further
+    )
+    return f"{said}. Others fire where it does not (splitting or absorption): {fires}."
+
+
+def _value(one: LatentScore, name: str) -> str:
+    return short(one.scores[name].value, 2) if name in one.scores else "–"
+
+
+def _with_ends(found: Score) -> str:
+    return f"{short(found.value)} [{short(found.low)}, {short(found.high)}]"
+
+
+def used_sentences(found: FeatureScores, uses: Sequence[Use]) -> list[str]:
+    """Return, for each place of the dictionary's site at which latents were edited, what part of the effect of the
+    class-mean swap they mediate, beside the verdict of the place.
+    """
+    said = []
+    for use in uses:
+        for cell, verdict in zip(use.result.cells, use.verdicts, strict=True):
+            for numbers in edits_of_latents(cell).values():
+                if cell.site == found.result.site:
+                    verdict_said = f"Does the model use these latents at {cell.place}? Verdict: {verdict.word.value}."
+                    said.append(f"{verdict_said} {mediated(numbers)}")
+    return said
+
+
+def methods_table(found: FeatureScores, *, every_k: bool = False) -> Table:
+    """Return the scores of all methods at the number of columns that dev chose; with `every_k`, at all numbers."""
+    rows = [one for one in found.methods if every_k or one.is_chosen]
+    controls = list(dict.fromkeys(name for one in rows for name in one.controls))
+    head = ["input of the probe", "k", "on dev", f"{measure_title(found.measure)} on test"]
+    head += [part for name in controls for part in (f"on {name}", "selectivity" if "shuffled" not in name else "above")]
+    body: list[list[str | Number]] = []
+    for one in rows:
+        own: list[str | Number] = [METHODS[one.method], "all" if one.k is None else str(one.k)]
+        own += [decimal(one.dev.value), number(one.test)]
+        for name in controls:
+            own += [number(score) for score in one.controls.get(name, (None, None))]
+        body.append([*own, number(one.above.get("dense"))])
+    caption = "Every number of columns that was tried." if every_k else CAPTION
+    return Table(caption, [*head, "less the whole state"], body, (0,), source=SOURCE)
+
+
+def latents_table(found: FeatureScores) -> Table:
+    """Return the single latents of every class, with the further ones that fire where the main one does not."""
+    head = ["class", "latent", "AUROC", "precision", "recall", "F1", "fires where none before does", "false alarms"]
+    head += ["p", "cosine with main", "cosine with probe"]
+    body: list[list[str | Number]] = []
+    for one in found.latents:
+        names = ("auroc", "precision", "recall", "f1", "recovers", "false_alarms")
+        p = one.numbers.get("p")
+        cosines = [decimal(one.numbers.get(name), 2) for name in ("cosine_with_main", "cosine_with_probe")]
+        cells = [number(one.scores.get(name)) for name in names]
+        body.append([one.label, str(one.latent), *cells, "–" if p is None else p_value(p), *cosines])
+    searched = max((one.numbers.get("searched", 0.0) for one in found.latents), default=0.0)
+    caption = (
+        f"The best single latent of each class by AUROC on train, of {int(searched):,} that are ever active there, and "
+        "then latents that fire on rows of the class where none before them does (each raises F1 on train by 0.03 or "
+        "more). All numbers are on test; p is one-sided, against an AUROC of 0.5, times the number of latents searched."
+    )
+    return Table(caption, head, body, (0, 1), source="analyses.parquet")
+
+
+def features_panel(found: FeatureScores) -> Panel:
+    """Return the scores of all methods by the number of columns, with the whole state as a level."""
+    methods = found.methods
+    ks = sorted({one.k for one in methods if one.k is not None})
+    curves = []
+    for part, name in enumerate(dict.fromkeys(one.method for one in methods if one.k is not None)):
+        points = [(ks.index(one.k), one.test) for one in methods if one.method == name and one.k is not None]
+        drawn = tuple(Point(x, score.value, score.low, score.high) for x, score in points)
+        curves.append(Curve(METHODS[name], "task" if name == "dictionary" else "other", drawn, part))
+    dense = next(one.test for one in methods if one.k is None)
+    level = Curve(METHODS["dense"], "baseline", (Point(0, dense.value, dense.low, dense.high),))
+    title = f"{found.dictionary['name']} at {found.result.site}"
+    sites = tuple(map(str, ks))
+    return Panel(title, measure_title(found.measure), sites, tuple(curves), (level,), (0.5, 1.0), (-1e12, 1e12), "k")
+
+
+def features_blocks(every: Sequence[FeatureScores], uses: Sequence[Use]) -> list[Table | Figure | Words]:
+    """Return what the page shows of each comparison: the answers in sentences, and the table of methods."""
+    return [block for found in every for block in (Words("p", sentences(found, uses)), methods_table(found))]
+
+
+def features_folds(every: Sequence[FeatureScores]) -> list[Fold]:
+    """Return a folded part for each comparison: the curve over k, single latents, and every number of columns."""
+    folds = []
+    for found in every:
+        panel = features_panel(found)
+        figure = Figure([panel_chart(panel)], "Bands are 95 % intervals.", described([panel]))
+        tables = [*([latents_table(found)] if found.latents else []), methods_table(found, every_k=True)]
+        folds.append(Fold(f"Latents of the dictionary {found.dictionary['name']}", [figure, *tables]))
+    return folds
+
+
+def print_features(every: Iterable[FeatureScores], console: Console, *, details: bool) -> None:
+    """Print, for each comparison, its sentences and a table of methods; with `details`, all numbers of columns and the
+    single latents.
+    """
+    for found in every:
+        console.print(shown(f"{found.result.task}: dictionary {name_of(found)}", style="bold"))
+        table = grid(["input of the probe", "k", measure_title(found.measure), "less the whole state"], texts=(0,))
+        for one in found.methods:
+            if details or one.is_chosen:
+                above = one.above.get("dense")
+                cells = [
+                    "all" if one.k is None else str(one.k),
+                    folded(one.test),
+                    "–" if above is None else folded(above),
+                ]
+                table.add_row(*map(shown, (METHODS[one.method], *cells)))
+        console.print(table)
+        if details and found.latents:
+            console.print(_latents_grid(found))
+        for sentence in sentences(found):
+            console.print(shown(sentence))
+        console.print()
+
+
+def _latents_grid(found: FeatureScores) -> object:
+    table = grid(["class", "latent", "AUROC", "precision", "recall", "F1", "fires where none before does"], texts=(0,))
+    for one in found.latents:
+        area = one.scores.get("auroc")
+        cells = [str(one.latent), "–" if area is None else f"{short(area.value)} {interval(area)}"]
+        cells += [_value(one, name) for name in ("precision", "recall", "f1", "recovers")]
+        table.add_row(*map(shown, (one.label, *cells)))
+    return table
