@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, unknown_name
+from probing.models.splitting import Layer
 
 INPUT, LOGITS = "input", "logits"
 QUERY, KEY, VALUE, MLP = "q", "k", "v", "m"
@@ -20,26 +21,6 @@ ALL_LAYERS = 1 << 30
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Describes one block.
-
-    Attributes:
-        heads: number of attention heads; 0 if the block has no attention.
-        groups: number of groups of heads that share keys and values; equal to `heads` if none do.
-        has_mlp: whether the block has an MLP.
-    """
-
-    heads: int
-    groups: int
-    has_mlp: bool = True
-
-    def heads_of(self, group: int) -> range:
-        """Return the heads that read the keys and values of a group."""
-        size = self.heads // self.groups
-        return range(group * size, (group + 1) * size)
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ class Graph:
                 raise unknown_name("node", name, self.senders)
             chosen[self.senders.index(name)] = True
         reads = np.array([not one.nodes or bool(chosen[list(one.nodes)].any()) for one in self.readers])
-        return self.allowed & chosen[:, None] & reads[None]
+        return np.asarray(self.allowed & chosen[:, None] & reads[None])
 
     def without(self, mask: Mask, sender: int) -> Mask:
         """Return a mask without the edges that leave a sender."""
@@ -173,8 +154,10 @@ class Graph:
         found[sender] = False
         return found
 
-    def on_paths(self, mask: Mask) -> Mask:
-        """Return the mask without edges that are on no path from the input to the logits."""
+    def reach(self, mask: Mask) -> tuple[Mask, Mask]:
+        """Return which senders the input reaches through the edges of a mask, and from which the logits are reached,
+        `(S,)` each.
+        """
         reached = np.zeros(len(self.senders), dtype=bool)
         reached[0] = True
         for place, reader in enumerate(self.readers):  # in the order of computation
@@ -185,8 +168,14 @@ class Graph:
             nodes = self.readers[place].nodes
             if not nodes or useful[list(nodes)].any():
                 useful |= mask[:, place]
-        reads = np.array([not one.nodes or bool((reached & useful)[list(one.nodes)].any()) for one in self.readers])
-        return mask & (reached & useful)[:, None] & reads[None]
+        return reached, useful
+
+    def on_paths(self, mask: Mask) -> Mask:
+        """Return the mask without edges that are on no path from the input to the logits."""
+        reached, useful = self.reach(mask)
+        on_path = reached & useful
+        reads = np.array([not one.nodes or bool(on_path[list(one.nodes)].any()) for one in self.readers])
+        return np.asarray(mask & on_path[:, None] & reads[None])
 
     def greedy(self, scores: Floats, sizes: Sequence[int], *, within: Mask | None = None) -> list[Mask]:
         """Return circuits of at most the given numbers of edges, grown from the logits: each step adds the edge with

@@ -6,184 +6,21 @@ what it writes in this run. S senders, R readers, B pairs of T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.circuits.graph import ALL_LAYERS, KEY, LOGITS, MLP, QUERY, VALUE, Layer, Mask
-from probing.circuits.splitting import SplitModel
-from probing.errors import BadParameter
+from probing.circuits.graph import ALL_LAYERS, KEY, LOGITS, MLP, QUERY, VALUE, Graph, Mask
+from probing.circuits.traces import Means, TokenPairs, trace
+from probing.models.splitting import Layer, SplitModel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 TOKENS = 2048  # of the batch of one pass
-PAIR_TOKENS = 192  # of pairs whose senders' writes are in memory together
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class TokenPairs:
-    """Holds n pairs of prompts as tokens.
-
-    Attributes:
-        clean, corrupted: for each pair, the ids of its two prompts, which are equally many.
-        answers: `(n, A)` what the metric of the pair reads: for language models the ids of the answer and of the
-            corrupted answer.
-        groups: `(n,)` what is resampled together, such as the template of a pair.
-        values: by name of a property, its values for the clean and the corrupted prompt of each pair.
-        texts: the texts of the pairs, for messages; may be empty.
-    """
-
-    clean: Sequence[Sequence[int]]
-    corrupted: Sequence[Sequence[int]]
-    answers: NDArray[Any]
-    groups: NDArray[Any]
-    values: Mapping[str, tuple[Sequence[str], Sequence[str]]] = field(default_factory=dict)
-    texts: Sequence[tuple[str, str]] = ()
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def __post_init__(self) -> None:
-        """Check that the pairs are of equal length.
-
-        Raises:
-            BadParameter: a pair has prompts of different lengths, or numbers of pairs differ.
-        """
-        uneven = [k for k, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=False)) if len(a) != len(b)]
-        if uneven:
-            k = uneven[0]
-            raise BadParameter(
-                "pairs of unequal length have no edges in common",
-                needed="a clean and a corrupted prompt with equally many tokens, in every pair",
-                found=f"{len(self.clean[k])} and {len(self.corrupted[k])} tokens; {len(uneven)} of {len(self)} pairs differ",
-                where=f"pair {k + 1}",
-                next_step="leave these pairs out, or change their words for some of equal length",
-            )
-        sizes = {len(self.clean), len(self.corrupted), len(self.answers), len(self.groups)}
-        if len(sizes) > 1 or not len(self):
-            raise BadParameter("pairs with parts missing", needed="equally many of each", found=str(sorted(sizes)))
-
-    def chosen(self, rows: Ints) -> TokenPairs:
-        """Return some of the pairs, by their indices."""
-        take = [int(k) for k in rows]
-        return TokenPairs(
-            [self.clean[k] for k in take],
-            [self.corrupted[k] for k in take],
-            self.answers[take],
-            self.groups[take],
-            {name: ([a[k] for k in take], [b[k] for k in take]) for name, (a, b) in self.values.items()},
-            [self.texts[k] for k in take] if self.texts else (),
-        )
-
-    def batches(self, most: int = PAIR_TOKENS) -> Iterator[Ints]:
-        """Yield indices of pairs of one length, of at most `most` tokens together."""
-        lengths = np.array([len(one) for one in self.clean])
-        for length in np.unique(lengths).tolist():
-            rows = np.flatnonzero(lengths == length)
-            size = max(1, most // length)
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size]
-
-
-@dataclass(eq=False)
-class Trace:
-    """Holds what a model computed on prompts.
-
-    Attributes:
-        attention_inputs: `(B, T, D)` by block, what attention reads.
-        mlp_inputs: the same of MLPs.
-        z: `(B, T, H, E)` by block, outputs of heads.
-        writes: `(S, B, T, D)` what senders wrote.
-        end: `(B, T, D)` the last state of the residual stream.
-    """
-
-    attention_inputs: list[Tensor]
-    mlp_inputs: list[Tensor]
-    z: list[Tensor]
-    writes: Tensor
-    end: Tensor
-
-    def inputs(self, layer: int, kind: str) -> Tensor:
-        """Return what readers of a kind read, `(B, T, D)`."""
-        if kind == LOGITS:
-            return self.end
-        return (self.mlp_inputs if kind == MLP else self.attention_inputs)[layer]
-
-
-def trace(model: SplitModel, ids: Tensor) -> Trace:
-    """Run prompts `(B, T)` part by part and return what was computed."""
-    x = model.embed(ids)
-    reads, middles, zs, writes = [], [], [], [x[None]]
-    for number, layer in enumerate(model.graph.layers):
-        reads.append(x)
-        middle, z = x, x.new_zeros(0)
-        if layer.heads:
-            z = model.heads(number, x[None], x[None], x[None])
-            writes.append(model.write(number, z))
-            middle = x + model.attention(number, z)
-        zs.append(z)
-        middles.append(x if model.graph.is_parallel else middle)
-        if layer.has_mlp:
-            written = model.mlp(number, middles[-1])
-            writes.append(written[None])
-            middle = middle + written
-        x = middle
-    return Trace(reads, middles, zs, torch.cat(writes), x)
-
-
-class Means:
-    """Gives the mean of what was computed over prompts, at tokens counted from the end of a prompt: another corruption
-    than that of the corrupted prompts.
-    """
-
-    def __init__(self, model: SplitModel, prompts: Sequence[Sequence[int]]) -> None:
-        """Run all prompts, and add up what was computed at each token from the end."""
-        self._sums: dict[tuple[str, int], Tensor] = {}
-        lengths = np.array([len(one) for one in prompts])
-        self._counts = np.array([(lengths > place).sum() for place in range(lengths.max())])
-        for length in np.unique(lengths).tolist():
-            rows, size = np.flatnonzero(lengths == length), max(1, 2 * PAIR_TOKENS // length)
-            for start in range(0, len(rows), size):
-                ids = torch.tensor([list(prompts[k]) for k in rows[start : start + size]])
-                for name, value in _parts(trace(model, ids)).items():
-                    self._add(name, value.sum(1 if name[0] == "writes" else 0))
-
-    def _add(self, name: tuple[str, int], value: Tensor) -> None:
-        known = self._sums.get(name)
-        axis = 1 if name[0] == "writes" else 0
-        if known is not None:
-            long, short = (known, value) if known.shape[axis] >= value.shape[axis] else (value, known)
-            total = long.clone()
-            total.narrow(axis, long.shape[axis] - short.shape[axis], short.shape[axis]).add_(short)
-            value = total
-        self._sums[name] = value
-
-    def trace(self, like: Trace) -> Trace:
-        """Return the means in the shape of a trace of `B` prompts."""
-        length = like.end.shape[1]
-        counts = torch.tensor(self._counts[:length][::-1].copy(), dtype=like.end.dtype, device=like.end.device)
-        found: dict[tuple[str, int], Tensor] = {}
-        for name, value in _parts(like).items():
-            axis = 1 if name[0] == "writes" else 0
-            total = self._sums[name]
-            mean = total.narrow(axis, total.shape[axis] - length, length)
-            mean = mean / counts.reshape([-1 if k == axis else 1 for k in range(mean.ndim)])
-            found[name] = mean.unsqueeze(axis).expand(value.shape)
-        depth = range(len(like.z))
-        named = [[found[kind, k] for k in depth] for kind in ("attention", "mlp", "z")]
-        return Trace(*named, found["writes", 0], found["end", 0])
-
-
-def _parts(one: Trace) -> dict[tuple[str, int], Tensor]:
-    lists = {"attention": one.attention_inputs, "mlp": one.mlp_inputs, "z": one.z}
-    found = {(kind, k): value for kind, values in lists.items() for k, value in enumerate(values)}
-    return found | {("writes", 0): one.writes, ("end", 0): one.end}
 
 
 class Batch:
@@ -197,8 +34,11 @@ class Batch:
         passes: number of forward passes (of a batch of B prompts) that were run, as whole passes.
     """
 
-    def __init__(self, model: SplitModel, pairs: TokenPairs, rows: Ints, means: Means | None = None) -> None:
-        self.model, self.graph, self.rows = model, model.graph, rows
+    def __init__(
+        self, model: SplitModel, pairs: TokenPairs, rows: Ints, means: Means | None = None, graph: Graph | None = None
+    ) -> None:
+        self.model, self.rows = model, rows
+        self.graph = Graph(model.layers, is_parallel=model.is_parallel) if graph is None else graph
         with torch.no_grad():
             self.clean = trace(model, torch.tensor([list(pairs.clean[k]) for k in rows]))
             self.corrupted = (
@@ -268,7 +108,7 @@ class Batch:
         live = {kind: mask[known, at : at + counts[kind]].any(0) for kind, at in spans.items()}
         if not any(one.any() for one in live.values()):
             return
-        active = live[QUERY].copy()
+        active: Mask = np.array(live[QUERY])
         for group in np.flatnonzero(live[KEY] | live[VALUE]).tolist():
             active[list(layer.heads_of(group))] = True
         read = [
@@ -291,19 +131,18 @@ class Batch:
         return corrupted + added.reshape(-1, *corrupted.shape)
 
     @torch.no_grad()
-    def removed_from(self, mask: Mask, edges: Sequence[tuple[int, int]]) -> Floats:
-        """Return the metric of a circuit without one edge at a time, `(n, B)`; what comes before the reader of the edge
-        is not run again.
+    def changed(self, mask: Mask, others: Sequence[Mask]) -> Floats:
+        """Return the metric of circuits that differ little from `mask`, `(n, B)`; what comes before the first block in
+        which a reader differs is not run again.
         """
-        whole = self.wrote(mask)
-        found = np.empty((len(edges), len(self.rows)))
-        for place, (sender, reader) in enumerate(edges):
-            without = mask.copy()
-            without[sender, reader] = False
-            layer = min(self.graph.readers[reader].layer, len(self.graph.layers))
-            limit = self.graph.heads_at[layer] if layer < len(self.graph.layers) else len(self.graph.senders)
+        whole, graph = self.wrote(mask), self.graph
+        found = np.empty((len(others), len(self.rows)))
+        for place, other in enumerate(others):
+            readers = np.flatnonzero((other != mask).any(0))
+            layer = min(int(graph.readers[int(readers[0])].layer) if len(readers) else ALL_LAYERS, len(graph.layers))
+            limit = graph.heads_at[layer] if layer < len(graph.layers) else len(graph.senders)
             known = {s: diff for s, diff in whole.items() if s < limit}
-            found[place] = self.run(without, known=known, first=layer)
+            found[place] = self.run(other, known=known, first=layer)
         return found
 
     @torch.no_grad()
@@ -382,9 +221,13 @@ class Batch:
         return x
 
     @torch.no_grad()
-    def node_removals(self, senders: Sequence[int], advance: Advance | None = None) -> Floats:
-        """Return how much the metric falls if one sender at a time is corrupted for all its readers, `(n, B)`."""
-        full, deltas = self.measure(self.clean.end)[0], -self.differences
+    def node_removals(
+        self, senders: Sequence[int], *, shifts: Tensor | None = None, advance: Advance | None = None
+    ) -> Floats:
+        """Return how much the metric falls if one sender at a time is corrupted for all its readers, `(n, B)`; the
+        arguments are those of `removals`.
+        """
+        full, deltas = self.measure(self.clean.end)[0], -self.differences if shifts is None else shifts
         found = np.empty((len(senders), len(self.rows)))
         for place, sender in enumerate(senders):
             if sender == 0:
@@ -399,7 +242,7 @@ class Batch:
                     middle = entered + self.model.attention(layer, self.clean.z[layer]) + deltas[sender]
                     x = self._with_mlp(layer, middle, entered)
                 x = self._through(layer + 1, x)
-            found[place] = _numbers((full - self.measure(x)[0]))
+            found[place] = _numbers(full - self.measure(x)[0])
             if advance is not None:
                 advance(1)
         self.passes += len(senders) / 2
@@ -431,7 +274,8 @@ class Batch:
                 x = middle + self.model.mlp(number, read_by_mlp + leaf(x, 1)[0] if by_reader else read_by_mlp)
                 x = x if by_reader else x + leaf(x, 1)[0]
         x = x + leaf(x, 1)[0] if by_reader else x
-        slopes = list(torch.autograd.grad(self.model.measure(x, self.answers).sum(), leaves))
+        total = self.model.measure(x, self.answers).sum()
+        slopes = list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
         if not by_reader:
             slopes = self._by_sender(slopes)
         self.passes += 2.0  # a backward pass is counted as one more
@@ -470,5 +314,3 @@ class Batch:
 
 def _numbers(values: Tensor) -> Floats:
     return np.asarray(values.detach().double().cpu().numpy())
-
-
