@@ -336,6 +336,7 @@ def _facts(search: Search) -> dict[str, Any]:
         "metric_full": float(scale.full.mean()),
         "metric_corrupted": float(scale.corrupted.mean()),
         "right": float((scale.full > 0).mean()),
+        "nodes_of_readers": _nodes_of_readers(search),
         "example": example[0],
         "example_corrupted": example[1],
         "shape": {
@@ -361,3 +362,13 @@ def _doubts(search: Search) -> list[str]:
     if "size_rule" in search.notes:
         found.append("No circuit among these edges keeps the metric on discovery within ε/2; the nearest is judged.")
     return found
+
+
+def _nodes_of_readers(search: Search) -> dict[str, list[str]]:
+    """Return, for the readers that several heads share, these heads."""
+    graph = search.graph
+    return {
+        graph.reader_name(place): [graph.senders[node] for node in reader.nodes]
+        for place, reader in enumerate(graph.readers)
+        if len(reader.nodes) > 1
+    }

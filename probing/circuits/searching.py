@@ -342,8 +342,8 @@ class Search:
         return [*found, *self._mattering(cut, after, [cut | self._of([edge]) for edge in after])]
 
     def _mattering(self, base: Mask, units: Sequence[Unit], others: Sequence[Mask]) -> list[Unit]:
-        """Return the units whose circuits in `others` differ from `base` by δ or more on discovery; at least the one
-        that differs most.
+        """Return the units whose circuits in `others` differ from `base` by δ or more on discovery; where none does,
+        the one that differs most, if by a quarter of δ.
         """
         if not units:
             return []
@@ -351,7 +351,8 @@ class Search:
         change = half.changed(base, [*others, base])
         share = np.abs((change[:-1] - change[-1]).sum(1)) / half.scale.total
         found = [unit for unit, one in zip(units, share, strict=True) if one >= self.options.least]
-        return found or [units[int(np.argmax(share))]]
+        best = int(np.argmax(share))
+        return found or ([units[best]] if share[best] >= self.options.least / 4 else [])
 
     def part_of_test(self) -> Half:
         """Return the first pairs of test, on which random circuits are measured."""

@@ -17,7 +17,7 @@ from probing.errors import ProbingError
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
 from probing.models.language_model import LanguageModel
-from probing.models.reading.split_block import SplitBlock, not_split
+from probing.models.reading.split_block import BlockCalls, SplitBlock, not_split
 
 IDENTITY = 1e-5  # largest difference, as a share of the largest entry
 
@@ -143,7 +143,8 @@ class SplitTransformer(SplitModel):
             raise not_split(self._trunk, "it attends to an encoder")
         if trunk.reads_alone or trunk.layout.skipped:
             raise not_split(self._trunk, "its states depend on padding or on tokens of its own")
-        self._blocks = [SplitBlock(trunk, k) for k in range(len(blocks))]
+        calls = BlockCalls(trunk)
+        self._blocks = [SplitBlock(trunk, k, calls) for k in range(len(blocks))]
         parallel = {block.is_parallel for block in self._blocks}
         if len(parallel) > 1:
             raise not_split(self._trunk, "some of its blocks are parallel and others are not")

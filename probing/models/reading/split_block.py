@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from probing.errors import UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.discovery.tracing import first_tensor, given_state, is_same, trace_calls, with_first, with_state
+from probing.models.reading.hooked import HookedModule
 from probing.models.reading.replay import emptied
 
 _FUSED, _INTERLEAVED = ("c_attn", "qkv_proj", "Wqkv"), ("query_key_value",)
 
 
 def not_split(
-    trunk: HuggingFaceTrunk, why: str, needed: str = "blocks that add attention and MLP to the residual stream"
+    trunk: HookedModule, why: str, needed: str = "blocks that add attention and MLP to the residual stream"
 ) -> UnsupportedModel:
     """Return the error for a model that cannot be split into senders and readers."""
     return UnsupportedModel(
@@ -31,17 +32,44 @@ def not_split(
     )
 
 
+class BlockCalls:
+    """Notes how blocks, and the attention in them, are called in a pass over one prompt of a length; masks, positions
+    and rotary tables are those of the model.
+    """
+
+    def __init__(self, trunk: HuggingFaceTrunk) -> None:
+        self._trunk = trunk
+        paths = [trunk.modules[f"heads.{k}"].rpartition(".")[0] for k in range(len(trunk.blocks))]
+        self._modules = [*trunk.blocks, *(trunk.trunk.get_submodule(path) for path in paths)]
+        self._known: dict[int, dict[int, tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+
+    def of(self, length: int, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments that a block or its attention is called with."""
+        if length not in self._known:
+            seen: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+            def note(called: nn.Module, args: Any, more: Any) -> None:
+                seen[id(called)] = (args, dict(more))
+
+            ids = torch.tensor([[(11 + 7 * i) % self._trunk.vocabulary for i in range(length)]])
+            with ExitStack() as stack, torch.no_grad():
+                for one in self._modules:
+                    stack.callback(one.register_forward_pre_hook(note, with_kwargs=True).remove)
+                self._trunk.run(ids.to(self._trunk.device), torch.ones_like(ids).to(self._trunk.device))
+            self._known[length] = seen
+        return self._known[length][id(module)]
+
+
 class SplitBlock:
     """One block of a Transformer, run part by part."""
 
-    def __init__(self, trunk: HuggingFaceTrunk, layer: int) -> None:
+    def __init__(self, trunk: HuggingFaceTrunk, layer: int, calls: BlockCalls) -> None:
         """Find the parts of a block.
 
         Raises:
             UnsupportedModel: its readers cannot be split.
         """
-        self.trunk, self.layer, self.block = trunk, layer, trunk.blocks[layer]
-        self._calls = dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]]()
+        self.trunk, self.layer, self.block, self._calls = trunk, layer, trunk.blocks[layer], calls
         root, modules = trunk.trunk, trunk.modules
         projection, mlp, added = (modules[f"{kind}.{layer}"] for kind in ("heads", "mlp_out", "attn_out"))
         self.projection, self.mlp_out, self.attn_out = (root.get_submodule(p) for p in (projection, mlp, added))
@@ -63,26 +91,10 @@ class SplitBlock:
         return self.bias.detach() if self.gain is None else 0.0
 
     def _once(self, length: int = 7) -> None:
-        """Run the model on a small prompt."""
-        ids = torch.tensor([[(11 + 7 * i) % self.trunk.vocabulary for i in range(length)]], device=self.trunk.device)
+        """Run the block as it is run in a pass over a small prompt."""
+        args, more = self._calls.of(length, self.block)
         with torch.no_grad():
-            self.trunk.run(ids, torch.ones_like(ids))
-
-    def _arguments(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Return how block and attention are called in a pass over one prompt of a length: arguments of the block, and
-        of its attention.
-        """
-        if length not in self._calls:
-            self._calls[length] = []
-            with ExitStack() as stack, torch.no_grad():
-                for module in (self.block, self.attention):
-
-                    def note(_: nn.Module, args: Any, more: Any) -> None:
-                        self._calls[length].append((args, dict(more)))
-
-                    stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-                self._once(length)
-        return self._calls[length]
+            self.block(*args, **more)
 
     def _columns(self) -> dict[str, list[tuple[nn.Module, Tensor]]]:
         """Return for `q`, `k` and `v`, by head or group, the linear layer that computes it and its columns there.
@@ -199,7 +211,8 @@ class SplitBlock:
             raise not_split(self.trunk, f"what follows attention in block {self.layer} is no norm by scale")
         if bool(self.bias.any()):
             raise not_split(self.trunk, f"the projection in block {self.layer} has a bias and a norm behind it")
-        return gain.detach()
+        found_gain: Tensor = gain.detach()
+        return found_gain
 
     def _is_plain(self) -> bool:
         """Return whether attention adds what its projection returns."""
@@ -208,14 +221,15 @@ class SplitBlock:
         return inner[0].shape == outer[0].shape and is_same(inner[0], outer[0])
 
     def check(self) -> None:
-        """Check that changing the query, key or value of one head changes that head's output alone, and values in
-        proportion.
+        """Check that changing the query, key or value of one head at one token changes nothing but that head's output,
+        at this token (for queries) or from it on.
 
         Raises:
-            UnsupportedModel: it does not.
+            UnsupportedModel: it does.
         """
         random = torch.Generator().manual_seed(7)
         x = torch.randn((1, 4, self.out.shape[-1]), generator=random).to(self.out)
+        moved = 0
         with torch.no_grad():
             plain = self.heads(x[None], x[None], x[None])
             for kind, count in (("q", self.n_heads), ("k", self.n_groups), ("v", self.n_groups)):
@@ -223,13 +237,15 @@ class SplitBlock:
                     given = x[None].repeat(count, 1, 1, 1)
                     given[i, :, 1] = torch.randn(x.shape[-1], generator=random).to(x)
                     inputs = {"q": x[None], "k": x[None], "v": x[None]} | {kind: given}
-                    changed = (self.heads(**inputs) - plain).abs().amax(-1)[0] > 1e-6 * plain.abs().max()
+                    changed = (self.heads(**inputs) - plain).abs().amax(-1)[0] > 1e-5 * plain.abs().max()
                     mine = [i] if kind == "q" else list(self._heads_of(i))
                     others = [h for h in range(self.n_heads) if h not in mine]
                     tokens = changed.any(1).tolist()
-                    right = changed[:, mine].any() and not changed[:, others].any() and not tokens[0]
-                    if not right or (kind == "q" and any(tokens[2:])) or (kind == "v" and not tokens[1]):
+                    moved += int(any(tokens))
+                    if changed[:, others].any() or tokens[0] or (kind == "q" and any(tokens[2:])):
                         raise not_split(self.trunk, f"heads of block {self.layer} are not where they are expected")
+        if not moved:
+            raise not_split(self.trunk, f"heads of block {self.layer} read nothing")
 
     def _heads_of(self, group: int) -> range:
         size = self.n_heads // self.n_groups
@@ -267,7 +283,7 @@ class SplitBlock:
         return self._attended(batch, outputs.values(), like=q[0])
 
     def _attended(self, batch: Any, outputs: Any, *, like: Tensor) -> Tensor:
-        args, more = self._arguments(batch[1])[1]
+        args, more = self._calls.of(batch[1], self.attention)
         args, more = with_state(args, more, like)
         with ExitStack() as stack:
             for owner, output in outputs:
@@ -288,18 +304,19 @@ class SplitBlock:
 
     def added(self, z: Tensor) -> Tensor:
         """Return what attention adds to the residual stream, `(B, T, D)`."""
-        projected = self.projection(z.flatten(2))
-        return projected if self.gain is None else self.attn_out(projected)
+        projected: Tensor = self.projection(z.flatten(2))
+        return projected if self.gain is None else torch.as_tensor(self.attn_out(projected))
 
     def mlp(self, x: Tensor) -> Tensor:
         """Return what the MLP writes, `(B, T, D)`, if it reads `x` from the residual stream."""
         with self._silent_attention(), _kept(self.mlp_out) as kept:
             self.run(x)
-        return kept[0].reshape(x.shape)
+        written: Tensor = kept[0].reshape(x.shape)
+        return written
 
     def run(self, x: Tensor) -> Tensor:
         """Return what leaves the block, `(B, T, D)`, if `x` enters it."""
-        args, more = self._arguments(x.shape[1])[0]
+        args, more = self._calls.of(x.shape[1], self.block)
         args, more = with_state(args, more, x)
         found = first_tensor(self.block(*args, **more))
         assert isinstance(found, Tensor)  # blocks return states
@@ -346,7 +363,7 @@ def _linear(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     if type(module) is nn.Linear:
         return module.weight, module.bias
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-        return module.weight.T, module.bias  # type: ignore[union-attr, return-value]
+        return module.weight.T, module.bias  # type: ignore[return-value]
     return None, None
 
 
