@@ -87,7 +87,7 @@ def circuit(
         transfer: files of other pairs on which the circuit is measured, too.
         given: circuit.json of an earlier run: its circuit is judged instead of a new one.
         random_circuits: number of random circuits beside each size; 0: none.
-        random_pairs: number of test pairs that these are measured on.
+        random_pairs: number of pairs that these, and looked-for parts of the circuit, are measured on.
         seed: root of every random draw.
         to: folder for the results; a run that was stopped continues there.
         progress: whether to show progress on standard error; None: where that is usual.
@@ -261,7 +261,7 @@ def _random(search: Search, mask: Mask, number: int) -> tuple[float | None, floa
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
     if all((one == mask).all() for one in drawn):
         return None, None
-    some = search.part_of_test()
+    some = search.some_of(search.test)
     with steps_bar(f"random circuits of {int(mask.sum())} edges", "circuits", len(drawn), search.progress) as bar:
         values = some.scale.samples(np.stack([some.metrics([one])[0] for one in _counted(drawn, bar)]))[0]
     low, high = np.quantile(values, [0.025, 0.975])

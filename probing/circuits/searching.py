@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 SAMPLE = 200  # edges on which a screen is compared with exact patching
 _HALVINGS = 5
-_ROUNDS = 6
+_ROUNDS, _MOST_LOST = 6, 8
 
 
 @dataclass(frozen=True)
@@ -291,11 +291,11 @@ class Search:
         """
         scores = self.scores if self.options.level == "edge" else self.scores[1:]
         large = [unit for unit in self.every_unit() if abs(self.scores[unit]) >= self.options.least]
-        cuts: dict[Unit, Mask] = {unit: self.less(self.graph.allowed, unit) for unit in large}
+        cuts: dict[Unit, Mask] = {unit: self.less(self.candidates, unit) for unit in large}
         mask = self._of(large) | self.circuits([int((np.abs(scores) >= self.options.least).sum())], "absolute")[0]
         for _ in range(_ROUNDS):
             new = dict[Unit, Mask]()
-            for unit in self._lost(mask, large, list(cuts)):
+            for unit in self._lost(mask, large, list(cuts))[:_MOST_LOST]:
                 new |= {one: cuts[unit] for one in self._needed(mask, unit, cuts[unit]) if one not in cuts}
             if not new:
                 break
@@ -317,8 +317,9 @@ class Search:
         whole = self.graph.on_paths(mask)
         is_off = {unit: not (whole[unit].any() if isinstance(unit, int) else whole[unit]) for unit in all_of}
         present = [unit for unit in large if not is_off[unit]]
-        change = self.discovery.changed(whole, [*(self.less(whole, unit) for unit in present), whole])
-        falls = np.abs((change[:-1] - change[-1]).sum(1)) / self.discovery.scale.total
+        few = self.some_of(self.discovery)
+        change = few.changed(whole, [*(self.less(whole, unit) for unit in present), whole])
+        falls = np.abs((change[:-1] - change[-1]).sum(1)) / few.scale.total
         weak = [unit for unit, fall in zip(present, falls, strict=True) if fall < self.options.least / 2]
         return [*(unit for unit in all_of if is_off[unit]), *weak]
 
@@ -336,7 +337,7 @@ class Search:
         nodes_after = list(self.graph.readers[reader].nodes)
         if not nodes_after or self.graph.reach(mask)[1][nodes_after].any():
             return found
-        cut = self.graph.allowed.copy()
+        cut = self.candidates.copy()
         cut[nodes_after] = False
         after: list[Unit] = [(n, int(r)) for n in nodes_after for r in np.flatnonzero(self.candidates[n])]
         return [*found, *self._mattering(cut, after, [cut | self._of([edge]) for edge in after])]
@@ -347,21 +348,20 @@ class Search:
         """
         if not units:
             return []
-        half = self.discovery
-        change = half.changed(base, [*others, base])
-        share = np.abs((change[:-1] - change[-1]).sum(1)) / half.scale.total
+        few = self.some_of(self.discovery)
+        change = few.changed(base, [*others, base])
+        share = np.abs((change[:-1] - change[-1]).sum(1)) / few.scale.total
         found = [unit for unit, one in zip(units, share, strict=True) if one >= self.options.least]
         best = int(np.argmax(share))
         return found or ([units[best]] if share[best] >= self.options.least / 4 else [])
 
-    def part_of_test(self) -> Half:
-        """Return the first pairs of test, on which random circuits are measured."""
-        known = self.__dict__.get("_part")
-        if known is None:
-            rows = np.arange(min(len(self.test.pairs), max(2, self.options.random_pairs)))
-            known = self.__dict__["_part"] = self.half(self.test.pairs.chosen(rows), self.options.by)
-        found: Half = known
-        return found
+    def some_of(self, half: Half) -> Half:
+        """Return the first pairs of a half, on which what takes many runs is measured: `random_pairs` of them."""
+        known: dict[int, Half] = self.__dict__.setdefault("_some", {})
+        if id(half) not in known:
+            rows = np.arange(min(len(half.pairs), max(2, self.options.random_pairs)))
+            known[id(half)] = self.half(half.pairs.chosen(rows), self.options.by)
+        return known[id(half)]
 
     def overlap(self, size: int, other: str) -> float:
         """Return the share of edges that circuits of one size have in common, found by EAP under both corruptions."""

@@ -222,7 +222,7 @@ def _places(names: Sequence[str]) -> dict[str, tuple[float, float]]:
 
     known = sorted(dict.fromkeys(names), key=lambda name: (depth(name), [int(n) for n in re.findall(r"\d+", name)]))
     rows = sorted({depth(name) for name in known})
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for y, row in enumerate(rows):
         mine = [name for name in known if depth(name) == row]
         # Rows of one node are put left and right of the middle in turn, so that edges past them can be seen.
@@ -354,8 +354,8 @@ def print_circuit(result: CircuitResult, console: Console, *, details: bool) -> 
             row = (_CHOICES[one.by], f"{one.edges:,}", with_interval(one.faithfulness), random)
             sizes.add_row(*map(shown, row))
         console.print(sizes)
-    for name, one in result.elsewhere.items():
-        console.print(shown(f"{name}: f {with_interval(one)}"))
+    for name, share in result.elsewhere.items():
+        console.print(shown(f"{name}: f {with_interval(share)}"))
     for sentence in methods(result):
         console.print(shown(sentence, style="dim"))
     console.print(shown("What this does not show:", style="bold"))
