@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 SAMPLE = 200  # edges on which a screen is compared with exact patching
 _HALVINGS = 5
-_ROUNDS, _MOST_LOST = 6, 8
+_ROUNDS, _MOST_LOST = 3, 4
 
 
 @dataclass(frozen=True)
