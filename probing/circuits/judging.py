@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -239,8 +239,18 @@ class Half:
             title: title of the progress that is shown; "": none.
             shifts: function that returns for a batch what is added to what senders wrote, instead of the corruption.
         """
-        done = partial(_committed, folder, self)
-        return self._each(len(units), lambda batch: done(batch, units, lambda: _removals(batch, units, shifts)), title)
+        total, count = len(units) * len(self.pairs), 0
+
+        def run(batch: Batch) -> Floats:
+            def advance(some: int) -> None:
+                nonlocal count
+                count += some * len(batch.rows)
+                bar(count, total)
+
+            return _committed(folder, self, batch, units, lambda: _removals(batch, units, shifts, advance))
+
+        with steps_bar(title, "measurements", total, self._show if title else False) as bar:
+            return self._each(len(units), run)
 
     def attributed(self, *, steps: int, by_reader: bool, title: str = "") -> Floats:
         """Return mean estimates of `removals` from gradients over pairs: `(S, R)`, or `(S,)` if not `by_reader`."""
@@ -254,11 +264,11 @@ class Half:
         return np.asarray(sum(total)) / len(self.pairs)
 
 
-def _removals(batch: Batch, units: Sequence[Unit], shifts: Any) -> Floats:
+def _removals(batch: Batch, units: Sequence[Unit], shifts: Any, advance: Callable[[int], None]) -> Floats:
     given = None if shifts is None else shifts(batch)
     if units and isinstance(units[0], tuple):
-        return batch.removals([unit for unit in units if isinstance(unit, tuple)], shifts=given)
-    return batch.node_removals([unit for unit in units if isinstance(unit, int)], shifts=given)
+        return batch.removals([unit for unit in units if isinstance(unit, tuple)], shifts=given, advance=advance)
+    return batch.node_removals([unit for unit in units if isinstance(unit, int)], shifts=given, advance=advance)
 
 
 def _committed(
