@@ -12,6 +12,7 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.circuits import circuit
     from probing.dictionaries.contexts import top_contexts
     from probing.dictionaries.dictionary import Dictionary
     from probing.dictionaries.encoding import encode_states
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from probing.models.site import Site
     from probing.probes._estimator import load_probe
     from probing.reporting import report
+    from probing.results.circuit import CircuitResult
     from probing.results.inspection import Inspection
     from probing.results.lens import LensResult
     from probing.results.probe import ProbeResult, Score
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from probing.verdicts.verdict import UseRun, Verdict
 
 _HOMES = {
+    "CircuitResult": "results.circuit",
     "Corpus": "text.corpus",
     "Dictionary": "dictionaries.dictionary",
     "Example": "text.corpus",
@@ -79,6 +82,7 @@ _HOMES = {
     "apply_direction": "use.directions",
     "check_dictionary": "dictionaries.losses",
     "choose_threshold": "statistics.thresholds",
+    "circuit": "circuits",
     "compare": "training.comparing",
     "encode_states": "dictionaries.encoding",
     "export_directions": "use.directions",
@@ -105,6 +109,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CircuitResult",
     "Corpus",
     "Dictionary",
     "Example",
@@ -130,6 +135,7 @@ __all__ = [
     "apply_direction",
     "check_dictionary",
     "choose_threshold",
+    "circuit",
     "compare",
     "encode_states",
     "export_directions",

@@ -17,6 +17,7 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
+from probing.results.circuit import read_circuit
 from probing.results.dictionary_training import NAME as DICTIONARY
 from probing.results.dictionary_training import read_training
 from probing.results.latent_contexts import NAME as CONTEXTS
@@ -72,6 +73,7 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         lens=read_lens(folder),
         dictionary=read_training(folder),
         contexts=read_contexts(folder),
+        circuit=read_circuit(folder) if folder.is_dir() else None,
     )
     if not found.has_results:
         raise _no_results(folder, "no such file" if not path.is_file() else "no results in it")

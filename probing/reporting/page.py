@@ -24,6 +24,7 @@ from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
+from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.latent_sections import contexts_section, training_section
 from probing.reporting.lens_sections import lens_section
@@ -36,6 +37,7 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.circuit import CircuitResult
 from probing.results.dictionary_training import DictionaryTraining
 from probing.results.latent_contexts import LatentContexts
 from probing.results.lens import LensResult
@@ -50,7 +52,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer, of similarity, of lenses and of dictionaries; and failed tasks.
+    results of transfer, of similarity, of lenses and of dictionaries; a circuit; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -63,12 +65,15 @@ class Contents:
     lens: LensResult | None = None
     dictionary: DictionaryTraining | None = None
     contexts: LatentContexts | None = None
+    circuit: CircuitResult | None = None
 
     @property
     def has_results(self) -> bool:
         """Whether there is anything to show."""
         lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity)
-        return any(map(len, lists)) or any(one is not None for one in (self.lens, self.dictionary, self.contexts))
+        return any(map(len, lists)) or any(
+            one is not None for one in (self.lens, self.dictionary, self.contexts, self.circuit)
+        )
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -122,6 +127,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(training_section(contents.dictionary, "dictionary"))
     if contents.contexts is not None:
         sections.append(contexts_section(contents.contexts, "latents"))
+    if contents.circuit is not None:
+        sections.append(circuit_section(contents.circuit, "circuit"))
     return sections
 
 
@@ -301,6 +308,9 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
+    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lens)
+    if contents.circuit is not None and not any(others):
+        return "Which parts give the answers"
     if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
         return "What lenses read at each site"
     if not contents.tasks and not contents.uses:

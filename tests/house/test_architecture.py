@@ -23,6 +23,7 @@ LAYERS = [
     {"states"},
     {"training", "dictionaries"},
     {"use", "similarities", "lenses"},
+    {"circuits"},
     {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},
     {"cli", "__main__", "__init__"},
