@@ -12,6 +12,7 @@ from probing._moved import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
+    from probing.circuits import circuit
     from probing.errors import ProbingError
     from probing.inspecting import inspect
     from probing.jobs import ExtractJob, ReportJob, TrainJob
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from probing.models.site import Site
     from probing.probes._estimator import load_probe
     from probing.reporting import report
+    from probing.results.circuit import CircuitResult
     from probing.results.inspection import Inspection
     from probing.results.lens import LensResult
     from probing.results.probe import ProbeResult, Score
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from probing.verdicts.verdict import UseRun, Verdict
 
 _HOMES = {
+    "CircuitResult": "results.circuit",
     "Corpus": "text.corpus",
     "Example": "text.corpus",
     "ExtractJob": "jobs",
@@ -72,6 +75,7 @@ _HOMES = {
     "Verdict": "verdicts.verdict",
     "apply_direction": "use.directions",
     "choose_threshold": "statistics.thresholds",
+    "circuit": "circuits",
     "compare": "training.comparing",
     "export_directions": "use.directions",
     "extract": "states.extraction",
@@ -95,6 +99,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CircuitResult",
     "Corpus",
     "Example",
     "ExtractJob",
@@ -118,6 +123,7 @@ __all__ = [
     "Verdict",
     "apply_direction",
     "choose_threshold",
+    "circuit",
     "compare",
     "export_directions",
     "extract",

@@ -21,6 +21,7 @@ from probing.cli.job_commands import Details, Quiet, add_job_command
 from probing.cli.once_only import OnceOnly
 from probing.cli.output import (
     finish_ablate,
+    finish_circuit,
     finish_cross,
     finish_extract,
     finish_import,
@@ -224,6 +225,7 @@ add_job_command(app, "use", "UseJob", finish_use, home="probing.jobs.use", with_
 add_job_command(direction_app, "apply", "ApplyDirectionJob", finish_apply, home="probing.jobs.direction")
 add_job_command(app, "patch", "PatchJob", finish_patch, home="probing.jobs.patch")
 add_job_command(app, "ablate", "AblateJob", finish_ablate, home="probing.jobs.patch")
+add_job_command(app, "circuit", "CircuitJob", finish_circuit, home="probing.jobs.circuit", with_details=True)
 add_job_command(app, "lens", "LensJob", finish_lens, home="probing.jobs.lens", with_details=True)
 add_job_command(app, "inspect", "InspectJob", finish_inspect, home="probing.jobs.inspect", with_details=True)
 add_job_command(app, "plantbench", "PlantbenchJob", finish_plantbench, home="probing.jobs.plantbench", with_json=False)

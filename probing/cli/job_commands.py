@@ -38,6 +38,8 @@ _EXAMPLES = {
     "PatchJob": "probing patch --model gpt2 --pairs pairs.csv --sites 'resid.*,heads.*' --to cache/results/patch",
     "AblateJob": "probing ablate --model probing:reference --corpus probing:reference "
     "--behaviour 'next_token:answers=was|were|is|are' --part heads --part mlps --to cache/results/ablate",
+    "CircuitJob": "probing circuit --model gpt2 --pairs pairs.csv --nodes 30 --group template "
+    "--to cache/results/circuit",
     "LensJob": "probing lens --model probing:reference --corpus probing:reference --lens tuned --lens logit "
     "--prompt 'nowadays the doctor behind the window clearly was' --to cache/results/lens",
     "InspectJob": "probing inspect --model probing:reference --text 'nowadays the doctor behind the window clearly' "
@@ -77,6 +79,7 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "leave_one_out.jsonl and leave_one_out.parquet.",
     "SimilarityJob": "Compare the states of stores on the same rows, site by site: similarity.jsonl, "
     "similarity.parquet, drift.parquet.",
+    "CircuitJob": "Find which heads and MLPs, through which edges, give a model's answers, and say how sure that is.",
     "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
     "controls.",
     "InspectJob": "Look at hidden states and attention on some texts, each cue beside the intervention that tests it.",

@@ -182,6 +182,18 @@ def finish_lens(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     say(f"results: {Path(job.to) / 'lens.parquet'}\nreport: {page}")
 
 
+def finish_circuit(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
+    result = job.run(progress=not quiet)
+    page = import_module("probing.reporting").report(Path(job.to))
+    if as_json:
+        _print_rows(result.table().to_dict("records"))
+        warn(result.doubts)
+        return
+    import_module("probing.reporting.circuit_sections").print_circuit(result, console(), details=details)
+    warn(result.doubts)
+    say(f"results: {Path(job.to) / 'circuit.json'}\nreport: {page}")
+
+
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
         say(json.dumps(row, sort_keys=True))

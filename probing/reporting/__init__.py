@@ -17,6 +17,7 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
+from probing.results.circuit import read_circuit
 from probing.results.lens import NAME as LENS
 from probing.results.lens import read_lens
 from probing.results.patching import NAME as PATCHING
@@ -66,8 +67,10 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         failures=read_failures(folder),
         similarity=SimilarityResults.read(folder) if folder.is_dir() else SimilarityResults(()),
         lens=read_lens(folder),
+        circuit=read_circuit(folder) if folder.is_dir() else None,
     )
-    if not (found.tasks or found.uses or found.patching or found.transfer or found.similarity or found.lens):
+    kinds = (found.tasks, found.uses, found.patching, found.transfer, found.similarity, found.lens, found.circuit)
+    if not any(kinds):
         raise _no_results(folder, "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
 

@@ -24,6 +24,7 @@ from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
 from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
+from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
@@ -35,6 +36,7 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.reporting.wording import plural
 from probing.results.analysis import Failure
+from probing.results.circuit import CircuitResult
 from probing.results.lens import LensResult
 from probing.results.models import ModelFacts
 from probing.results.similarity import SimilarityResults
@@ -47,7 +49,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer, of similarity and of lenses; and failed tasks.
+    results of transfer, of similarity and of lenses; a circuit; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -58,6 +60,7 @@ class Contents:
     across: Sequence[AcrossModels] = ()
     similarity: SimilarityResults = field(default_factory=lambda: SimilarityResults(()))
     lens: LensResult | None = None
+    circuit: CircuitResult | None = None
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -107,6 +110,8 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(similarity_section(contents.similarity, "similarity"))
     if contents.lens is not None:
         sections.append(lens_section(contents.lens, "lens"))
+    if contents.circuit is not None:
+        sections.append(circuit_section(contents.circuit, "circuit"))
     return sections
 
 
@@ -286,6 +291,9 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
+    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lens)
+    if contents.circuit is not None and not any(others):
+        return "Which parts give the answers"
     if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
         return "What lenses read at each site"
     if not contents.tasks and not contents.uses:

@@ -23,6 +23,7 @@ from probing.training.leaving_out import leave_one_out
 from probing.training.transferring import transfer
 from probing.verdicts.verdict import write_use_run
 from tests.conftest import REFERENCE, ROOT, module_at
+from tests.samples.circuit_samples import CANCELLING, Planted, planted_pairs
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result, run_of
 
@@ -38,6 +39,7 @@ KNOWN_WRITERS = {
     "training/results.py",
     "results/similarity.py",
     "results/lens.py",
+    "results/circuit.py",
     "results/inspection.py",
     "results/transfer.py",
     "scoring/scores.py",
@@ -136,6 +138,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     leave_one_out(store, corpus, group="template", least_rows=10, **options).write(to)  # type: ignore[arg-type]
     write_use_run(run_of(a_result()), to)
     pb.lens(MODEL, pb.Corpus.from_texts(["nowadays the doctor clearly"]), use_rows=0, to=to, progress=False)
+    pairs = planted_pairs()
+    pb.circuit(Planted(CANCELLING), pairs, properties=["sign"], random_circuits=2, to=to, progress=False)
     _patch_and_ablate(to)
     _export(to)
     _score(to)
@@ -150,6 +154,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
         "leave_one_out",
         "verdicts",
         "scores",
+        "circuit_edges",
+        "circuit_sizes",
+        "circuit_flows",
         "lens",
         "lens_differences",
         "lens_rows",

@@ -23,6 +23,7 @@ LAYERS = [
     {"states"},
     {"training"},
     {"use", "similarities", "lenses"},
+    {"circuits"},
     {"plantbench", "reporting", "scoring", "inspecting"},
     {"jobs"},
     {"cli", "__main__", "__init__"},

@@ -1,0 +1,233 @@
+"""Holds pairs of prompts as tokens, and what a split model computed on them. S senders, B prompts of T tokens, D
+width of the residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.circuits.graph import LOGITS, MLP
+from probing.errors import BadParameter, CorpusError, NoBehaviour
+from probing.models.language_model import LanguageModel
+from probing.models.splitting import SplitModel
+from probing.use.behaviours._answers import ids_of
+from probing.use.patching.prompt_pairs import ANSWER, OTHER, PromptPairs
+
+Ints = NDArray[np.int64]
+PAIR_TOKENS = 192  # of pairs whose senders' writes are in memory together
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPairs:
+    """Holds n pairs of prompts as tokens.
+
+    Attributes:
+        clean, corrupted: for each pair, the ids of its two prompts, which are equally many.
+        answers: `(n, A)` what the metric of the pair reads: for language models the ids of the answer and of the
+            corrupted answer.
+        groups: `(n,)` what is resampled together, such as the template of a pair.
+        values: by name of a property, its values for the clean and the corrupted prompt of each pair.
+        texts: the texts of the pairs, for messages; may be empty.
+    """
+
+    clean: Sequence[Sequence[int]]
+    corrupted: Sequence[Sequence[int]]
+    answers: NDArray[Any]
+    groups: NDArray[Any]
+    values: Mapping[str, tuple[Sequence[str], Sequence[str]]] = field(default_factory=dict)
+    texts: Sequence[tuple[str, str]] = ()
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __post_init__(self) -> None:
+        """Check that the pairs are of equal length.
+
+        Raises:
+            BadParameter: a pair has prompts of different lengths, or numbers of pairs differ.
+        """
+        uneven = [k for k, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=False)) if len(a) != len(b)]
+        if uneven:
+            k = uneven[0]
+            raise BadParameter(
+                "pairs of unequal length have no edges in common",
+                needed="a clean and a corrupted prompt with equally many tokens, in every pair",
+                found=f"{len(self.clean[k])} and {len(self.corrupted[k])} tokens; {len(uneven)} such pairs",
+                where=f"pair {k + 1}",
+                next_step="leave these pairs out, or change their words for some of equal length",
+            )
+        sizes = {len(self.clean), len(self.corrupted), len(self.answers), len(self.groups)}
+        if len(sizes) > 1 or not len(self):
+            raise BadParameter("pairs with parts missing", needed="equally many of each", found=str(sorted(sizes)))
+
+    def chosen(self, rows: Ints) -> TokenPairs:
+        """Return some of the pairs, by their indices."""
+        take = [int(k) for k in rows]
+        return TokenPairs(
+            [self.clean[k] for k in take],
+            [self.corrupted[k] for k in take],
+            self.answers[take],
+            self.groups[take],
+            {name: ([a[k] for k in take], [b[k] for k in take]) for name, (a, b) in self.values.items()},
+            [self.texts[k] for k in take] if self.texts else (),
+        )
+
+    def batches(self, most: int = PAIR_TOKENS) -> Iterator[Ints]:
+        """Yield indices of pairs of one length, of at most `most` tokens together."""
+        lengths = np.array([len(one) for one in self.clean])
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
+            size = max(1, most // length)
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
+
+
+@dataclass(eq=False)
+class Trace:
+    """Holds what a model computed on prompts.
+
+    Attributes:
+        attention_inputs: `(B, T, D)` by block, what attention reads.
+        mlp_inputs: the same of MLPs.
+        z: `(B, T, H, E)` by block, outputs of heads.
+        writes: `(S, B, T, D)` what senders wrote.
+        end: `(B, T, D)` the last state of the residual stream.
+    """
+
+    attention_inputs: list[Tensor]
+    mlp_inputs: list[Tensor]
+    z: list[Tensor]
+    writes: Tensor
+    end: Tensor
+
+    def inputs(self, layer: int, kind: str) -> Tensor:
+        """Return what readers of a kind read, `(B, T, D)`."""
+        if kind == LOGITS:
+            return self.end
+        return (self.mlp_inputs if kind == MLP else self.attention_inputs)[layer]
+
+
+def trace(model: SplitModel, ids: Tensor) -> Trace:
+    """Run prompts `(B, T)` part by part and return what was computed."""
+    x = model.embed(ids)
+    reads, middles, zs, writes = [], [], [], [x[None]]
+    for number, layer in enumerate(model.layers):
+        reads.append(x)
+        middle, z = x, x.new_zeros(0)
+        if layer.heads:
+            z = model.heads(number, x[None], x[None], x[None])
+            writes.append(model.write(number, z))
+            middle = x + model.attention(number, z)
+        zs.append(z)
+        middles.append(x if model.is_parallel else middle)
+        if layer.has_mlp:
+            written = model.mlp(number, middles[-1])
+            writes.append(written[None])
+            middle = middle + written
+        x = middle
+    return Trace(reads, middles, zs, torch.cat(writes), x)
+
+
+class Means:
+    """Gives the mean of what was computed over prompts, at tokens counted from the end of a prompt: another corruption
+    than that of the corrupted prompts.
+    """
+
+    def __init__(self, model: SplitModel, prompts: Sequence[Sequence[int]]) -> None:
+        """Run all prompts, and add up what was computed at each token from the end."""
+        self._sums: dict[tuple[str, int], Tensor] = {}
+        lengths = np.array([len(one) for one in prompts])
+        self._counts = np.array([(lengths > place).sum() for place in range(lengths.max())])
+        for length in np.unique(lengths).tolist():
+            rows, size = np.flatnonzero(lengths == length), max(1, 2 * PAIR_TOKENS // length)
+            for start in range(0, len(rows), size):
+                ids = torch.tensor([list(prompts[k]) for k in rows[start : start + size]])
+                for name, value in _parts(trace(model, ids)).items():
+                    self._add(name, value.sum(1 if name[0] == "writes" else 0))
+
+    def _add(self, name: tuple[str, int], value: Tensor) -> None:
+        known = self._sums.get(name)
+        axis = 1 if name[0] == "writes" else 0
+        if known is not None:
+            long, short = (known, value) if known.shape[axis] >= value.shape[axis] else (value, known)
+            total = long.clone()
+            total.narrow(axis, long.shape[axis] - short.shape[axis], short.shape[axis]).add_(short)
+            value = total
+        self._sums[name] = value
+
+    def trace(self, like: Trace) -> Trace:
+        """Return the means in the shape of a trace of `B` prompts."""
+        length = like.end.shape[1]
+        counts = torch.tensor(self._counts[:length][::-1].copy(), dtype=like.end.dtype, device=like.end.device)
+        found: dict[tuple[str, int], Tensor] = {}
+        for name, value in _parts(like).items():
+            axis = 1 if name[0] == "writes" else 0
+            total = self._sums[name]
+            mean = total.narrow(axis, total.shape[axis] - length, length)
+            mean = mean / counts.reshape([-1 if k == axis else 1 for k in range(mean.ndim)])
+            found[name] = mean.unsqueeze(axis).expand(value.shape)
+        depth = range(len(like.z))
+        attention, mlp, z = ([found[kind, k] for k in depth] for kind in ("attention", "mlp", "z"))
+        return Trace(attention, mlp, z, found["writes", 0], found["end", 0])
+
+
+def _parts(one: Trace) -> dict[tuple[str, int], Tensor]:
+    lists = {"attention": one.attention_inputs, "mlp": one.mlp_inputs, "z": one.z}
+    found = {(kind, k): value for kind, values in lists.items() for k, value in enumerate(values)}
+    return found | {("writes", 0): one.writes, ("end", 0): one.end}
+
+
+def read_token_pairs(model: LanguageModel, source: str, group: str | None, properties: Sequence[str]) -> TokenPairs:
+    """Read pairs of prompts with answers from a file and return them as tokens.
+
+    Args:
+        model: the model, whose tokenizer is used.
+        source: file with the columns clean, corrupted, answer and corrupted_answer.
+        group: column whose equal values form a group; None: each pair is one.
+        properties: columns with a property of the clean prompt; `corrupted_NAME` has that of the corrupted prompt.
+
+    Raises:
+        CorpusError: the file is malformed, or a column is missing.
+        NoBehaviour: there are no answers, or an answer is not a single token.
+        BadParameter: prompts of a pair have different numbers of tokens.
+    """
+    read = PromptPairs.read(source)
+    if not read.answers:
+        raise NoBehaviour(
+            "a circuit needs answers",
+            needed=f"columns {ANSWER} and {OTHER}, one token each",
+            found="none",
+            where=source,
+            next_step="add the columns: the metric is the logit of one less that of the other",
+        )
+    ids = {
+        answer: of[0] for answer, of in zip(read.alternatives, ids_of(model.tokenizer, read.alternatives), strict=True)
+    }
+    encoded = model.encode([example.text for example in read.corpus.examples])
+    examples, count = read.corpus.examples[: len(read)], len(read)
+    prompts = [[int(i) for i in one.ids] for one in encoded]
+
+    def column(name: str) -> list[str]:
+        missing = [k for k, one in enumerate(examples) if one.columns.get(name) is None]
+        if missing:
+            known = sorted({key for one in examples for key in one.columns})
+            raise CorpusError(
+                f"no column {name!r}, or no value in it",
+                needed=f"a value of {name} in every pair",
+                found=f"none in pair {missing[0] + 1}; columns: {', '.join(known)}",
+                where=source,
+            )
+        return [str(one.columns[name]) for one in examples]
+
+    groups = np.arange(count) if group is None else np.array(column(group))
+    answers = np.array([[ids[answer], ids[other]] for answer, other in read.answers])
+    values = {name: (column(name), column(f"corrupted_{name}")) for name in properties}
+    texts = [(one.text, other.text) for one, other in zip(examples, read.corpus.examples[count:], strict=True)]
+    return TokenPairs(prompts[:count], prompts[count:], answers, groups, values, texts)

@@ -1,0 +1,363 @@
+"""Shows a circuit: a drawing by depth, words on it, what circuits of each size keep, and what its edges carry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
+from probing.reporting.charts import INK, Chart, Row, described, layer, nominal, panel_chart, rounded, tip
+from probing.reporting.panels import Curve, Panel, Point
+from probing.reporting.tables import grid
+from probing.reporting.wording import decimal, plural, probability
+from probing.results.circuit import MATERIAL, CircuitPart, CircuitResult, CircuitSize, Estimated
+from probing.system.screen import shown
+
+TITLE = "The circuit"
+_COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
+_SHIFT = {"q": -0.14, "k": 0.0, "v": 0.14}  # of the ends of edges, so that those of a head lie side by side
+_WIDEST, _LEAST = 7.0, 0.8
+_CHOICES = {"absolute": "by absolute effect", "signed": "by signed effect", "nodes": "edges between the best nodes"}
+_MOST_ROWS = 25  # in the terminal, without --details
+
+
+def circuit_section(result: CircuitResult, anchor: str) -> Section:
+    """Return the section of the page: the drawing, words, curves over sizes, and all edges folded."""
+    blocks: list[Table | Figure | Words] = [Words("p", [about(result)])]
+    if any("->" in name for name in result.edges):
+        blocks.append(Figure([circuit_chart(result)], _DRAWING, drawing_words(result)))
+    blocks.append(_word_table(result))
+    if result.sizes:
+        panels = [_size_panel(result)]
+        blocks.append(Figure([panel_chart(panel) for panel in panels], _SIZES, described(panels)))
+    if result.elsewhere:
+        blocks.append(_elsewhere_table(result))
+    folds = [Fold("Each part of the circuit", [_part_table(result, [p for p in result.parts if p.in_circuit])])]
+    rest = [part for part in result.parts if not part.in_circuit]
+    if rest:
+        folds.append(Fold("Parts that are not in it", [_part_table(result, rest)]))
+    if any(part.carries for part in result.parts):
+        folds.append(Fold("What the edges carry", [_flow_table(result)]))
+    if result.sizes:
+        folds.append(Fold("Circuits of each size", [_size_table(result)]))
+    folds.append(Fold("How it was found", [Words("ul", methods(result))]))
+    folds.append(Fold("What this does not show", [Words("ul", result.limits)]))
+    return Section(
+        anchor,
+        TITLE,
+        models=[result.model],
+        about=f"{result.model}, {result.facts['level']} level",
+        claims=claims(result),
+        notes=result.doubts,
+        blocks=blocks,
+        folds=folds,
+    )
+
+
+_DRAWING = (
+    "From the input at the bottom to the logits at the top. An edge is as wide as the fall of the metric without it, "
+    "and faint if it is not material; the ends of an edge at a head are, from left to right, its query, key and value."
+)
+_SIZES = (
+    "Share of the metric that circuits of each size keep on pairs that they were not chosen on, with 95 % intervals; "
+    "the grey lines enclose 95 % of random circuits with as many edges at every node."
+)
+
+
+def about(result: CircuitResult) -> str:
+    """Return what the circuit is of, and how many pairs it rests on."""
+    facts = result.facts
+    return (
+        f"{plural(len(result.edges), 'edge')} of {facts['all_edges']:,}, {result.scope}; chosen on "
+        f"{plural(facts['pairs_of_discovery'], 'pair')}, measured on {facts['pairs_of_test']} others "
+        f"({plural(facts['groups_of_test'], 'group')}). Shares are of the fall of the metric from "
+        f"{decimal(facts['metric_full'], 2)} on clean prompts to {decimal(facts['metric_corrupted'], 2)} corrupted."
+    )
+
+
+def claims(result: CircuitResult) -> list[str]:
+    """Return one sentence for each word on the circuit, and one on its parts."""
+    found = [
+        f"{_SENTENCES.get(one.question, one.question + ': {0}, {1}').format(one.word, with_interval(one.share))}; it "
+        f"would be overturned by {one.overturned_by}."
+        for one in result.words
+    ]
+    inside = [part for part in result.parts if part.in_circuit]
+    noun = result.facts["level"]
+    found.append(
+        f"Of {plural(len(inside), noun)} {len(result.material)} are material: without it, the circuit's metric changes "
+        f"by {decimal(result.facts['delta'], 2)} or more. This is {result.scope}."
+    )
+    return found
+
+
+_SENTENCES = {
+    "sufficient": "Is the circuit sufficient? {0}: it keeps {1} of the metric",
+    "necessary": "Is it necessary? {0}: without it, the rest keeps {1}",
+    "the others together": "What the edges that are not material do together: {0}, {1}",
+}
+
+
+def with_interval(one: Estimated | None) -> str:
+    """Return a share as `0.953 [0.950, 0.956]`."""
+    if one is None:
+        return "–"
+    return decimal(one.value) + ("" if one.low is None else f" [{decimal(one.low)}, {decimal(one.high)}]")
+
+
+def methods(result: CircuitResult) -> list[str]:
+    """Return sentences on how the circuit was found and what it cost."""
+    facts = result.facts
+    how = {"exact": "each one corrupted in turn", "eap": "EAP", "eap_ig": f"EAP-IG in {facts['steps']} steps"}
+    ranks = [
+        f"{name.replace('_', '-').upper()} {decimal(facts.get(f'rank_correlation_{name}'), 2)}"
+        for name in ("eap", "eap_ig")
+    ]
+    passes = ", ".join(f"{value:,.1f} a pair of {name}" for name, value in facts["passes"].items())
+    found = [
+        f"Effects on discovery: {how[facts['method']]}, of {facts['candidates']:,} candidate edges.",
+        f"Rank correlation with exact effects on {facts.get('rank_correlation_on', 0)} of them: {', '.join(ranks)}.",
+        f"Sum of what senders wrote against the residual stream: {facts['identity_check']:.1e} of its largest entry; "
+        f"all edges against the model {facts['all_edges_difference']:.1e}, none against the corrupted run "
+        f"{facts['no_edges_difference']:.1e}.",
+        f"Forward passes: {passes}.",
+    ]
+    if facts.get("overlap_with_other_corruption") is not None:
+        share = decimal(facts["overlap_with_other_corruption"], 2)
+        found.append(f"Circuits of this size that EAP finds under both corruptions share {share} of their edges.")
+    return [*found, *(f"{name}: {with_interval(one)}." for name, one in result.areas.items())]
+
+
+def circuit_chart(result: CircuitResult) -> Chart:
+    """Return the chart of a circuit: nodes by depth, edges as wide as their effects, intervals on hover."""
+    effects = {part.name: part for part in result.parts}
+    ends = {edge: _ends(result, edge) for edge in result.edges}
+    places = _places([node for sender, readers, _ in ends.values() for node in (sender, *readers)])
+    most = max((abs(_size_of(effects.get(edge))) for edge in ends), default=1.0) or 1.0
+    rows: list[Row] = [{"kind": "node", "name": name, "x": x, "y": y, "label": name} for name, (x, y) in places.items()]
+    for edge, (sender, readers, reading) in ends.items():
+        part = effects.get(edge)
+        value = _size_of(part)
+        removal = part.removal if part is not None else None
+        for node in readers:
+            x2, y2 = places[node]
+            rows.append(
+                {
+                    "kind": "edge",
+                    "name": edge,
+                    "x": places[sender][0],
+                    "y": places[sender][1],
+                    "x2": x2 + _SHIFT.get(reading, 0.0),
+                    "y2": y2,
+                    "value": rounded(value),
+                    "low": rounded(removal.low if removal else None),
+                    "high": rounded(removal.high if removal else None),
+                    "word": part.word if part is not None and part.word else "not tested",
+                    "width": round(max(_LEAST, _WIDEST * abs(value) / most), 2),
+                    "side": "for the answer" if value >= 0 else "against it",
+                    "faint": part is None or part.word != MATERIAL,
+                }
+            )
+    return _laid_out(result, rows, len({y for _, y in places.values()}))
+
+
+def _laid_out(result: CircuitResult, rows: list[Row], depth: int) -> Chart:
+    plain = {"type": "quantitative", "axis": None, "scale": {"zero": False, "nice": False, "padding": 24}}
+    tips = [tip("name", "edge"), tip("value", "fall without it", number=True), tip("low", "95 % low", number=True)]
+    tips += [tip("high", "95 % high", number=True), tip("word")]
+    colour = nominal(
+        "side",
+        title=None,
+        scale={"domain": list(_COLOURS), "range": list(_COLOURS.values())},
+        legend={"orient": "bottom"},
+    )
+    edges = layer(
+        {"type": "rule", "strokeCap": "round"},
+        where="datum.kind === 'edge'",
+        x2={"field": "x2"},
+        y2={"field": "y2"},
+        color=colour,
+        strokeWidth={"field": "width", "type": "quantitative", "scale": None, "legend": None},
+        opacity={"condition": {"test": "datum.faint", "value": 0.3}, "value": 0.85},
+        tooltip=tips,
+    )
+    dots = layer(
+        {"type": "point", "filled": True, "size": 90, "color": INK, "opacity": 1},
+        where="datum.kind === 'node'",
+        tooltip=[tip("name", "node")],
+    )
+    names = layer(
+        {"type": "text", "dx": 8, "dy": -8, "align": "left", "fontSize": 10},
+        where="datum.kind === 'node'",
+        text=nominal("label"),
+    )
+    return {
+        "title": {"text": f"{plural(len(result.edges), 'edge')} by depth", "subtitle": result.model},
+        "width": 560,
+        "height": max(160, 44 * depth),
+        "data": {"values": rows},
+        "encoding": {"x": {"field": "x"} | plain, "y": {"field": "y"} | plain},
+        "layer": [edges, dots, names],
+    }
+
+
+def _ends(result: CircuitResult, edge: str) -> tuple[str, list[str], str]:
+    """Return the sender of an edge, the nodes that read it, and as what: `q`, `k`, `v` or ""."""
+    sender, _, reader = edge.partition("->")
+    reading = re.search(r"<(.)>", reader)
+    nodes = result.facts.get("nodes_of_readers", {}).get(reader) or [re.sub(r"<.>", "", reader)]
+    return sender, list(nodes), reading[1] if reading else ""
+
+
+def _places(names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return where nodes are drawn: one row for each depth that has any, side by side in it."""
+
+    def depth(name: str) -> float:
+        number = re.match(r"[am](\d+)", name)
+        if number is None:
+            return -1.0 if name == "input" else float("inf")
+        return int(number[1]) + (0.5 if name.startswith("m") else 0.0)
+
+    known = sorted(dict.fromkeys(names), key=lambda name: (depth(name), [int(n) for n in re.findall(r"\d+", name)]))
+    rows = sorted({depth(name) for name in known})
+    found: dict[str, tuple[float, float]] = {}
+    for y, row in enumerate(rows):
+        mine = [name for name in known if depth(name) == row]
+        # Rows of one node are put left and right of the middle in turn, so that edges past them can be seen.
+        shift = 0.5 * (-1) ** y * (0 < y < len(rows) - 1) if len(mine) == 1 else 0.0
+        found |= {name: (k - (len(mine) - 1) / 2 + shift, float(y)) for k, name in enumerate(mine)}
+    return found
+
+
+def _size_of(part: CircuitPart | None) -> float:
+    return 0.0 if part is None else part.removal.value if part.removal is not None else part.effect
+
+
+def drawing_words(result: CircuitResult) -> str:
+    """Return the largest edges in words, for readers who cannot see the drawing."""
+    inside = sorted((p for p in result.parts if p.in_circuit), key=lambda p: -abs(_size_of(p)))
+    return "; ".join(f"{part.name} {with_interval(part.removal)}" for part in inside[:12])
+
+
+def _size_panel(result: CircuitResult) -> Panel:
+    sizes = sorted({one.edges for one in result.sizes})
+    at = {edges: k for k, edges in enumerate(sizes)}
+
+    def curve(by: str, part: int) -> Curve:
+        points = {
+            one.edges: Point(at[one.edges], one.faithfulness.value, one.faithfulness.low, one.faithfulness.high)
+            for one in result.sizes
+            if one.by == by
+        }
+        return Curve(_CHOICES[by], "task", tuple(points[edges] for edges in sorted(points)), part)
+
+    chosen = [by for by in _CHOICES if any(one.by == by for one in result.sizes)]
+    curves = [curve(by, k) for k, by in enumerate(chosen)]
+    random = [one for one in result.sizes if one.random_low is not None and one.random_high is not None]
+    for name, field in (("random, 2.5 %", "random_low"), ("random, 97.5 %", "random_high")):
+        points = {one.edges: Point(at[one.edges], float(getattr(one, field))) for one in random}
+        if points:
+            curves.append(Curve(name, "ceiling", tuple(points[edges] for edges in sorted(points)), 0))
+    names = tuple(f"{edges:,}" for edges in sizes)
+    return Panel(
+        "What circuits keep", "share f of the metric", names, tuple(curves), (), (0.0, 1.0), (-2.0, 3.0), "edges"
+    )
+
+
+def _word_table(result: CircuitResult) -> Table:
+    rows: list[list[str | Number]] = [
+        [one.question, one.word, _number(one.share), decimal(one.detectable), one.overturned_by] for one in result.words
+    ]
+    head = ["question", "word", "share", "smallest difference shown", "overturned by"]
+    return Table(f"Words on the circuit: {result.scope}.", head, rows, (0, 1, 4), source="circuit.json")
+
+
+def _number(one: Estimated | None) -> Number:
+    if one is None:
+        return Number("–")
+    return Number(decimal(one.value), "" if one.low is None else f"[{decimal(one.low)}, {decimal(one.high)}]")
+
+
+def _part_table(result: CircuitResult, parts: Sequence[CircuitPart]) -> Table:
+    rows: list[list[str | Number]] = [
+        [
+            part.name,
+            Number(decimal(part.effect)),
+            _number(part.removal),
+            "–" if part.p_adjusted is None else probability(part.p_adjusted),
+            decimal(part.detectable),
+            part.word or "–",
+        ]
+        for part in parts
+    ]
+    head = [
+        result.facts["level"],
+        "effect on discovery",
+        "fall without it (test)",
+        "adjusted p",
+        "smallest shown",
+        "word",
+    ]
+    caption = "By how much the metric falls without each: of the whole model, and of the circuit."
+    return Table(caption, head, rows, (0, 5), source="circuit_edges.parquet")
+
+
+def _elsewhere_table(result: CircuitResult) -> Table:
+    rows: list[list[str | Number]] = [[name, _number(one)] for name, one in result.elsewhere.items()]
+    caption = "What the same circuit keeps under another corruption, and on other pairs."
+    return Table(caption, ["measured on", "share f"], rows, source="circuit.json")
+
+
+def _flow_table(result: CircuitResult) -> Table:
+    names = list(dict.fromkeys(name for part in result.parts for name in part.carries))
+    rows: list[list[str | Number]] = [
+        [part.name, *(_number(part.carries.get(name)) for name in names)] for part in result.parts if part.carries
+    ]
+    caption = (
+        "Share of the metric's fall if this edge alone carries the mean of the other class; shuffled: the same with "
+        "labels in random order."
+    )
+    return Table(caption, [result.facts["level"], *names], rows, source="circuit_flows.parquet")
+
+
+def _size_table(result: CircuitResult) -> Table:
+    def random(one: CircuitSize) -> str:
+        return "–" if one.random_low is None else f"[{decimal(one.random_low)}, {decimal(one.random_high)}]"
+
+    rows: list[list[str | Number]] = [
+        [_CHOICES[one.by], f"{one.asked:,}", f"{one.edges:,}", _number(one.faithfulness), random(one)]
+        for one in result.sizes
+    ]
+    head = ["chosen", "asked for", "edges", "share f", "95 % of random circuits"]
+    return Table("What circuits of each size keep on test.", head, rows, source="circuit_sizes.parquet")
+
+
+def print_circuit(result: CircuitResult, console: Console, *, details: bool) -> None:
+    """Print words on the circuit, its parts, what it keeps elsewhere, and what a circuit cannot show."""
+    console.print(shown(f"model {result.model}: {about(result)}", style="dim"))
+    for sentence in claims(result):
+        console.print(shown(sentence))
+    inside = [part for part in result.parts if part.in_circuit]
+    table = grid([result.facts["level"], "effect", "fall without it", "adj. p", "word"], texts=(0, 4))
+    for part in inside if details else inside[:_MOST_ROWS]:
+        p = "–" if part.p_adjusted is None else probability(part.p_adjusted)
+        table.add_row(*map(shown, (part.name, decimal(part.effect), with_interval(part.removal), p, part.word)))
+    console.print(table)
+    if len(inside) > _MOST_ROWS and not details:
+        console.print(shown(f"{len(inside) - _MOST_ROWS} more with --details", style="dim"))
+    if details and result.sizes:
+        sizes = grid(["chosen", "edges", "share f", "random"], texts=(0,))
+        for one in result.sizes:
+            random = "–" if one.random_low is None else f"[{decimal(one.random_low)}, {decimal(one.random_high)}]"
+            row = (_CHOICES[one.by], f"{one.edges:,}", with_interval(one.faithfulness), random)
+            sizes.add_row(*map(shown, row))
+        console.print(sizes)
+    for name, share in result.elsewhere.items():
+        console.print(shown(f"{name}: f {with_interval(share)}"))
+    for sentence in methods(result):
+        console.print(shown(sentence, style="dim"))
+    console.print(shown("What this does not show:", style="bold"))
+    for sentence in result.limits:
+        console.print(shown(f"- {sentence}"))

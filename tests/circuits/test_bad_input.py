@@ -1,0 +1,194 @@
+"""Bad input is refused by type before a circuit is looked for; results are written whole and read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import probing as pb
+from probing.circuits import circuit
+from probing.circuits.judging import LEAST_GROUPS
+from probing.circuits.traces import TokenPairs
+from probing.errors import (
+    BadParameter,
+    CorpusError,
+    DegenerateDesign,
+    InputError,
+    NoBehaviour,
+    ProvenanceMismatch,
+    TooFewGroups,
+    UnknownName,
+    UnsupportedModel,
+)
+from probing.results.circuit import CircuitResult, read_circuit
+from tests.samples.circuit_samples import CANCELLING, NORMED, Planted, planted_pairs, random_model, split
+from tests.samples.tiny_models import language_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FAST: dict[str, Any] = {"random_circuits": 0, "progress": False}
+
+
+def file_of(folder: Path, **changes: str) -> str:
+    rows = []
+    for k in range(24):
+        own = {
+            "clean": f"{chr(97 + k)}a the",
+            "corrupted": f"{chr(97 + k)}b the",
+            "answer": "a",
+            "corrupted_answer": "b",
+        }
+        rows.append(own | {"kind": "x", "corrupted_kind": "y"} | changes)
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_pairs_of_unequal_length(tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="unequal length"):
+        circuit(split("gpt2").model, file_of(tmp_path, corrupted="much longer than that"), **FAST)
+
+
+def test_answers_of_several_tokens(tmp_path: Path) -> None:
+    with pytest.raises(NoBehaviour, match="no single"):
+        circuit(split("gpt2").model, file_of(tmp_path, answer="several"), **FAST)
+
+
+def test_files_without_answers_or_columns(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"clean": "a the", "corrupted": "b the"}\n' * 20)
+    with pytest.raises(NoBehaviour, match="needs answers"):
+        circuit(split("gpt2").model, str(path), **FAST)
+    with pytest.raises(CorpusError, match="template"):
+        circuit(split("gpt2").model, file_of(tmp_path), group="template", **FAST)
+
+
+def test_equal_metrics() -> None:
+    same = planted_pairs()
+    with pytest.raises(DegenerateDesign, match="the same on clean and corrupted"):
+        circuit(Planted(CANCELLING), replace(same, corrupted=same.clean, values={}), **FAST)
+    turned = replace(same, clean=same.corrupted, corrupted=same.clean, values={})
+    with pytest.raises(DegenerateDesign, match="does not fall"):
+        circuit(Planted(CANCELLING), turned, **FAST)
+
+
+def test_too_few_pairs() -> None:
+    with pytest.raises(TooFewGroups, match=str(2 * LEAST_GROUPS)):
+        circuit(Planted(CANCELLING), planted_pairs(2 * LEAST_GROUPS - 1), **FAST)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"level": "path"}, UnknownName),
+        ({"method": "guess"}, UnknownName),
+        ({"by": "zero"}, UnknownName),
+        ({"nodes": 0}, BadParameter),
+        ({"epsilon": 1.5}, BadParameter),
+        ({"delta": 0.0}, BadParameter),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        circuit(Planted(CANCELLING), planted_pairs(), **FAST | options)
+
+
+def test_properties_that_do_not_differ() -> None:
+    pairs = replace(planted_pairs(), values={"sign": (["a"] * 40, ["a"] * 40)})
+    with pytest.raises(DegenerateDesign, match="same in both prompts"):
+        circuit(Planted(CANCELLING), pairs, **FAST)
+
+
+def test_masked_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="bert"):
+        circuit(language_model("bert"), file_of(tmp_path), **FAST)
+
+
+def test_pairs_with_parts_missing() -> None:
+    with pytest.raises(BadParameter, match="parts missing"):
+        TokenPairs([[1, 2]], [[1, 3]], np.zeros((2, 2)), np.zeros(1))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CircuitResult]:
+    folder = tmp_path_factory.mktemp("circuit")
+    return folder, circuit(Planted(CANCELLING), planted_pairs(), properties=["sign"], to=folder, **FAST)
+
+
+def test_results_are_read_back(written: tuple[Path, CircuitResult]) -> None:
+    folder, result = written
+    again = read_circuit(folder)
+    assert again is not None and json.dumps(asdict(again)) == json.dumps(asdict(result))
+    assert read_circuit(folder / "nowhere") is None
+    mib = json.loads((folder / "circuit-mib.json").read_text())
+    assert [name for name, edge in mib["edges"].items() if edge["in_graph"]] == [
+        *dict.fromkeys([part.name for part in result.parts if part.name in result.edges])
+    ]
+    graph = json.loads((folder / "circuit-neuronpedia.json").read_text())
+    known = {node["node_id"] for node in graph["nodes"]}
+    assert {end for link in graph["links"] for end in (link["source"], link["target"])} == known
+    assert {"input", "logits"} <= known
+
+
+def test_damaged_files_are_refused(written: tuple[Path, CircuitResult], tmp_path: Path) -> None:
+    (tmp_path / "circuit.json").write_text((written[0] / "circuit.json").read_text()[:-20])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_circuit(tmp_path)
+
+
+def test_a_circuit_is_judged_again_and_never_in_another_model(written: tuple[Path, CircuitResult]) -> None:
+    folder, result = written
+    again = circuit(Planted(CANCELLING), planted_pairs(seed=5), given=folder / "circuit.json", **FAST)
+    assert again.edges == list(result.edges) and set(again.material) == set(result.material)
+    with pytest.raises(ProvenanceMismatch, match="another model"):
+        circuit(Planted(NORMED), planted_pairs(), given=folder / "circuit.json", **FAST)
+
+
+def test_a_stopped_run_continues(written: tuple[Path, CircuitResult]) -> None:
+    """What was measured before is read, not measured again."""
+    folder, result = written
+    units = sorted((folder / "units").iterdir())
+    assert units
+    passes = result.facts["passes"]["discovery"]
+    again = circuit(Planted(CANCELLING), planted_pairs(), properties=["sign"], to=folder, **FAST)
+    assert again.facts["passes"]["discovery"] < passes
+    assert [part.effect for part in again.parts] == [part.effect for part in result.parts]
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    found = [circuit(Planted(NORMED), planted_pairs(), random_circuits=5, progress=False) for _ in range(2)]
+    assert json.dumps(asdict(found[0])) == json.dumps(asdict(found[1]))
+
+
+def test_the_page_shows_the_circuit(written: tuple[Path, CircuitResult]) -> None:
+    folder, result = written
+    page = pb.report(folder).read_text("utf-8")
+    for text in ("Which parts give the answers", "of these prompts", "m0-&gt;logits", "EAP-IG"):
+        assert text in page
+    assert all(name.split("->")[0] in page for name in result.edges)
+
+
+def test_a_language_model_by_its_file_of_pairs(tmp_path: Path) -> None:
+    """Every number of a random model is finite, and words are among those that are known."""
+    model = random_model(
+        "llama",
+        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"intermediate_size": 24, "max_position_embeddings": 64, "num_key_value_heads": 2},
+    )
+    rows = [json.loads(line) for line in Path(file_of(tmp_path)).read_text().splitlines()]
+    logits = [model.logits(model.encode([row["clean"], row["corrupted"]]))[:, -1].numpy() for row in rows]
+    ids = [model.tokenizer.encode(answer)[0] for answer in ("a", "b")]
+    fall = np.mean([one[0, ids[0]] - one[0, ids[1]] - one[1, ids[0]] + one[1, ids[1]] for one in logits])
+    turned = {} if fall > 0 else {"answer": "b", "corrupted_answer": "a"}
+    path = file_of(tmp_path, **turned)
+    try:
+        result = circuit(model, path, nodes=4, properties=["kind"], method="eap_ig", **FAST)
+    except DegenerateDesign as error:
+        assert "does not fall" in str(error)
+        return
+    assert result.facts["rank_correlation_eap"] is not None
+    result.write(tmp_path / "out")

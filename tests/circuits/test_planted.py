@@ -1,0 +1,159 @@
+"""Circuits planted by hand, against an oracle that intervenes on one edge at a time in plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from probing.circuits import circuit
+from probing.circuits.graph import Graph
+from probing.results.circuit import EXCEEDS, MATERIAL, NECESSARY, SUFFICIENT, CircuitResult
+from tests.samples.circuit_samples import (
+    CANCELLING,
+    NORMED,
+    PLANS,
+    REDUNDANT,
+    WIDTH,
+    Plan,
+    Planted,
+    embedded,
+    planted_pairs,
+)
+
+DELTA = 0.05
+
+
+class Oracle:
+    """Computes a plan for one prompt, node by node; one edge may carry what its sender wrote on another prompt."""
+
+    def __init__(self, plan: Plan, prompt: list[int], other: Oracle | None = None, edge: str = "") -> None:
+        self.plan, self.other, self.edge = plan, other, edge
+        self.states = [embedded(token) for token in prompt]
+        self.written: dict[str, list[list[float]]] = {"input": self.states}
+        for layer, heads in enumerate(plan.heads):
+            before = list(self.written)
+            new = {f"a{layer}.h{h}": self._head(layer, h, before) for h in range(len(heads))}
+            self.written |= new
+            read = self._read(f"m{layer}", list(self.written))
+            self.written[f"m{layer}"] = [[float(v) for v in plan.mlps[layer](x)] for x in read]
+        last = self._read("logits", list(self.written))[-1]
+        scale = math.sqrt(sum(v * v for v in last) / WIDTH + 0.1) if plan.has_norm else 1.0
+        self.metric = sum(a * b for a, b in zip(last, plan.reads, strict=True)) / scale
+
+    def _read(self, reader: str, senders: list[str]) -> list[list[float]]:
+        total = [[0.0] * WIDTH for _ in self.states]
+        for sender in senders:
+            is_cut = self.other is not None and self.edge == f"{sender}->{reader}"
+            source = self.other.written if is_cut and self.other is not None else self.written
+            total = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(total, source[sender], strict=True)]
+        return total
+
+    def _head(self, layer: int, number: int, senders: list[str]) -> list[list[float]]:
+        head = self.plan.heads[layer][number]
+        query, value = (self._read(f"a{layer}.h{number}<{kind}>", senders) for kind in "qv")
+        moved = sum(a * b for a, b in zip(value[0], head.reads, strict=True))
+        if head.asks is not None:
+            moved /= 1.0 + math.exp(-sum(a * b for a, b in zip(query[-1], head.asks, strict=True)))
+        return [[0.0] * WIDTH, [0.0] * WIDTH, [moved * w for w in head.writes]]
+
+
+def true_effects(plan: Plan) -> dict[str, float]:
+    """Fall of the metric without each edge, as a share of the fall from clean to corrupted prompts."""
+    pairs = planted_pairs()
+    graph = Graph(Planted(plan).layers)
+    total, falls = 0.0, dict.fromkeys(graph.names(graph.allowed), 0.0)
+    for clean, corrupted in zip(pairs.clean, pairs.corrupted, strict=True):
+        other, own = Oracle(plan, list(corrupted)), Oracle(plan, list(clean))
+        total += own.metric - other.metric
+        for edge in falls:
+            falls[edge] += own.metric - Oracle(plan, list(clean), other, edge).metric
+    return {edge: fall / total for edge, fall in falls.items()}
+
+
+@pytest.fixture(scope="module", params=PLANS, ids=lambda plan: plan.name)
+def planted(request: pytest.FixtureRequest) -> tuple[Plan, CircuitResult, dict[str, float]]:
+    plan: Plan = request.param
+    result = circuit(
+        Planted(plan), planted_pairs(), properties=["sign"], random_circuits=20, delta=DELTA, progress=False
+    )
+    return plan, result, true_effects(plan)
+
+
+def test_effects_are_those_of_the_oracle(planted: tuple[Plan, CircuitResult, dict[str, float]]) -> None:
+    _, result, truth = planted
+    found = {part.name: part.effect for part in result.parts}
+    assert set(found) == set(truth)
+    large = {edge for edge, effect in truth.items() if abs(effect) > 1e-9}
+    assert {edge for edge, effect in found.items() if abs(effect) > 1e-5} == large
+    for edge in truth:  # on half of the pairs
+        assert found[edge] == pytest.approx(truth[edge], abs=0.1)
+
+
+def test_words_name_the_planted_edges(planted: tuple[Plan, CircuitResult, dict[str, float]]) -> None:
+    plan, result, truth = planted
+    certain = {edge for edge, effect in truth.items() if abs(effect) > 2 * DELTA}
+    if plan is not REDUNDANT:
+        assert set(result.material) == certain
+        assert certain <= set(result.edges)
+        assert result.word("sufficient").word == SUFFICIENT
+    assert result.scope.startswith("of these prompts")
+
+
+def test_a_path_that_cancels_is_part_of_the_circuit() -> None:
+    """By sign alone, the circuit lacks what works against the answer, and keeps more than the model."""
+    result = circuit(Planted(CANCELLING), planted_pairs(), random_circuits=0, progress=False)
+    assert {"m0->logits", "m0->m1", "m1->logits"} <= set(result.material)
+    assert "a0.h0->m0" in result.edges  # its removal takes both paths at once, and shows nothing
+    signed = max(one.faithfulness.value for one in result.sizes if one.by == "signed")
+    assert signed == pytest.approx(1.6, abs=0.05)
+    assert result.word("sufficient").word not in (EXCEEDS,)
+
+
+def test_a_redundant_pair_is_material_only_together() -> None:
+    """Either head suffices, so that no removal from the whole model shows anything."""
+    result = circuit(Planted(REDUNDANT), planted_pairs(), random_circuits=0, progress=False)
+    pair = {"a0.h0->m1", "a0.h1->m1"}
+    effects = {part.name: part.effect for part in result.parts}
+    assert all(effects[edge] == 0 for edge in pair)
+    assert len(pair & set(result.material)) == 1  # in a circuit that has one of them, it is needed
+    both = circuit(Planted(REDUNDANT), planted_pairs(), size=100, random_circuits=0, progress=False)
+    assert pair <= set(both.edges) and not pair & set(both.material)
+    assert both.word("the others together").word == "material together"
+
+
+def test_a_norm_is_part_of_what_the_logits_read() -> None:
+    """a0.h1 writes nothing that is read, but its size divides the rest."""
+    result = circuit(Planted(NORMED), planted_pairs(), random_circuits=0, progress=False)
+    assert "a0.h0->a1.h1<q>" in result.material
+    assert result.word("necessary").word == NECESSARY
+
+
+def test_a_property_flows_along_the_planted_edges() -> None:
+    """In every pair the sign differs, so the edges that carry it carry what their removal takes."""
+    result = circuit(Planted(CANCELLING), planted_pairs(), properties=["sign"], random_circuits=0, progress=False)
+    for part in result.parts:
+        if part.in_circuit and part.removal is not None:
+            assert part.carries["sign"].value == pytest.approx(part.removal.value, abs=0.02)
+            assert abs(part.carries["sign (shuffled)"].value) < 0.5 * abs(part.removal.value) + 0.05
+
+
+def test_nodes_of_a_circuit() -> None:
+    result = circuit(Planted(CANCELLING), planted_pairs(), level="node", random_circuits=0, progress=False)
+    assert set(result.material) == {"a0.h0", "m1"}
+    assert {part.name for part in result.parts if part.in_circuit} >= {"a0.h0", "m0", "m1"}
+
+
+def test_random_pairs_give_no_material_edge_on_random_noise() -> None:
+    """Metrics that do not depend on the edges of a circuit are never called so: the share of false words is bounded."""
+    random = np.random.default_rng(0)
+    from probing.circuits.judging import Scale, judge_parts
+
+    wrong = 0
+    for run in range(200):
+        full = 1.0 + 0.3 * random.standard_normal(40)
+        scale = Scale(full, full - 1.0, np.arange(40) // 2, run)
+        falls = DELTA + 0.1 * random.standard_normal((10, 40))  # every one is δ, the worst case
+        wrong += any(one.word == MATERIAL for one in judge_parts(scale, falls, DELTA))
+    assert wrong <= 18  # 97.5 % of the binomial at 5 % of 200 is 16; the two-sided critical value makes it fewer

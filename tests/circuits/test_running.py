@@ -1,0 +1,88 @@
+"""Laws of runs with corrupted edges, on random models of every family that circuits know."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from probing.circuits.running import Batch
+from probing.circuits.traces import Means
+from probing.errors import UnsupportedModel
+from probing.models.splitting import IDENTITY, SplitTransformer
+from tests.samples.circuit_samples import KNOWN, REFUSED, random_model, random_pairs, split
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def batch_of(family: str, *, by_mean: bool = False) -> Batch:
+    model, pairs = split(family), random_pairs()
+    means = Means(model, [*pairs.clean, *pairs.corrupted]) if by_mean else None
+    return Batch(model, pairs, np.arange(4), means)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_what_senders_wrote_is_the_residual_stream_at_every_reader(family: str) -> None:
+    ids = torch.tensor(np.random.default_rng(1).integers(0, 261, (3, 9)))
+    assert split(family).check(ids) <= IDENTITY
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_all_edges_are_the_model_and_none_the_corrupted_run(family: str) -> None:
+    batch, pairs = batch_of(family), random_pairs()
+    clean, corrupted = batch.ends()
+    model = split(family).model
+    for prompts, expected in ((pairs.clean, clean), (pairs.corrupted, corrupted)):
+        logits = model._model(torch.tensor(prompts)).logits[:, -1].detach().numpy()
+        np.testing.assert_allclose(expected, logits[:, 5] - logits[:, 9], atol=1e-5 * np.abs(logits).max())
+    scale = np.abs(clean).max()
+    np.testing.assert_allclose(batch.run(batch.graph.allowed), clean, atol=1e-5 * scale)
+    np.testing.assert_allclose(batch.run(np.zeros_like(batch.graph.allowed)), corrupted, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("by_mean", [False, True])
+@pytest.mark.parametrize("family", KNOWN)
+def test_one_edge_is_removed_alike_alone_and_from_a_circuit_of_all(family: str, by_mean: bool) -> None:
+    batch = batch_of(family, by_mean=by_mean)
+    graph = batch.graph
+    alone_in = [graph.allowed[:, r].sum() == 1 and reader.kind == "m" for r, reader in enumerate(graph.readers)]
+    # A sender whose inputs are all corrupted writes its mean, which is not what it would write on a mean input.
+    edges = [(int(s), int(r)) for s, r in np.argwhere(graph.allowed) if not (by_mean and alone_in[r])][::3]
+    alone = batch.removals(edges)
+    others = [batch.graph.allowed.copy() for _ in edges]
+    for other, edge in zip(others, edges, strict=True):
+        other[edge] = False
+    together = batch.ends()[0] - batch.changed(batch.graph.allowed, others)
+    scale = np.abs(batch.ends()[0]).max()
+    np.testing.assert_allclose(alone, together, atol=2e-5 * scale)
+    assert np.abs(alone).max() > 1e-3 * scale
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_a_node_is_the_edges_that_leave_it(family: str) -> None:
+    batch = batch_of(family)
+    senders = list(range(len(batch.graph.senders)))
+    found = batch.node_removals(senders)
+    for s in senders:
+        expected = batch.ends()[0] - batch.run(batch.graph.without(batch.graph.allowed, s))
+        np.testing.assert_allclose(found[s], expected, atol=2e-5 * np.abs(batch.ends()[0]).max())
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_estimates_are_derivatives(family: str) -> None:
+    """A thousandth of an edge's difference changes the metric by a thousandth of its estimate."""
+    batch = batch_of(family)
+    edges = [(int(s), int(r)) for s, r in np.argwhere(batch.graph.allowed)]
+    small = batch.removals(edges, shifts=-1e-2 * batch.differences).sum(1) * 1e2
+    scores = batch.attributed(steps=1, by_reader=True)
+    estimates = np.array([scores[edge] for edge in edges])
+    assert np.abs(small - estimates).max() < 0.05 * np.abs(estimates).max()
+    nodes = batch.attributed(steps=1, by_reader=False)
+    np.testing.assert_allclose(nodes, (scores * batch.graph.allowed).sum(1), atol=1e-4 * np.abs(nodes).max())
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_models_that_cannot_be_split_are_refused_by_name(family: str) -> None:
+    model = random_model(family, REFUSED[family])
+    with pytest.raises(UnsupportedModel, match=family):
+        SplitTransformer(model)
