@@ -20,13 +20,15 @@ class PlantbenchJob(Job):
     """Count how often verdicts are wrong, on models for which it is known what they use.
 
     Scored are the protocol of this package and the field's usual rules. The models of tier 0 are random vectors with a
-    known output, those of tier 1 transformers with constructed weights, those of tier 2 trained transformers, which are
-    part of the repository and not of an installed package. A rule of your own, any function of a case, is scored from
-    Python: probing.plantbench.scoring.score.
+    known output, those of tier 1 transformers with constructed weights, those of tier 2 trained transformers, those of
+    tier 3 programs that tracr compiled. Tiers 2 and 3 are part of the repository and not of an installed package. A
+    rule of your own, any function of a case, is scored from Python: probing.plantbench.scoring.score.
     """
 
     tiers: Many = option(
-        ["0", "1", "2"], help="kind of models: 0 vectors, 1 constructed, 2 trained (repeatable)", flag="tier"
+        ["0", "1", "2", "3"],
+        help="kind of models: 0 vectors, 1 constructed, 2 trained, 3 compiled programs (repeatable)",
+        flag="tier",
     )
     heldout: bool = option(False, help="use the held-out models of this version: wider ranges, other seeds")
     seeds: int | None = Field(
@@ -34,7 +36,7 @@ class PlantbenchJob(Job):
         ge=1,
         le=20,
         json_schema_extra={"flag": ""},
-        description="number of seeds of tier 0 (default 3, held out 10); tier 1 takes a tenth",
+        description="number of seeds of tier 0 (default 3, held out 10); tiers 1 and 3 take a tenth",
     )
     rules: Many = option(
         ["protocol", "field"],
@@ -51,8 +53,8 @@ class PlantbenchJob(Job):
         """Score the rules and return the scorecard; if `json_file` is set, also write it there. `progress`: whether to
         show progress on standard error.
         """
-        if not set(self.tiers) <= {"0", "1", "2"}:
-            raise ConfigError("no such tier", needed="0, 1 or 2", found=", ".join(self.tiers))
+        if not set(self.tiers) <= {"0", "1", "2", "3"}:
+            raise ConfigError("no such tier", needed="0, 1, 2 or 3", found=", ".join(self.tiers))
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
         card: Scorecard = import_module("probing.plantbench.scorecard").run(
             tiers=sorted({int(tier) for tier in self.tiers}),

@@ -80,8 +80,8 @@ class Case:
 
     Attributes:
         tier: 0 for random vectors with a known output, 1 for transformers with constructed weights, 2 for trained
-            transformers.
-        number: number of the case in docs/plantbench.md.
+            transformers, 3 for compiled programs.
+        number: number of the case in docs/plantbench.md; of the program in tier 3.
         name: its name there.
         twin: which of two models that differ in one thing it is, the one that uses the property (`used`) or the other
             (`unused`); "" in the `blind` cases that rules are given.
@@ -145,6 +145,7 @@ class Certificate:
         along: part of S along the natural contrast, the difference in output between values of the property (signed, in
             SDs along it).
         off: part of S off that contrast, in SDs of the whole output.
+        noise: what chance alone gives `off`, by the spread of effects between the pairs.
     """
 
     label: Label
@@ -158,6 +159,7 @@ class Certificate:
     s_total: float = 0.0
     along: float = 0.0
     off: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,18 @@ def certify(
     mf = yardstick.mediated(delta) if yardstick.total >= USED else None
     how = _sub_label(label, frozen, sub) if is_alone else ""
     return Certificate(
-        label, how, size.s, e, mf, frozen, sub, len(pairs), s_total=size.of_total, along=size.along, off=size.off
+        label,
+        how,
+        size.s,
+        e,
+        mf,
+        frozen,
+        sub,
+        len(pairs),
+        s_total=size.of_total,
+        along=size.along,
+        off=size.off,
+        noise=means.error(delta, means(delta)) / yardstick.s_y,
     )
 
 

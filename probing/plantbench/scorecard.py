@@ -24,6 +24,7 @@ from probing.plantbench.knobs import CI_SEEDS, DEVELOPMENT_SEEDS, HELD_OUT_DRAWS
 from probing.plantbench.scoring import SWEEPS, Curve, Rates, Rule, Scored, answers, power_curve, power_table, rates
 from probing.plantbench.suite import Suite, development, held_out_suite
 from probing.system.screen import console
+from probing.use.nulls import rate_interval
 
 COLUMNS = (
     "precision_used",
@@ -100,11 +101,13 @@ class Scorecard:
             return _table(self.rates())
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
-    def case_tables(self) -> str:
-        """Return a text table for each rule with one line per case: how often it wrongly answers used and unused, with
-        intervals, and how often it gives no answer.
+    def case_tables(self, tier: int | None = None) -> str:
+        """Return a text table for each rule with one line per case: how often it answers used where that is right and
+        wrong and unused where that is wrong, with intervals, and how often it gives no answer; with `tier`, only for
+        cases of that tier.
         """
         found = self.by(_case_name)
+        found = {case: row for case, row in found.items() if tier is None or case.startswith(f"{tier}.")}
         return "\n\n".join(
             _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
         )
@@ -178,11 +181,21 @@ def _table(found: Mapping[str, Rates]) -> str:
 
 def _case_table(rule: str, found: Mapping[str, Rates]) -> str:
     width = max([len("case"), *(len(case) for case in found)])
-    heads = ("used called unused, S ≥ 1.25 ε", "unused called used", "abstained", "in the band: used, unused, of")
+    heads = (
+        "right where it says used",
+        "used called used",
+        "used called unused, S ≥ 1.25 ε",
+        "unused called used",
+        "abstained",
+        "in the band: used, unused, of",
+    )
     lines = [f"{rule}, by case, with 95 % Clopper-Pearson intervals"]
     lines.append(f"{'case':{width}}  " + "  ".join(f"{head:>30}" for head in heads))
     for case, r in found.items():
+        hits = round((r.recall_used or 0.0) * r.used)
         cells = (
+            _rate(hits, hits + r.false_used),
+            _rate(hits, r.used),
             _count(r.material_unused, r.material, r.material_low, r.material_high),
             _count(r.false_used, r.unused, r.fpr_low, r.fpr_high),
             "–" if r.abstention is None else f"{r.abstention:.2f} of {r.cells}",
@@ -190,6 +203,10 @@ def _case_table(rule: str, found: Mapping[str, Rates]) -> str:
         )
         lines.append(f"{case:{width}}  " + "  ".join(f"{cell:>30}" for cell in cells))
     return "\n".join(lines)
+
+
+def _rate(part: int, whole: int) -> str:
+    return _count(part, whole, *rate_interval(part, whole))
 
 
 def _count(part: int, whole: int, low: float, high: float) -> str:
@@ -232,7 +249,8 @@ def run(
     long as the protocol. Therefore, if tier 0 is among the tiers, they are asked about tier 0 only.
 
     Args:
-        tiers: tiers to run: 0 for random vectors, 1 for constructed and 2 for trained transformers.
+        tiers: tiers to run: 0 for random vectors, 1 for constructed and 2 for trained transformers, 3 for compiled
+            programs.
         heldout: version whose held-out configuration is run; "" means the development seeds.
         seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None means 3 for
             development, 10 for the held-out configuration.

@@ -234,7 +234,7 @@ def oracle_rule(suite: Iterable[tuple[Case, Truth]]) -> Rule:
 
 
 def _key(case: Case) -> int:
-    return hash(case.instrument.clean().tobytes())
+    return hash((case.instrument.clean().tobytes(), case.cells))
 
 
 def _true_answer(truth: CellTruth, joint: Certificate | None) -> Answer:

@@ -15,12 +15,12 @@ from probing.plantbench.tier0 import CASES
 from probing.seeds import child_seed
 
 Tier = Callable[[int], Iterable[tuple[Case, Truth]]]
-TIERS = (0, 1, 2)
+TIERS = (0, 1, 2, 3)
 
 
 def _tier(number: int, function: str) -> Callable[..., Any]:
-    """Return a function of a tier, whose module is loaded only now: tiers 1 and 2 need transformers, which takes
-    seconds.
+    """Return a function of a tier, whose module is loaded only now: those after tier 0 need transformers, which
+    takes seconds.
     """
     found: Callable[..., Any] = getattr(import_module(f"probing.plantbench.tier{number}"), function)
     return found
@@ -31,6 +31,8 @@ def _of_development(number: int) -> Tier:
         _tier(2, "case_folders")()  # refused now, rather than after the minutes that the other tiers take
         shipped = _tier(2, "shipped")
         return lambda seed: shipped()
+    if number == 3:
+        import_module("probing.plantbench.tier3_models").shipped()
     return _tier(number, "cases")
 
 
@@ -58,7 +60,8 @@ def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Return a tenth of the seeds for compiled cases, each of which takes as long as many of vectors. Trained ones
     depend on no seed.
     """
-    return {1: tuple(seeds[: max(1, len(seeds) // 10)]), 2: (0,)}
+    tenth = tuple(seeds[: max(1, len(seeds) // 10)])
+    return {1: tenth, 2: (0,), 3: tenth}
 
 
 def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS) -> Suite:
@@ -66,7 +69,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
 
     Raises:
         BadParameter: there is no such tier, or a seed is not a development seed.
-        CorpusError: tier 2 is asked for in an installed package, which lacks its models.
+        CorpusError: tier 2 or 3 is asked for in an installed package, which lacks its models.
     """
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):
@@ -84,13 +87,15 @@ def held_out_suite(version: str, *, tiers: Sequence[int] = TIERS, draws: int = 2
     """Return the suite of the held-out configuration: knobs from wider ranges, and seeds that only the name of the
     version determines. Run it once per release.
 
-    Tier 1 has a tenth of the draws of tier 0; tier 2 trains `models` models.
+    Tier 1 has a tenth of the draws of tier 0; tier 2 trains `models` models. The programs of tier 3 are the same, with
+    new prompts.
     """
     root = holdout_seed(version)
     made: dict[int, Tier] = {
         0: lambda draw: tier0.cases(child_seed(root, draw), knobs=held_out(version, draw)),
         1: lambda draw: _tier(1, "cases")(child_seed(root, draw)),
         2: lambda draw: _tier(2, "held_out")(version, draw),
+        3: lambda draw: _tier(3, "cases")(child_seed(root, draw)),
     }
     few = _few(range(draws)) | {2: tuple(range(models))}
     return Suite(tuple(range(draws)), {tier: made[tier] for tier in tiers}, few)

@@ -1,0 +1,224 @@
+"""Tier 3 of Plantbench: compiled programs compute what they are said to, and edits reach only what is edited."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from probing.contracts.edited_model import Place
+from probing.errors import CorpusError, UnknownName
+from probing.plantbench import tier3
+from probing.plantbench.baselines import Protocol
+from probing.plantbench.case import Certificate
+from probing.plantbench.scoring import oracle_rule, score
+from probing.plantbench.suite import development
+from probing.plantbench.tier3_models import TracrModel, read_program, shipped
+from probing.provenance import digest
+from probing.seeds import generator
+
+NAMES = [folder.name for folder in shipped()]
+Words = list[Any]
+
+
+@cache
+def model(name: str) -> TracrModel:
+    return read_program(next(folder for folder in shipped() if folder.name == name))
+
+
+def ids(name: str, n: int = 300) -> Any:
+    return model(name).program.sample(n, np.random.default_rng(1))
+
+
+def ranked(words: Words, key: Callable[[int], Any]) -> Words:
+    return [words[i] for i in sorted(range(len(words)), key=key)]
+
+
+def by_frequency(words: Words) -> Words:
+    return ranked(words, lambda i: (-words.count(words[i]), i))
+
+
+def is_balanced(words: Words, *pairs: str) -> bool:
+    for opening, closing in pairs:
+        steps = np.cumsum([(word == opening) - (word == closing) for word in words])
+        if steps.min() < 0 or steps[-1]:
+            return False
+    return True
+
+
+def no_repetition(words: Words) -> int:
+    return sum(n == 1 for n in Counter(words).values())
+
+
+EXPECTED: dict[str, Callable[[Words], Words]] = {
+    "fraction": lambda w: [w[: i + 1].count("x") / (i + 1) for i in range(len(w))],
+    "histogram": lambda w: [w.count(word) for word in w],
+    "histogram-decoy": lambda w: [w.count(word) for word in w],
+    "length": lambda w: [len(w)] * len(w),
+    "reverse": lambda w: w[::-1],
+    "reverse-decoy": lambda w: w[::-1],
+    "sort-distinct": sorted,
+    "sort": sorted,
+    "sort-by-frequency": by_frequency,
+    "most-frequent": lambda w: [by_frequency(w)[0]] * len(w),
+    "copy-previous": lambda w: [None, *w[:-1]],
+    "pattern": lambda w: [i > 0 and w[i - 1] == "a" and w[i] == "b" for i in range(len(w))],
+    "once": lambda w: [no_repetition(w)] * len(w),
+    "dyck-1": lambda w: [is_balanced(w, "()")] * len(w),
+    "shuffle-dyck-2": lambda w: [is_balanced(w, "()", "{}")] * len(w),
+}
+
+
+def test_every_program_has_a_definition_here() -> None:
+    assert set(NAMES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_the_program(name: str) -> None:
+    program, prompts = model(name).program, ids(name)
+    outputs = model(name)(torch.from_numpy(prompts)).numpy()
+    values = program.variable(program.output).values
+    for row, output in zip(prompts, outputs, strict=True):
+        words = [program.vocabulary[i] for i in row[1:] if i != program.padding]
+        for expected, found in zip(EXPECTED[name](words), output[1:], strict=False):
+            if not values:
+                assert float(found[0]) == pytest.approx(expected, abs=1e-4)
+            elif found.max() > 0.5:
+                assert values[found.argmax()] == expected
+            else:  # the first token has none before it
+                assert expected in (None, False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_the_original(name: str) -> None:
+    program = model(name).program
+    assert program.checked["outputs_equal"] == program.checked["variables_equal"] == program.checked["inputs"] == 1000
+    prompts = program.sample(1000, generator(0, "tracr", name))
+    lengths, outputs = (prompts != program.padding).sum(1), []
+    for n in np.unique(lengths).tolist():
+        decided = model(name).decided(torch.from_numpy(prompts[lengths == n][:, :n])).numpy()[:, 1:]
+        outputs.append(decided.round(3).tolist())
+    assert digest(outputs) == program.checked["outputs"]
+
+
+def test_prompts_are_of_the_programs_own_kind() -> None:
+    distinct = ids("sort-distinct")[:, 1:]
+    assert all(len(set(row)) == len(row) for row in distinct.tolist())
+    program = model("dyck-1").program
+    opening = [program.vocabulary[i] for i in program.words].index("(")
+    shares = (ids("dyck-1")[:, 1:] == program.words[opening]).mean(1)
+    assert (shares[::2] == 0.5).all()
+    assert (shares[1::2] != 0.5).any()
+    lengths = (ids("reverse") != model("reverse").program.padding).sum(1) - 1
+    assert {int(n) for n in lengths} == {3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_continue_from_every_site(name: str) -> None:
+    given = torch.from_numpy(ids(name, 20))
+    states = model(name).run(given)
+    final = states[model(name).sites[-1]]
+    for site in model(name).sites:
+        again = model(name).run(given, site=site, states=states[site])
+        assert torch.equal(again[model(name).sites[-1]], final)
+
+
+def test_changed_and_missing_files_are_refused(tmp_path: Path) -> None:
+    source = next(folder for folder in shipped() if folder.name == "fraction")
+    with pytest.raises(CorpusError, match="no program"):
+        read_program(tmp_path)
+    copy = tmp_path / "fraction"
+    shutil.copytree(source, copy)
+    weights = (copy / "weights.safetensors").read_bytes()
+    (copy / "weights.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(CorpusError, match="not those that were checked"):
+        read_program(copy)
+    facts = (copy / "program.json").read_text()
+    (copy / "program.json").write_text(facts.replace('"format": 1', '"format": 99'))
+    with pytest.raises(CorpusError, match="format"):
+        read_program(copy)
+    (copy / "program.json").write_text("{")
+    with pytest.raises(CorpusError, match="no JSON"):
+        read_program(copy)
+    with pytest.raises(UnknownName):
+        model("fraction").program.variable("fractoin")
+
+
+def study(name: str, token: int = 3) -> tier3.Study:
+    return tier3.Study(model(name), token, 0)
+
+
+def test_variables_that_say_the_same_are_one_property() -> None:
+    properties = {prop.name: prop for prop in study("histogram").properties}
+    assert {v.name for v in properties["count"].carriers} == {"count", "count.attention"}
+    assert properties["count"].covariates == ("tokens",)
+    assert study("fraction").properties[-1].is_number
+
+
+def test_an_edit_of_coordinates_leaves_the_others_alone() -> None:
+    """The count of a does nothing, though the MLP reads it; all coordinates together are the whole state."""
+    prompts = ids("histogram-decoy", 64)
+    behaviour = tier3.Behaviour(model("histogram-decoy"), 3, "own")
+    place, rows = Place("resid.1"), np.arange(64)
+    whole = behaviour.instrument(prompts, [place])
+    donors = np.roll(rows, 1)
+    for variable, changes in (("count_a", False), ("count", True)):
+        dims = list(model("histogram-decoy").program.variable(variable).dims)
+        part = tier3.Coordinates(whole, dims)
+        given = {"": torch.from_numpy(part.states(place)[donors])}
+        moved = part.run_from(place.site, rows, given).numpy() - whole.clean()
+        assert bool(np.abs(moved).max() > 0.5) is changes
+    every = tier3.Coordinates(whole, list(range(whole.states(place).shape[1])))
+    np.testing.assert_array_equal(
+        every.run_from(place.site, rows, {"": torch.from_numpy(every.states(place)[donors])}).numpy(),
+        whole.exchange(place, rows, donors).numpy(),
+    )
+
+
+def certificate(label: Any, s: float, noise: float = 0.0) -> Certificate:
+    return Certificate(label, "", s, s, None, None, None, 100, noise=noise)
+
+
+def test_a_cell_is_scored_only_if_both_oracles_agree_beyond_noise() -> None:
+    used, unused = certificate("used", 0.5), certificate("unused", 0.0)
+    assert tier3.agreed(used, used).label == "used"
+    assert tier3.agreed(unused, unused).label == "unused"
+    assert tier3.agreed(unused, used).label == tier3.agreed(used, unused).label == "band"
+    noisy = certificate("used", 0.12, noise=0.11)
+    assert tier3.agreed(noisy, noisy).label == "band"
+
+
+def test_truths_of_a_program_with_a_decoy() -> None:
+    """The count is used from the site where it is written, at its own token; the decoy nowhere, tokens until read."""
+    found = {}
+    for case, truth in tier3.cases(0, names=["histogram-decoy"]):
+        width = case.instrument.clean().shape[1]
+        for cell, known in truth.cells.items():
+            found[cell.property, cell.place.site, "own" if width < 10 else "others"] = known.certificate
+    assert {c.label for (name, _, read), c in found.items() if name == "output" and read == "own"} == {"used"}
+    assert {c.label for (name, _, read), c in found.items() if name == "output" and read == "others"} == {"unused"}
+    decoys = [c for (name, _, _), c in found.items() if name == "count_a"]
+    assert len(decoys) >= 4
+    assert max(c.e for c in decoys) < 1e-4
+    assert found["tokens", "resid.2", "own"].label == "unused"
+
+
+def test_verdicts_on_a_program() -> None:
+    suite = list(tier3.cases(0, names=["copy-previous"]))
+    rates = score(Protocol(), suite)
+    assert rates.false_used == 0
+    assert rates.recall_used is not None
+    assert rates.recall_used > 0.5
+    perfect = score(oracle_rule(suite), suite)
+    assert perfect.precision_used == perfect.recall_used == 1
+
+
+def test_tier_3_is_one_of_the_suite() -> None:
+    assert 3 in development(seeds=[0], tiers=[3]).tiers
