@@ -252,10 +252,10 @@ class Store:
         sorted_rows = rows[order]
         ends = np.searchsorted(sorted_rows, self._starts)
         for position, shard in enumerate(self._records):
-            part = slice(int(ends[position]), int(ends[position + 1]))
-            if part.start < part.stop:
-                local = sorted_rows[part] - self._starts[position]
-                chosen = part if is_ordered else order[part]  # type: ignore[index]
+            here = slice(int(ends[position]), int(ends[position + 1]))
+            if here.start < here.stop:
+                local = sorted_rows[here] - self._starts[position]
+                chosen = here if is_ordered else order[here]  # type: ignore[index]
                 stored = self._files.mapped(shard, path)[_as_slice(local)]
                 out[chosen] = widen(stored, self._recipe.dtype) if self._recipe.dtype == "bfloat16" else stored
         return out
