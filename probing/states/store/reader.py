@@ -25,7 +25,7 @@ from probing.states.store.commit_record import (
     words_of,
 )
 from probing.states.store.file_ops import typed_errors
-from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
+from probing.states.store.format import StoreLayout, as_slice, content_id, read_store_json, widen
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 from probing.states.store.views import Sites, to_dataframe, torch_dataset
 from probing.system.screen import card, some
@@ -245,7 +245,7 @@ class Store:
             if here.start < here.stop:
                 local = sorted_rows[here] - self._starts[position]
                 chosen = here if is_ordered else order[here]  # type: ignore[index]
-                stored = self._files.mapped(shard, path)[_as_slice(local)]
+                stored = self._files.mapped(shard, path)[as_slice(local)]
                 out[chosen] = widen(stored, self._recipe.dtype) if self._recipe.dtype == "bfloat16" else stored
         return out
 
@@ -367,10 +367,3 @@ class Store:
             ("content", self.content_id[:12]),
         ]
         return card(f"Store {self.path}", rows)
-
-
-def _as_slice(ordered: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Return ordered row numbers as a slice where they follow one another, so that no row is looked up."""
-    first, last = int(ordered[0]), int(ordered[-1])
-    is_run = last - first == len(ordered) - 1 and bool((np.diff(ordered) == 1).all())
-    return slice(first, last + 1) if is_run else ordered
