@@ -7,7 +7,8 @@ from probing.states.store.export import list_stores, store_info
 from probing.states.store.file_ops import FileOps
 from probing.states.store.format import ITEM_BYTES, STATE_TYPES
 from probing.states.store.maintenance import collect, garbage, merge, remove, repair
-from probing.states.store.reader import RowTable, Store
+from probing.states.store.reader import Store
+from probing.states.store.views import RowTable
 from probing.states.store.writer import StoreWriter
 
 __all__ = [

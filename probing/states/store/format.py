@@ -309,3 +309,10 @@ def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32)
+
+
+def as_slice(ordered: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Return ordered row numbers as a slice where they follow one another, so that no row is looked up."""
+    first, last = int(ordered[0]), int(ordered[-1])
+    is_run = last - first == len(ordered) - 1 and bool((np.diff(ordered) == 1).all())
+    return slice(first, last + 1) if is_run else ordered

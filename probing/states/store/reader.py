@@ -5,7 +5,6 @@ library.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,10 @@ from probing.states.store.commit_record import (
     words_of,
 )
 from probing.states.store.file_ops import typed_errors
-from probing.states.store.format import StoreLayout, content_id, read_store_json, widen
+from probing.states.store.format import StoreLayout, as_slice, content_id, read_store_json, widen
 from probing.states.store.latents import read_latents
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
-from probing.states.store.views import Sites, to_dataframe, torch_dataset
+from probing.states.store.views import RowTable, Sites, to_dataframe, torch_dataset
 from probing.system.screen import card, some
 
 if TYPE_CHECKING:
@@ -36,33 +35,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from probing.text.corpus import Corpus
-
-
-@dataclass(frozen=True, eq=False)
-class RowTable:
-    """Says for each of R rows of a store which token, word or sentence it is the state of, in int64 arrays `(R,)`.
-
-    Attributes:
-        example: index of the example in the corpus.
-        word: index of the word in that example; -1 if the row belongs to no word.
-        piece_start, piece_end: half-open span of the row's tokens in the model's input.
-        char_start, char_end: half-open span of the row in code points of the text.
-        position: index into the store's position names; None if rows are not positions.
-        input_id: for a replay store, the vocabulary id of the token; None for other stores.
-        position_id: for a replay store, the position number that the model was given; -1 if it was given none.
-        mask: for a replay store, the attention mask of the token (0 at padding).
-    """
-
-    example: NDArray[np.int64]
-    word: NDArray[np.int64]
-    piece_start: NDArray[np.int64]
-    piece_end: NDArray[np.int64]
-    char_start: NDArray[np.int64]
-    char_end: NDArray[np.int64]
-    position: NDArray[np.int64] | None = None
-    input_id: NDArray[np.int64] | None = None
-    position_id: NDArray[np.int64] | None = None
-    mask: NDArray[np.int64] | None = None
 
 
 class Store:
@@ -256,7 +228,7 @@ class Store:
             if here.start < here.stop:
                 local = sorted_rows[here] - self._starts[position]
                 chosen = here if is_ordered else order[here]  # type: ignore[index]
-                stored = self._files.mapped(shard, path)[_as_slice(local)]
+                stored = self._files.mapped(shard, path)[as_slice(local)]
                 out[chosen] = widen(stored, self._recipe.dtype) if self._recipe.dtype == "bfloat16" else stored
         return out
 
@@ -402,10 +374,3 @@ class Store:
             ("content", self.content_id[:12]),
         ]
         return card(f"Store {self.path}", rows)
-
-
-def _as_slice(ordered: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Return ordered row numbers as a slice where they follow one another, so that no row is looked up."""
-    first, last = int(ordered[0]), int(ordered[-1])
-    is_run = last - first == len(ordered) - 1 and bool((np.diff(ordered) == 1).all())
-    return slice(first, last + 1) if is_run else ordered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -18,6 +19,33 @@ if TYPE_CHECKING:
     from probing.states.store.reader import Store
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable:
+    """Says for each of R rows of a store which token, word or sentence it is the state of, in int64 arrays `(R,)`.
+
+    Attributes:
+        example: index of the example in the corpus.
+        word: index of the word in that example; -1 if the row belongs to no word.
+        piece_start, piece_end: half-open span of the row's tokens in the model's input.
+        char_start, char_end: half-open span of the row in code points of the text.
+        position: index into the store's position names; None if rows are not positions.
+        input_id: for a replay store, the vocabulary id of the token; None for other stores.
+        position_id: for a replay store, the position number that the model was given; -1 if it was given none.
+        mask: for a replay store, the attention mask of the token (0 at padding).
+    """
+
+    example: NDArray[np.int64]
+    word: NDArray[np.int64]
+    piece_start: NDArray[np.int64]
+    piece_end: NDArray[np.int64]
+    char_start: NDArray[np.int64]
+    char_end: NDArray[np.int64]
+    position: NDArray[np.int64] | None = None
+    input_id: NDArray[np.int64] | None = None
+    position_id: NDArray[np.int64] | None = None
+    mask: NDArray[np.int64] | None = None
 
 
 class Sites(tuple[str, ...]):
