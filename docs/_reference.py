@@ -59,19 +59,14 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "dictionaries": (
         "Dictionaries",
-        "Sparse autoencoders and transcoders, checked on states and encoded.",
-        ("Dictionary", "check_dictionary", "encode_states"),
+        "Sparse autoencoders and transcoders: trained, checked on states, encoded, and what excites their latents.",
+        ("Dictionary", "check_dictionary", "encode_states", "train_dictionary", "top_contexts"),
     ),
     "looking": (
         "Looking inside",
         "States and attention of texts, and what the states say when they are read as the model's output: each cue "
         "beside the intervention or the controls that test it.",
         ("inspect", "Inspection", "lens", "LensResult"),
-    ),
-    "dictionaries": (
-        "Latents of dictionaries",
-        "Sparse dictionaries are trained beside their controls, and the texts that excite a latent are shown.",
-        ("train_dictionary", "top_contexts"),
     ),
     "scoring": (
         "Probes on new text",
