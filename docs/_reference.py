@@ -69,6 +69,11 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "beside the intervention or the controls that test it.",
         ("inspect", "Inspection", "lens", "LensResult"),
     ),
+    "circuits": (
+        "Circuits",
+        "Which heads and MLPs, through which edges, give an answer; found on some pairs and judged on others.",
+        ("circuit", "CircuitResult"),
+    ),
     "scoring": (
         "Probes on new text",
         "A saved probe scores texts, has a threshold, watches generation; its direction is added to a running model.",

@@ -221,9 +221,8 @@ def _inspect(to: Path) -> None:
 
 
 def _dictionary(to: Path) -> None:
-    corpus = pb.Corpus.read({split: REFERENCE / f"{split}.jsonl" for split in ("dev", "test")})
-    chosen = [replace(one, split="train" if one.split == "dev" else "test") for one in corpus.examples[:40]]
-    chosen += [one for one in corpus.examples if one.split == "test"][:40]
+    whole = pb.Corpus.read({split: REFERENCE / f"{split}.jsonl" for split in ("train", "dev", "test")})
+    chosen = [one for split in whole.splits for one in [e for e in whole.examples if e.split == split][:40]]
     corpus, model = pb.Corpus(tuple(chosen)), pb.LanguageModel.load(MODEL)
     store = pb.extract(model, corpus, rows="piece", sites="resid.2", to=to / "tokens", progress=False)
     given: dict[str, Any] = {"latents": 64, "k": 4, "epochs": 1, "batch": 64, "model": model, "corpus": corpus}
