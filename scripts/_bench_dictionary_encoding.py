@@ -83,12 +83,17 @@ def encode(options: argparse.Namespace) -> None:
         )
     on_disk(options)
     for share in (4, 1):
-        code = (
-            "import sys; sys.argv=['x']; import scripts._bench_dictionary_encoding as b; "
-            f"b.store_of_latents({width}, {latents}, {options.k}, {count // share})"
-        )
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        print(f"largest memory of encoding a store of {count // share:,} rows: {done.stdout.strip()}")
+        with tempfile.TemporaryDirectory() as folder:
+            call(f"states_store(Path({folder!r}) / 'states', {width}, {count // share})")
+            peak = call(f"peak_of_encoding(Path({folder!r}), {latents}, {options.k})")
+            print(f"largest memory of a process that encodes a store of {count // share:,} rows: {peak}")
+
+
+def call(code: str) -> str:
+    """Run a function of this file in a process of its own, and return what it prints."""
+    program = f"from pathlib import Path\nfrom scripts.bench_dictionaries import *\n{code}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def states_store(folder: Path, width: int, count: int):  # type: ignore[no-untyped-def]
@@ -126,18 +131,14 @@ def states_store(folder: Path, width: int, count: int):  # type: ignore[no-untyp
     return pb.Store.open(folder)
 
 
-def store_of_latents(width: int, latents: int, k: int, count: int) -> None:
-    """Encode a store and print what memory that took beyond what was in use before."""
+def peak_of_encoding(folder: Path, latents: int, k: int) -> None:
+    """Encode a store of states and print the largest memory of this process."""
     import probing as pb
 
-    with tempfile.TemporaryDirectory() as folder:
-        store = states_store(Path(folder) / "states", width, count)
-        dictionary = made(width, latents, k, "topk", np.zeros((2, width), "f4"))
-        dictionary.encode(np.zeros((2, width), "f4"))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pb.encode_states(dictionary, store, Path(folder) / "latents", site="resid.0", progress=False)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"{peak / 1024:,.0f} MiB in all ({before / 1024:,.0f} before)")
+    store = pb.Store.open(folder / "states")
+    dictionary = made(store.width("resid.0"), latents, k, "topk", store.read("resid.0", np.arange(64)))
+    pb.encode_states(dictionary, store, folder / "latents", site="resid.0", progress=False)
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
 
 
 def on_disk(options: argparse.Namespace) -> None:

@@ -131,10 +131,14 @@ def _tensor(array: Floats, device: str) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
+def _is_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _largest(pre: Tensor, k: int) -> Block:
     """Return the positive ones among the k largest values of each row `(n, m)`."""
     share = next((size for size in (16, 8, 4) if pre.shape[1] % size == 0 and pre.shape[1] // size >= k), 0)
-    if pre.device.type != "cpu" or not share:
+    if not _is_cpu(pre) or not share:
         values, columns = pre.topk(k, dim=1, sorted=False)
         columns, order = columns.sort(dim=1)
         return _parts(values.gather(1, order), columns)
@@ -171,7 +175,7 @@ def _parts(values: Tensor, columns: Tensor) -> Block:
 def _active(values: Tensor, floor: Tensor) -> Block:
     """Return the values `(n, m)` above a floor `(1,)`, `(m,)` or `(n, m)`."""
     is_active = values > floor
-    if values.device.type == "cpu":
+    if _is_cpu(values):
         return _where(values.numpy(), is_active.numpy())
     places = is_active.flatten().nonzero()[:, 0]
     columns = (places % values.shape[1]).int()

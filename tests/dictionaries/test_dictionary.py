@@ -132,6 +132,20 @@ def test_the_largest_of_a_row_are_found_without_a_sort(kind: str, latents: int, 
         assert (np.diff(columns[first:end]) > 0).all() and (pre[row][columns[first:end]] == values[first:end]).all()
 
 
+def test_active_latents_are_the_same_by_torch_and_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other devices choose latents by torch: here on the processor, where both can be run."""
+    import torch
+
+    from probing.dictionaries import encoding
+
+    pre, floor = torch.randn(40, 70, generator=torch.Generator().manual_seed(0)), torch.full((70,), 0.5)
+    by_numpy, largest = encoding._active(pre, floor), encoding._largest(pre, 9)
+    monkeypatch.setattr(encoding, "_is_cpu", lambda tensor: False)
+    for ours, theirs in ((by_numpy, encoding._active(pre, floor)), (largest, encoding._largest(pre, 9))):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.dtype == other.dtype and (one == other).all()
+
+
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     made, x = pb.Dictionary(**arrays() | FORMS["topk"]), states()
     whole = made.encode(x)

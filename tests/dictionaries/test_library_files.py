@@ -1,13 +1,14 @@
 """Dictionaries written by other libraries' own classes encode and decode here as there, to 1e-5.
 
-Each library runs in a process of its own; where it is not installed, its test is skipped by name.
+Each library runs in a process of its own, by the Python that PROBING_DICTIONARY_PYTHON names (default: this one); where
+it is not installed there, its test is skipped by name.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,12 @@ SITES = {
 @pytest.mark.dictionary_libraries
 @pytest.mark.parametrize("library", MODULES)
 def test_a_dictionary_of_a_library_encodes_and_decodes_as_there(library: str, tmp_path: Path) -> None:
-    if find_spec(MODULES[library]) is None:
-        pytest.skip(f"the package {MODULES[library]} is not installed")
+    python, module = os.environ.get("PROBING_DICTIONARY_PYTHON", sys.executable), MODULES[library]
+    seek = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    if subprocess.run([python, "-c", seek], check=False).returncode:
+        pytest.skip(f"the package {module} is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.dictionaries.library_files", library, str(tmp_path)],
+        [python, "-m", "tests.dictionaries.library_files", library, str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
