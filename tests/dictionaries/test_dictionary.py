@@ -108,6 +108,30 @@ def test_a_transcoder_decodes_another_place_and_a_skip_is_added(activation: dict
     np.testing.assert_allclose(plain.error(x, decoded), 0, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "few positive", "none positive", "one group"])
+@pytest.mark.parametrize(("latents", "k"), [(640, 1), (640, 40), (640, 64), (640, 161), (37, 5)])
+def test_the_largest_of_a_row_are_found_without_a_sort(kind: str, latents: int, k: int) -> None:
+    import torch
+
+    from probing.dictionaries.encoding import _largest
+
+    pre = np.random.default_rng(latents + k).standard_normal((50, latents)).astype("f4")
+    if kind == "ties":
+        pre = np.round(pre)
+    elif kind == "few positive":
+        pre -= 2.5
+    elif kind == "none positive":
+        pre = -np.abs(pre) - 1
+    elif kind == "one group":  # the largest share a remainder: they are in one group
+        pre[:, ::40] += 9
+    counts, columns, values = _largest(torch.from_numpy(pre), k)
+    ends = np.cumsum(counts)
+    for row, (first, end) in enumerate(zip(ends - counts, ends, strict=True)):
+        positive = np.sort(pre[row][pre[row] > 0])[::-1][:k]
+        assert sorted(values[first:end], reverse=True) == positive.tolist()
+        assert (np.diff(columns[first:end]) > 0).all() and (pre[row][columns[first:end]] == values[first:end]).all()
+
+
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     made, x = pb.Dictionary(**arrays() | FORMS["topk"]), states()
     whole = made.encode(x)
