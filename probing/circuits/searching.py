@@ -168,7 +168,7 @@ class Search:
         options, total = self.options, self._total
         before = self.discovery.passes
         self.node_scores = self.discovery.attributed(steps=1, by_reader=False, title="nodes by EAP") / total
-        self.notes["passes_per_pair_nodes_eap"] = 2 + (self.discovery.passes - before) / len(self.discovery.pairs) - 1
+        self.notes["passes_per_pair_nodes_eap"] = 2 + (self.discovery.passes - before) / len(self.discovery.pairs)
         if options.nodes is not None:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
