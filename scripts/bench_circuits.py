@@ -232,9 +232,12 @@ def cost(folder: str, file: str, nodes: int, count: int) -> None:
     begun = time.perf_counter()
     for batch in batches:
         scores += batch.attributed(steps=1, by_reader=False)
-        passes += (batch.passes - 1) * len(batch.rows)  # traces on both prompts, and the backward pass
+        passes += batch.passes * len(batch.rows)  # both prompts, the clean one once more, and backward
     seconds["nodes"] = time.perf_counter() - begun
-    print(f"nodes by EAP: {len(graph.senders) - 1} nodes, {passes / len(pairs):.1f} passes a pair, ", end="")
+    print(
+        f"nodes by EAP: {len(graph.senders) - 1} nodes, {passes / len(pairs):.1f} passes a pair (one backward), ",
+        end="",
+    )
     print(f"{seconds['nodes']:.1f} s for {len(pairs)} pairs beside two forward passes each")
     best = np.argsort(-np.abs(scores[1:]))[:nodes] + 1
     edges = [(int(s), int(r)) for s, r in np.argwhere(graph.among([graph.senders[k] for k in best]))]

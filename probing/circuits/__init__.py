@@ -360,7 +360,10 @@ def _doubts(search: Search) -> list[str]:
     if right < LEAST_RIGHT:
         found.append(f"The model prefers the answer on {right:.0%} of the test pairs only: it hardly does the task.")
     if "size_rule" in search.notes:
-        found.append("No circuit among these edges keeps the metric on discovery within ε/2; the nearest is judged.")
+        found.append(
+            "No circuit among these edges keeps the metric on discovery within ε/2; that of all edges with an effect "
+            "of δ or more is judged."
+        )
     return found
 
 

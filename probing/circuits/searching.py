@@ -168,7 +168,7 @@ class Search:
         options, total = self.options, self._total
         before = self.discovery.passes
         self.node_scores = self.discovery.attributed(steps=1, by_reader=False, title="nodes by EAP") / total
-        self.notes["passes_per_pair_nodes_eap"] = 2 + (self.discovery.passes - before) / len(self.discovery.pairs) - 1
+        self.notes["passes_per_pair_nodes_eap"] = 2 + (self.discovery.passes - before) / len(self.discovery.pairs)
         if options.nodes is not None:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
@@ -251,8 +251,8 @@ class Search:
 
     def choose(self) -> Mask:
         """Return the circuit that is judged: the smallest by absolute effects that keeps, on discovery, between 1 − ε/2
-        and 1 + ε/2 of the metric, and has every edge (or node) with an effect of δ or more; the one that comes nearest
-        where none does. `size` fixes its size.
+        and 1 + ε/2 of the metric, and has every edge (or node) with an effect of δ or more; where none does, that
+        of these edges alone. `size` fixes its size.
         """
         options = self.options
         if options.size is not None:
@@ -262,8 +262,8 @@ class Search:
         off = [self._off(size) for size in sizes]
         within = [k for k, one in enumerate(off) if one < options.epsilon / 2]
         if not within:
-            self.notes["size_rule"] = "no size keeps the metric on discovery: the nearest was taken"
-            return self._sized(sizes[int(np.argmin(off))])
+            self.notes["size_rule"] = "no size keeps the metric on discovery: all edges of δ or more were taken"
+            return self._large if self._large.any() else self._sized(sizes[int(np.argmin(off))])
         low, high = (sizes[within[0] - 1] if within[0] else 0), sizes[within[0]]
         for _ in range(_HALVINGS):
             middle = (low + high) // 2

@@ -163,15 +163,20 @@ class Means:
         self._sums[name] = value
 
     def trace(self, like: Trace) -> Trace:
-        """Return the means in the shape of a trace of `B` prompts."""
+        """Return the means in the shape of a trace of `B` prompts; tokens that are further from the end than any token
+        that means are of get those of the furthest.
+        """
         length = like.end.shape[1]
-        counts = torch.tensor(self._counts[:length][::-1].copy(), dtype=like.end.dtype, device=like.end.device)
+        known = min(length, len(self._counts))
+        counts = torch.tensor(self._counts[:known][::-1].copy(), dtype=like.end.dtype, device=like.end.device)
         found: dict[tuple[str, int], Tensor] = {}
         for name, value in _parts(like).items():
             axis = 1 if name[0] == "writes" else 0
             total = self._sums[name]
-            mean = total.narrow(axis, total.shape[axis] - length, length)
+            mean = total.narrow(axis, total.shape[axis] - known, known)
             mean = mean / counts.reshape([-1 if k == axis else 1 for k in range(mean.ndim)])
+            first = mean.narrow(axis, 0, 1)
+            mean = torch.cat([*[first] * (length - known), mean], axis)
             found[name] = mean.unsqueeze(axis).expand(value.shape)
         depth = range(len(like.z))
         attention, mlp, z = ([found[kind, k] for k in depth] for kind in ("attention", "mlp", "z"))

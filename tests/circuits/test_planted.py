@@ -9,7 +9,7 @@ import pytest
 
 from probing.circuits import circuit
 from probing.circuits.graph import Graph
-from probing.results.circuit import EXCEEDS, MATERIAL, NECESSARY, SUFFICIENT, CircuitResult
+from probing.results.circuit import EXCEEDS, MATERIAL, NECESSARY, NOT_SUFFICIENT, SUFFICIENT, CircuitResult
 from tests.samples.circuit_samples import (
     CANCELLING,
     NORMED,
@@ -137,6 +137,15 @@ def test_a_property_flows_along_the_planted_edges() -> None:
         if part.in_circuit and part.removal is not None:
             assert part.carries["sign"].value == pytest.approx(part.removal.value, abs=0.02)
             assert abs(part.carries["sign (shuffled)"].value) < 0.5 * abs(part.removal.value) + 0.05
+
+
+def test_a_circuit_among_too_few_nodes_is_called_so() -> None:
+    """Without m1, nothing among the edges left keeps the metric."""
+    result = circuit(Planted(CANCELLING), planted_pairs(), nodes=1, random_circuits=0, progress=False)
+    assert result.facts["candidates"] < result.facts["all_edges"]
+    result = circuit(Planted(REDUNDANT), planted_pairs(), nodes=1, random_circuits=0, progress=False)
+    assert result.word("sufficient").word == NOT_SUFFICIENT
+    assert "No circuit among these edges" in result.doubts[0]
 
 
 def test_nodes_of_a_circuit() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probing.circuits.running import Batch
-from probing.circuits.traces import Means
+from probing.circuits.traces import Means, trace
 from probing.errors import UnsupportedModel
 from probing.models.splitting import IDENTITY, SplitTransformer
 from tests.samples.circuit_samples import KNOWN, REFUSED, random_model, random_pairs, split
@@ -86,3 +86,17 @@ def test_models_that_cannot_be_split_are_refused_by_name(family: str) -> None:
     model = random_model(family, REFUSED[family])
     with pytest.raises(UnsupportedModel, match=family):
         SplitTransformer(model)
+
+
+def test_means_are_those_of_tokens_from_the_end() -> None:
+    """Also where prompts are of several lengths, or longer than any that means are of."""
+    model = split("gpt2")
+    prompts = [[3, 5, 7], [11, 13], [17, 19]]
+    means = Means(model, prompts)
+    traces = [trace(model, torch.tensor([one])) for one in prompts]
+    found = means.trace(trace(model, torch.tensor([[1, 2, 3, 4]])))
+    last = sum(one.writes[:, 0, -1] for one in traces) / 3
+    torch.testing.assert_close(found.writes[:, 0, -1], last)
+    torch.testing.assert_close(found.writes[:, 0, 1], traces[0].writes[:, 0, 0])
+    torch.testing.assert_close(found.writes[:, 0, 0], traces[0].writes[:, 0, 0])
+    torch.testing.assert_close(found.end[0, -2], sum(one.end[0, -2] for one in traces) / 3)
