@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import probing as pb
-from probing.dictionaries._fitting import DictionaryOptions, Fit, fit_dictionary
-from probing.dictionaries._token_states import Standard, TokenStates
+from probing.dictionaries.training.fitting import DictionaryOptions, Fit, fit_dictionary
+from probing.dictionaries.training.token_states import Standard, TokenStates
 from tests.samples.planted_dictionaries import RECOVERED, PlantedStates, interval, matched, planted_states
 
 SETTINGS: dict[str, dict[str, Any]] = {

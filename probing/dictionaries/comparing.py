@@ -4,7 +4,6 @@ splits, control tasks and bootstrap resamples, and reports the single latents th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,6 +21,7 @@ from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.control import Probed
 from probing.contracts.probe import Probe
 from probing.dictionaries.dictionary import Dictionary
+from probing.dictionaries.encoding import is_of_another
 from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels
 from probing.probes.linear import LinearProbe
@@ -34,7 +34,6 @@ from probing.seeds import child_seed
 Floats = NDArray[np.float32]
 KS = (1, 2, 5, 16, 64, 128, 512)
 TWIN = "untrained_model"
-DTYPES = {"float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -330,7 +329,7 @@ def refuse_other_states(
             where=where,
             next_step="give the dictionary of this model and site",
         )
-    if model is not None and dictionary.model is not None and _is_of_another(dictionary.model, model):
+    if model is not None and dictionary.model is not None and is_of_another(dictionary.model, model):
         raise ProvenanceMismatch(
             "the dictionary was trained on the states of another model",
             needed=dictionary.model,
@@ -352,22 +351,6 @@ def random_of(dictionary: Dictionary, states: Floats, *, l0: float, seed: int) -
         moved = states - states.mean(0, dtype=np.float64).astype(np.float32) + dictionary.decoder_bias
     own = child_seed(seed, "features", "random dictionary")  # another than that of a random dictionary of the user's
     return Dictionary.random(dictionary.width, dictionary.n_latents, l0=l0, states=moved, seed=own)
-
-
-def _is_of_another(named: str, model: Mapping[str, Any]) -> bool:
-    """Return whether a dictionary's name of its model cannot be of this model.
-
-    Names that this package wrote tell weights apart; those of other libraries are shorter or longer than those of the
-    hub (`gpt2-small`), and a local folder may have any name.
-    """
-    source = str(model.get("source", ""))
-    if named.endswith("]"):
-        ours, theirs = (set(text.rpartition(" [")[2].rstrip("]").split(", ")) for text in (named, model_called(model)))
-        return ours - DTYPES != theirs - DTYPES
-    if source.startswith(("/", ".", "~")) or Path(source).exists():
-        return False
-    one, other = (re.sub(r"[^a-z0-9]", "", text.rpartition("/")[2].lower()) for text in (named, source))
-    return one not in other and other not in one
 
 
 def _active(columns: Columns) -> list[Point]:

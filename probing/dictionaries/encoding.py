@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ConfigError, ProvenanceMismatch
-from probing.provenance import environment
+from probing.provenance import environment, model_called
 from probing.states.store import ShardContent, Store, StoreWriter, narrow
 from probing.states.store.commit_record import MISSING, as_words, load_record
 from probing.states.store.format import EXAMPLE_COLUMNS, STATE_TYPES, StoreLayout, widen
@@ -213,23 +214,23 @@ def site_in(dictionary: Dictionary, source: Store | LanguageModel, site: str | N
             needed="a site (--site)",
             found=str(dictionary.declared.get("hook") or "no place at all"),
         )
-    if isinstance(source, Store):
-        where, theirs = str(source.path), str(source.identity["model"].get("source"))
-    else:
-        where, theirs = source.name, source.name
+    is_store = isinstance(source, Store)
+    where = str(source.path) if is_store else source.name
+    model = source.identity["model"] if is_store else source.identity()["model"]
     width = source.width(name)
-    for what, own, given in (
-        ("site", dictionary.site, name),
-        ("model", _last(dictionary.model), _last(theirs)),
-    ):
-        if own is not None and given is not None and own != given and not any_model:
-            raise ProvenanceMismatch(
-                f"the dictionary is of another {what}",
-                needed=f"{what} {own}",
-                found=f"{what} {given}",
-                where=where,
-                next_step="give states of that one, or accept others with any_model (--any-model)",
-            )
+    others = []
+    if dictionary.site is not None and dictionary.site != name:
+        others.append(("site", dictionary.site, name))
+    if dictionary.model is not None and is_of_another(dictionary.model, model):
+        others.append(("model", dictionary.model, model_called(model)))
+    for what, own, given in () if any_model else others:
+        raise ProvenanceMismatch(
+            f"the dictionary is of another {what}",
+            needed=f"{what} {own}",
+            found=f"{what} {given}",
+            where=where,
+            next_step="give states of that one, or accept others with any_model (--any-model)",
+        )
     if width != dictionary.width:
         raise BadParameter(
             "the states do not fit the dictionary",
@@ -241,10 +242,23 @@ def site_in(dictionary: Dictionary, source: Store | LanguageModel, site: str | N
     return name
 
 
-def _last(name: str | None) -> str | None:
-    """Return the last part of a model's name, by which other libraries call it, in small letters."""
-    last = Path(name).name.lower() if name else ""
-    return {"gpt2-small": "gpt2"}.get(last, last) or None  # TransformerLens calls it so
+_DTYPES = {"float32", "float16", "bfloat16"}
+
+
+def is_of_another(named: str, model: Mapping[str, Any]) -> bool:
+    """Return whether a dictionary's name of its model cannot be of this model.
+
+    Names that this package wrote tell weights apart; those of other libraries are shorter or longer than those of the
+    hub (`gpt2-small`), and a local folder may have any name.
+    """
+    source = str(model.get("source", ""))
+    if named.endswith("]"):
+        ours, theirs = (set(text.rpartition(" [")[2].rstrip("]").split(", ")) for text in (named, model_called(model)))
+        return ours - _DTYPES != theirs - _DTYPES
+    if source.startswith(("/", ".", "~")) or Path(source).exists():
+        return False
+    one, other = (re.sub(r"[^a-z0-9]", "", text.rpartition("/")[2].lower()) for text in (named, source))
+    return one not in other and other not in one
 
 
 @with_typed_errors

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import probing as pb
-from probing.dictionaries import _fitting
-from probing.dictionaries._learner import Learner, above, per_row
-from probing.dictionaries._token_states import TokenStates
+from probing.dictionaries.training import fitting
+from probing.dictionaries.training.learner import Learner, above, per_row
+from probing.dictionaries.training.token_states import TokenStates
 from probing.errors import (
     BadParameter,
     DegenerateDesign,
@@ -87,7 +87,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     whole = pb.train_dictionary(planted.states, **SMALL, to=tmp_path / "whole")
-    monkeypatch.setattr(_fitting, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "_SAVE_SECONDS", 0.0)
     step, done = Learner.step, 0
 
     def stopping(learner: Learner, *given: Any) -> float:
@@ -100,12 +100,12 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     monkeypatch.setattr(Learner, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         pb.train_dictionary(planted.states, **SMALL, to=tmp_path / "cut")
-    assert not (tmp_path / "cut" / "dictionary.json").exists() and (tmp_path / "cut" / _fitting.STATE).exists()
+    assert not (tmp_path / "cut" / "dictionary.json").exists() and (tmp_path / "cut" / fitting.STATE).exists()
     again = pb.train_dictionary(planted.states, **SMALL, to=tmp_path / "cut")
     assert done == 22 * 3 + 1  # 5,700 rows of train in steps of 256: no step twice
     assert again.dictionary.content_id == whole.dictionary.content_id
     assert again.training.errors == whole.training.errors and again.training.seconds is None
-    assert not (tmp_path / "cut" / _fitting.STATE).exists()
+    assert not (tmp_path / "cut" / fitting.STATE).exists()
 
 
 def test_a_finished_training_is_not_done_again_unless_options_change(
@@ -125,7 +125,7 @@ def test_a_finished_training_is_not_done_again_unless_options_change(
 def test_a_damaged_state_of_training_is_not_taken_up(planted: Any, tmp_path: Path) -> None:
     whole = pb.train_dictionary(planted.states, **SMALL | {"epochs": 1}, to=tmp_path / "whole")
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / _fitting.STATE).write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    (tmp_path / "cut" / fitting.STATE).write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     again = pb.train_dictionary(planted.states, **SMALL | {"epochs": 1}, to=tmp_path / "cut")
     assert again.dictionary.content_id == whole.dictionary.content_id
 

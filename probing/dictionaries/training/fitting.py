@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probing.dictionaries._learner import Learner, above
-from probing.dictionaries._token_states import Standard, TokenStates
 from probing.dictionaries.dictionary import Dictionary
+from probing.dictionaries.training.learner import Learner, above
+from probing.dictionaries.training.token_states import Standard, TokenStates
 from probing.errors import BadParameter, DegenerateDesign
 from probing.files.whole_files import write_atomically
 from probing.provenance import model_called

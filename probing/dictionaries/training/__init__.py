@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.dictionaries._fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
-from probing.dictionaries._token_states import TokenStates
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.losses import LossRecovered, loss_recovered
+from probing.dictionaries.training.fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
+from probing.dictionaries.training.token_states import TokenStates
 from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch, UnsupportedModel
 from probing.files.strict_json import strict_json
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
