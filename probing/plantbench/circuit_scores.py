@@ -15,12 +15,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from probing.circuits import TokenPairs, circuit
-from probing.models.language_model import LanguageModel
-from probing.models.splitting import Layer, SplitModel, SplitTransformer
-from probing.plantbench.built import compiled
-from probing.plantbench.edge_truth import EdgePairs, EdgeTruth, HookedParts, TracrParts, edge_truth, pairs_of
-from probing.plantbench.folders import tokenizer_of
-from probing.plantbench.tier1_cases import CASES, FAMILIES, plant
+from probing.models.splitting import Layer, SplitModel
+from probing.plantbench.edge_truth import EdgePairs, EdgeTruth, TracrParts, edge_truth, pairs_of
 from probing.plantbench.tier3 import edited_tokens
 from probing.plantbench.tier3_models import TracrModel, read_program, shipped
 from probing.results.circuit import MATERIAL, SUFFICIENT
@@ -152,27 +148,6 @@ def _rate(part: int, whole: int) -> str:
         return "–"
     low, high = rate_interval(part, whole)
     return f"{part} of {whole}, {part / whole:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def tier1(seed: int, *, numbers: Sequence[int] = tuple(CASES)) -> Iterator[KnownModel]:
-    """Yield the compiled models of tier 1, with pairs of prompts that differ in the subject word."""
-    for number in numbers:
-        for twin in CASES[number].twins:
-            built = compiled(plant(number, twin, family=FAMILIES[(number + seed) % 2], seed=seed))
-            planted, language = built.planted, built.planted.language
-            parts = HookedParts(planted)
-            clean = language.sample(4 * TRUTH_PAIRS, generator(seed, "edges", number))
-            corrupted = clean.ids.copy()
-            other = language.sample(len(clean), generator(seed, "edges", number, "other")).words
-            corrupted[np.arange(len(clean)), clean.subject] = language.first_subject + other
-            if not _answers_vary(parts, clean.ids, corrupted):
-                continue
-            truth, given = _divided(parts, clean.ids, corrupted)
-            answers = given.answers + language.first_answer
-            model = SplitTransformer(
-                LanguageModel.from_modules(planted.model, tokenizer_of(language), name=built.claim.name, check=False)
-            )
-            yield KnownModel(built.claim.name, model, _token_pairs(given, answers.numpy(), None), truth)
 
 
 def tier3(seed: int, *, names: Sequence[str] = ()) -> Iterator[KnownModel]:

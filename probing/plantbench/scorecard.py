@@ -271,7 +271,7 @@ def run(
         more: further rules of your own, by name.
         power: names of knobs (settings of the generator) of tier 0, at several values of which rates are measured, too;
             `scoring.SWEEPS` lists them.
-        circuits: whether to score circuits on the edges of the models of tiers 1 and 3, too.
+        circuits: whether to score circuits on the edges of the programs of tier 3, too.
         progress: whether to show on standard error what is running; None shows it in a terminal only.
 
     Raises:
@@ -314,11 +314,10 @@ def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, 
 
 
 def _circuits(tiers: Sequence[int], tell: Callable[[str], None]) -> list[CircuitScore]:
-    """Score circuits on all models of tiers 1 and 3 among `tiers`, of the first development seed."""
+    """Score circuits on the programs of tier 3, if it is among `tiers`, on the first development seed."""
     home = import_module("probing.plantbench.circuit_scores")
-    makers = {1: home.tier1, 3: home.tier3}
     found: list[CircuitScore] = []
-    for known in (known for tier in tiers if tier in makers for known in makers[tier](DEVELOPMENT_SEEDS[0])):
+    for known in home.tier3(DEVELOPMENT_SEEDS[0]) if 3 in tiers else ():
         tell(f"circuit {len(found) + 1}: {known.name}")
         found.append(home.scored(known))
     return found
