@@ -120,7 +120,7 @@ def trace(model: SplitModel, ids: Tensor) -> Trace:
     reads, middles, zs, writes = [], [], [], [x[None]]
     for number, layer in enumerate(model.layers):
         reads.append(x)
-        middle, z = x, x.new_zeros(0)
+        middle, z = x, x.new_zeros((*x.shape[:2], 0, 0))
         if layer.heads:
             z = model.heads(number, x[None], x[None], x[None])
             writes.append(model.write(number, z))

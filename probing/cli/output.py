@@ -235,6 +235,8 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
     say(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
     if card.power:
         say("\n" + card.power_tables())
+    if card.circuits:
+        say("\n" + card.circuit_table())
     if job.json_file is not None:
         say(f"score card: {job.json_file}")
 

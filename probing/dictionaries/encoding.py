@@ -214,9 +214,10 @@ def site_in(dictionary: Dictionary, source: Store | LanguageModel, site: str | N
             needed="a site (--site)",
             found=str(dictionary.declared.get("hook") or "no place at all"),
         )
-    is_store = isinstance(source, Store)
-    where = str(source.path) if is_store else source.name
-    model = source.identity["model"] if is_store else source.identity()["model"]
+    if isinstance(source, Store):
+        where, model = str(source.path), source.identity["model"]
+    else:
+        where, model = source.name, source.identity()["model"]
     width = source.width(name)
     others = []
     if dictionary.site is not None and dictionary.site != name:

@@ -46,6 +46,7 @@ class PlantbenchJob(Job):
     power: Many = option(
         [], help="also measure power as this varies: n, gain, rho, effect, classes, width (repeatable)"
     )
+    circuits: bool = option(False, help="also score circuits on the known edges of tier 3")
     by_case: bool = option(False, help="print a table for each case too")
     json_file: str | None = option(None, help="file to write the scorecard to", flag="json")
 
@@ -55,6 +56,8 @@ class PlantbenchJob(Job):
         """
         if not set(self.tiers) <= {"0", "1", "2", "3"}:
             raise ConfigError("no such tier", needed="0, 1, 2 or 3", found=", ".join(self.tiers))
+        if self.circuits and "3" not in self.tiers:
+            raise ConfigError("no edges are known", needed="tier 3", found=", ".join(self.tiers))
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
         card: Scorecard = import_module("probing.plantbench.scorecard").run(
             tiers=sorted({int(tier) for tier in self.tiers}),
@@ -62,6 +65,7 @@ class PlantbenchJob(Job):
             seeds=self.seeds,
             rules=self.rules,
             power=self.power,
+            circuits=self.circuits,
             progress=None if progress else False,
         )
         if self.json_file is not None:

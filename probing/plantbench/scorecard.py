@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -25,6 +25,9 @@ from probing.plantbench.scoring import SWEEPS, Curve, Rates, Rule, Scored, answe
 from probing.plantbench.suite import Suite, development, held_out_suite
 from probing.system.screen import console
 from probing.use.nulls import rate_interval
+
+if TYPE_CHECKING:
+    from probing.plantbench.circuit_scores import CircuitScore
 
 COLUMNS = (
     "precision_used",
@@ -53,10 +56,12 @@ class Scorecard:
             suite only.
         power: for each knob (a setting of the generator) that was varied, by its value and by name of the rule, the
             rates.
+        circuits: how circuits agree with the truth about the edges of compiled models.
     """
 
     scored: Mapping[str, Sequence[Scored]]
     power: Mapping[str, Curve] = field(default_factory=dict)
+    circuits: Sequence[CircuitScore] = ()
 
     def rates(self) -> dict[str, Rates]:
         """Return, by name of the rule, how often it is right and wrong over all cells (`Rates`)."""
@@ -75,7 +80,8 @@ class Scorecard:
     def to_json(self) -> str:
         """Return a JSON object with these keys: `generator`, the version of the generator of cases; `rules`, `by_tier`,
         `by_case` and `by_sub_label`, the rates over all cells and over these parts (cells without a sub-label by their
-        label); `power`, the rates by value of each knob; and `cells`, all answers.
+        label); `power`, the rates by value of each knob; `circuits`, the counts of circuits by model; and `cells`, all
+        answers.
         """
         card = {
             "generator": VERSION,
@@ -87,6 +93,7 @@ class Scorecard:
                 knob: [{"value": value, "rules": _plain(row)} for value, row in curve.items()]
                 for knob, curve in self.power.items()
             },
+            "circuits": [asdict(one) for one in self.circuits],
             "cells": self._cells(),
         }
         return json.dumps(card, indent=1, allow_nan=False) + "\n"
@@ -117,6 +124,11 @@ class Scorecard:
         measured.
         """
         return "\n\n".join(power_table(knob, curve) for knob, curve in self.power.items())
+
+    def circuit_table(self) -> str:
+        """Return a text table of circuits, a line for each model, and rates over all of them with intervals."""
+        table: str = import_module("probing.plantbench.circuit_scores").table(self.circuits)
+        return table
 
     def plot(self) -> Any:
         """Return an Altair chart of the rates at which each rule errs (*used* where the truth is unused, and the
@@ -241,6 +253,7 @@ def run(
     rules: Sequence[str] = ("protocol", "field"),
     more: Mapping[str, Rule] | None = None,
     power: Sequence[str] = (),
+    circuits: bool = False,
     progress: bool | None = None,
 ) -> Scorecard:
     """Ask rules about all cells of a suite, score their answers, and return the scorecard.
@@ -258,6 +271,7 @@ def run(
         more: further rules of your own, by name.
         power: names of knobs (settings of the generator) of tier 0, at several values of which rates are measured, too;
             `scoring.SWEEPS` lists them.
+        circuits: whether to score circuits on the edges of the programs of tier 3, too.
         progress: whether to show on standard error what is running; None shows it in a terminal only.
 
     Raises:
@@ -282,7 +296,8 @@ def run(
     chosen = rules_of(rules, tiers) | dict(more or {})
     with _told(progress) as tell:
         scored = answers(chosen, _telling(suite, tell), tiers=_asked(chosen, rules, tiers))
-        return Scorecard(scored, {knob: _power(knob, chosen, seeds, tell) for knob in power})
+        powers = {knob: _power(knob, chosen, seeds, tell) for knob in power}
+        return Scorecard(scored, powers, _circuits(tiers, tell) if circuits else ())
 
 
 def _asked(chosen: Mapping[str, Rule], rules: Sequence[str], tiers: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -296,6 +311,16 @@ def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, 
     for number, (case, truth) in enumerate(suite, start=1):
         tell(f"case {number}: tier {case.tier}, {case.name} ({case.twin or 'trained'})")
         yield case, truth
+
+
+def _circuits(tiers: Sequence[int], tell: Callable[[str], None]) -> list[CircuitScore]:
+    """Score circuits on the programs of tier 3, if it is among `tiers`, on the first development seed."""
+    home = import_module("probing.plantbench.circuit_scores")
+    found: list[CircuitScore] = []
+    for known in home.tier3(DEVELOPMENT_SEEDS[0]) if 3 in tiers else ():
+        tell(f"circuit {len(found) + 1}: {known.name}")
+        found.append(home.scored(known))
+    return found
 
 
 def _power(knob: str, rules: Mapping[str, Rule], seeds: int, tell: Callable[[str], None]) -> Curve:

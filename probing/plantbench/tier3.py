@@ -148,11 +148,13 @@ class Study:
         return {site: torch.cat(parts).numpy() for site, parts in found.items()}
 
     def case(self, number: int, prop: Property, read: str) -> Iterator[tuple[Case, Truth]]:
-        """Yield the case of one property and one part of the output, unless that output never varies."""
+        """Yield the case of one property and one part of the output, unless that output does not vary."""
         behaviour = Behaviour(self.model, self.token, read)
         if not behaviour.varies(self._rows):
             return
         truth = self.truth(prop, behaviour)
+        if not truth.cells:
+            return
         labels, n_classes = self.labels(prop, self.states(self._rows)[self.model.sites[-1]])
         case = Case(
             tier=3,
@@ -182,7 +184,9 @@ class Study:
         return labels, n_classes
 
     def truth(self, prop: Property, behaviour: Behaviour) -> Truth:
-        """Return what exchanging a property's coordinates, and whole states, does at every site that has it."""
+        """Return what exchanging a property's coordinates, and whole states, does at every site that has it; without
+        cells if the output is the same in all prompts that agree with others in the labels.
+        """
         labels, n_classes = self.labels(prop, self._states[self.model.sites[-1]])
         z, k = labels[prop.name], n_classes[prop.name]
         strata = np.zeros(len(z), np.int64)
@@ -190,6 +194,8 @@ class Study:
             strata = _codes(strata * n_classes[name] + labels[name].astype(np.int64))
         start, goal = _pairs(z, strata, k, generator(self.seed, "pairs", prop.name))
         both = np.concatenate([start, goal])
+        if not behaviour.varies(self._survey[both]):
+            return Truth({})
         pairs = np.stack([np.arange(len(start)), len(start) + np.arange(len(start))], axis=1)
         found: dict[Cell, CellTruth] = {}
         dims = [dim for variable in prop.carriers for dim in variable.dims]
@@ -248,7 +254,7 @@ class Behaviour:
 
     def varies(self, ids: Ints) -> bool:
         """Return whether the outputs that are read differ between prompts."""
-        given = torch.from_numpy(ids[:1000])
+        given = torch.from_numpy(ids[:: max(1, len(ids) // 1000)])
         with torch.no_grad():
             y = self.outputs(self.model.run(given)[self.model.sites[-1]], given)
         return bool(y.std(0).max() > 0.01)

@@ -275,7 +275,7 @@ def read_program(folder: Path) -> TracrModel:
     if file_sha256(folder / WEIGHTS) != facts["sha256"]:
         raise CorpusError(
             "the weights are not those that were checked",
-            needed="the file as it was written",
+            needed="the file whose outputs were compared with the original",
             found="another SHA-256",
             where=str(folder / WEIGHTS),
         )

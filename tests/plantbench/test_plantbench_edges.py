@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from probing.circuits.graph import Graph
+from probing.errors import ConfigError
+from probing.jobs.plantbench import PlantbenchJob
+from probing.plantbench import circuit_scores
 from probing.plantbench.built import compiled
 from probing.plantbench.edge_truth import EdgeTruth, HookedParts, Parts, TracrParts, edge_truth, pairs_of
 from probing.plantbench.tier1_cases import FAMILIES, plant
@@ -143,3 +147,41 @@ def test_records_as_json() -> None:
     record = EdgeTruth("m0", "logits", 1 / 3, 0.5, "material")
     assert record.name == "m0->logits"
     assert record.as_json()["effect"] == 0.333333
+
+
+def test_circuits_of_a_program_are_scored_by_its_edges() -> None:
+    """The edges of a program that sorts are all called material, and no inert edge is."""
+    (known,) = circuit_scores.tier3(0, names=["sort-distinct"])
+    score = circuit_scores.scored(known)
+    assert score.material >= 5
+    assert score.inert >= 10
+    assert score.hits == score.material
+    assert score.false == 0
+    assert score.auroc["exact"] == 1
+    lines = circuit_scores.table([score]).splitlines()
+    assert any(line.startswith(f"recall of material: {score.material} of {score.material}, 1.000") for line in lines)
+
+
+def test_area_under_the_curve() -> None:
+    effects = {"a": 1.0, "b": 0.5, "c": 0.5, "d": 0.0}
+    assert circuit_scores.auroc(effects, {"a", "b"}, {"c", "d"}) == pytest.approx(3.5 / 4)
+    assert circuit_scores.auroc(effects, {"d"}, {"a"}) == 0
+    assert circuit_scores.auroc(effects, {"a"}, set()) is None
+
+
+def test_a_split_program_is_the_program() -> None:
+    parts, model = tracr_parts("dyck-1")
+    split = circuit_scores.TracrSplit(model, 3)
+    ids = torch.from_numpy(model.program.sample(16, np.random.default_rng(0)))
+    x = split.embed(ids)
+    for layer in range(len(split.layers)):
+        x = split.block(layer, x)
+    torch.testing.assert_close(model.outputs(x), model(ids), rtol=0, atol=1e-4)
+    readers = [name for name, kind in parts.order if kind == "reader"]
+    assert set(Graph(split.layers).senders) == {name for name, kind in parts.order if kind == "sender"}
+    assert {Graph(split.layers).reader_name(i) for i in range(len(readers))} == set(readers)
+
+
+def test_circuits_need_a_tier_with_known_edges() -> None:
+    with pytest.raises(ConfigError, match="no edges are known"):
+        PlantbenchJob(tiers=["0"], circuits=True).run(progress=False)

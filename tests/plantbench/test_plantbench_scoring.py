@@ -201,8 +201,8 @@ def test_bare_heldout_runs_what_the_documentation_says(monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     whole = asked["suite"]
     assert isinstance(whole, Suite)
-    assert asked["tiers"] == [0, 1, 2]
-    assert {tier: len(whole.few.get(tier, whole.seeds)) for tier in (0, 1, 2)} == {0: 10, 1: 1, 2: 3}
+    assert asked["tiers"] == [0, 1, 2, 3]
+    assert {tier: len(whole.few.get(tier, whole.seeds)) for tier in (0, 1, 2, 3)} == {0: 10, 1: 1, 2: 3, 3: 1}
     assert asked["rules"] == ["protocol", *baselines.FIELD_RULES]
     assert asked["limited"] == dict.fromkeys(baselines.FIELD_RULES, (0,))
     assert asked["version"] == held_out_version(probing.__version__) != probing.__version__

@@ -18,7 +18,8 @@ from probing.errors import CorpusError, UnknownName
 from probing.plantbench import tier3
 from probing.plantbench.baselines import Protocol
 from probing.plantbench.case import Certificate
-from probing.plantbench.scoring import oracle_rule, score
+from probing.plantbench.scorecard import Scorecard
+from probing.plantbench.scoring import answers, oracle_rule, score
 from probing.plantbench.suite import development
 from probing.plantbench.tier3_models import TracrModel, read_program, shipped
 from probing.provenance import digest
@@ -222,3 +223,22 @@ def test_verdicts_on_a_program() -> None:
 
 def test_tier_3_is_one_of_the_suite() -> None:
     assert 3 in development(seeds=[0], tiers=[3]).tiers
+
+
+@pytest.mark.slow
+def test_verdicts_on_all_programs() -> None:
+    rates = score(Protocol(), tier3.cases(1))
+    assert rates.precision_used is not None
+    assert rates.recall_used is not None
+    assert rates.fpr is not None
+    assert rates.precision_used >= 0.95
+    assert rates.recall_used >= 0.9
+    assert rates.fpr <= 0.05
+
+
+def test_tables_by_program_are_of_tier_3_alone() -> None:
+    cell = next(iter(tier3.cases(0, names=["length"])))
+    found = answers({"oracle": oracle_rule([cell])}, [cell])
+    card = Scorecard(found)
+    assert any(line.startswith("3.") and "length" in line for line in card.case_tables(tier=3).splitlines())
+    assert len(card.case_tables(tier=1).splitlines()) == 2
