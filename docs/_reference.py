@@ -67,7 +67,7 @@ SUBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Looking inside",
         "States and attention of texts, and what the states say when they are read as the model's output: each cue "
         "beside the intervention or the controls that test it.",
-        ("inspect", "Inspection", "lens", "LensResult", "circuit", "CircuitResult"),
+        ("inspect", "Inspection", "lens", "LensResult"),
     ),
     "circuits": (
         "Circuits",
