@@ -232,6 +232,8 @@ def finish_plantbench(job: Any, quiet: bool, as_json: bool) -> None:
         say(card.case_tables() + "\n")
     elif "3" in job.tiers:
         say(card.case_tables(tier=3) + "\n")
+    if "3" in job.tiers:
+        say(card.left_out_tables() + "\n")
     say(card.table(lambda s: f"tier {s.tier}") if len(set(job.tiers)) > 1 else card.table())
     if card.power:
         say("\n" + card.power_tables())

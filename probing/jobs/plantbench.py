@@ -38,6 +38,14 @@ class PlantbenchJob(Job):
         json_schema_extra={"flag": ""},
         description="number of seeds of tier 0 (default 3, held out 10); tiers 1 and 3 take a tenth",
     )
+    first_seed: int = Field(
+        default=0,
+        ge=0,
+        le=19,
+        json_schema_extra={"flag": ""},
+        description="first of the development seeds (with 1, those after 0)",
+    )
+    programs: Many = option([], help="program of tier 3 (default: all) (repeatable)", flag="program")
     rules: Many = option(
         ["protocol", "field"],
         help="rule to score: protocol, its variants, or field (the literature's, on tier 0) (repeatable)",
@@ -58,11 +66,25 @@ class PlantbenchJob(Job):
             raise ConfigError("no such tier", needed="0, 1, 2 or 3", found=", ".join(self.tiers))
         if self.circuits and "3" not in self.tiers:
             raise ConfigError("no edges are known", needed="tier 3", found=", ".join(self.tiers))
+        if self.programs and ("3" not in self.tiers or self.heldout):
+            raise ConfigError(
+                "no programs to choose from",
+                needed="tier 3 of the development seeds",
+                found="held-out models" if self.heldout else f"tiers {', '.join(self.tiers)}",
+            )
+        if self.heldout and self.first_seed:
+            raise ConfigError(
+                "held-out models have no development seed",
+                needed="no --first-seed",
+                found=f"--first-seed {self.first_seed}",
+            )
         version = import_module("probing.plantbench.knobs").held_out_version(pb.__version__) if self.heldout else ""
         card: Scorecard = import_module("probing.plantbench.scorecard").run(
             tiers=sorted({int(tier) for tier in self.tiers}),
             heldout=version,
             seeds=self.seeds,
+            first_seed=self.first_seed,
+            programs=self.programs,
             rules=self.rules,
             power=self.power,
             circuits=self.circuits,

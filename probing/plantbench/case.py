@@ -19,6 +19,7 @@ Values = NDArray[np.int64] | NDArray[np.float64]
 Twin = Literal["unused", "used", ""]
 Label = Literal["used", "unused", "band"]
 SubLabel = Literal["subspace", "site only", "norm-mediated", ""]
+LeftOut = Literal["collinear", "cancelling", "other", ""]
 Said = Literal["used", "unused", "not_decodable", "abstain"]
 
 
@@ -172,12 +173,15 @@ class CellTruth:
         probe_accuracy: balanced accuracy (R² for real values) of the best of the probes that the builder of the case
             fits.
         chance: accuracy of chance, 1 / K (0 for real values).
+        left_out: why a cell of tier 3 is in the band: `collinear` (its own directions do nothing, the whole state does
+            something), `cancelling` (exchanges change outputs, on average by nothing) or `other`; else "".
     """
 
     intended: Literal["used", "unused", ""]
     certificate: Certificate
     probe_accuracy: float
     chance: float
+    left_out: LeftOut = ""
 
     @property
     def decodable(self) -> bool:

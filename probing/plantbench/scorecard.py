@@ -21,6 +21,7 @@ from probing.files.whole_files import write_atomically
 from probing.plantbench.baselines import FIELD_RULES, RULES, field_rules
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import CI_SEEDS, DEVELOPMENT_SEEDS, HELD_OUT_DRAWS, VERSION
+from probing.plantbench.left_out import left_out, left_out_by_case, left_out_table
 from probing.plantbench.scoring import SWEEPS, Curve, Rates, Rule, Scored, answers, power_curve, power_table, rates
 from probing.plantbench.suite import Suite, development, held_out_suite
 from probing.system.screen import console
@@ -80,7 +81,8 @@ class Scorecard:
     def to_json(self) -> str:
         """Return a JSON object with these keys: `generator`, the version of the generator of cases; `rules`, `by_tier`,
         `by_case` and `by_sub_label`, the rates over all cells and over these parts (cells without a sub-label by their
-        label); `power`, the rates by value of each knob; `circuits`, the counts of circuits by model; and `cells`, all
+        label); `left_out`, by rule, the numbers of cells of tier 3 that are not scored, by reason, in all and by
+        program; `power`, the rates by value of each knob; `circuits`, the counts of circuits by model; and `cells`, all
         answers.
         """
         card = {
@@ -88,6 +90,7 @@ class Scorecard:
             "rules": _plain(self.rates()),
             "by_tier": _plain(self.by(lambda s: str(s.tier))),
             "by_case": _plain(self.by(_case_name)),
+            "left_out": {name: self._left_out(name) for name in self.scored},
             "by_sub_label": _plain(self.by(lambda s: s.truth.certificate.sub_label or s.label)),
             "power": {
                 knob: [{"value": value, "rules": _plain(row)} for value, row in curve.items()]
@@ -119,6 +122,13 @@ class Scorecard:
             _case_table(name, {case: row[name] for case, row in found.items() if name in row}) for name in self.scored
         )
 
+    def left_out_tables(self) -> str:
+        """Return a text table for each rule of the cells of tier 3 that are not scored, a line for each program and
+        reason, and what the rates are where truth is read by directions alone.
+        """
+        found = ((name, [s for s in cells if s.tier == 3]) for name, cells in self.scored.items())
+        return "\n\n".join(left_out_table(name, cells) for name, cells in found if cells)
+
     def power_tables(self) -> str:
         """Return a text table for each knob (a setting of the generator) at whose values the power of rules was
         measured.
@@ -141,6 +151,11 @@ class Scorecard:
             BadParameter: no rule was scored, and no power was measured.
         """
         return import_module("probing.reporting.plots").plot_scorecard(self)
+
+    def _left_out(self, rule: str) -> dict[str, Any]:
+        cells = [s for s in self.scored[rule] if s.tier == 3]
+        by_case = {name: asdict(found) for name, found in left_out_by_case(cells).items()}
+        return asdict(left_out(cells)) | {"by_case": by_case}
 
     def _cells(self) -> list[dict[str, Any]]:
         rows: dict[tuple[str, str], dict[str, Scored]] = {}
@@ -166,6 +181,7 @@ def _cell_facts(row: Mapping[str, Scored]) -> dict[str, Any]:
         **certificate,
         "probe_accuracy": one.truth.probe_accuracy,
         "decodable": one.truth.decodable,
+        "left_out": one.truth.left_out,
         "together": together,
         "answers": {
             name: {k: _finite(v) for k, v in asdict(s.answer).items()} | ({"refusal": s.refusal} if s.refusal else {})
@@ -250,6 +266,8 @@ def run(
     tiers: Sequence[int],
     heldout: str = "",
     seeds: int | None = None,
+    first_seed: int = 0,
+    programs: Sequence[str] = (),
     rules: Sequence[str] = ("protocol", "field"),
     more: Mapping[str, Rule] | None = None,
     power: Sequence[str] = (),
@@ -267,6 +285,8 @@ def run(
         heldout: version whose held-out configuration is run; "" means the development seeds.
         seeds: number of seeds (in the held-out configuration: of draws of tier 0), 1 to 20; None means 3 for
             development, 10 for the held-out configuration.
+        first_seed: first of the development seeds.
+        programs: names of the programs of tier 3, for development; none: all.
         rules: names of rules: `protocol`, its variants, and `field` for all rules of the literature (see `rules_of`).
         more: further rules of your own, by name.
         power: names of knobs (settings of the generator) of tier 0, at several values of which rates are measured, too;
@@ -276,28 +296,31 @@ def run(
 
     Raises:
         BadParameter: there is no such tier, rule, number of seeds or knob.
+        UnknownName: there is no such program.
     """
     unknown = [knob for knob in power if knob not in SWEEPS]
     if unknown:
         raise BadParameter("no such knob", needed=", ".join(SWEEPS), found=", ".join(unknown))
     if seeds is None:
         seeds = HELD_OUT_DRAWS if heldout else len(CI_SEEDS)
-    if not 1 <= seeds <= len(DEVELOPMENT_SEEDS) or not tiers:
+    chosen_seeds = DEVELOPMENT_SEEDS[first_seed : first_seed + seeds]
+    if seeds < 1 or first_seed < 0 or len(chosen_seeds) < seeds or not tiers:
         raise BadParameter(
             "no such suite",
-            needed=f"1 to {len(DEVELOPMENT_SEEDS)} seeds, one tier or more",
-            found=f"{seeds} seeds, tiers {list(tiers)}",
+            needed=f"one tier or more, seeds within 0 to {DEVELOPMENT_SEEDS[-1]}",
+            found=f"{seeds} seeds from {first_seed}, tiers {list(tiers)}",
         )
     suite = (
         held_out_suite(heldout, tiers=tiers, draws=seeds)
         if heldout
-        else development(seeds=DEVELOPMENT_SEEDS[:seeds], tiers=tiers)
+        else development(seeds=chosen_seeds, tiers=tiers, programs=programs)
     )
     chosen = rules_of(rules, tiers) | dict(more or {})
     with _told(progress) as tell:
         scored = answers(chosen, _telling(suite, tell), tiers=_asked(chosen, rules, tiers))
-        powers = {knob: _power(knob, chosen, seeds, tell) for knob in power}
-        return Scorecard(scored, powers, _circuits(tiers, tell) if circuits else ())
+        powers = {knob: _power(knob, chosen, chosen_seeds, tell) for knob in power}
+        known = _circuits(chosen_seeds[0], programs, tell) if circuits and 3 in tiers else ()
+        return Scorecard(scored, powers, known)
 
 
 def _asked(chosen: Mapping[str, Rule], rules: Sequence[str], tiers: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -313,19 +336,19 @@ def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, 
         yield case, truth
 
 
-def _circuits(tiers: Sequence[int], tell: Callable[[str], None]) -> list[CircuitScore]:
-    """Score circuits on the programs of tier 3, if it is among `tiers`, on the first development seed."""
+def _circuits(seed: int, programs: Sequence[str], tell: Callable[[str], None]) -> list[CircuitScore]:
+    """Score circuits on some programs of tier 3, or on all."""
     home = import_module("probing.plantbench.circuit_scores")
     found: list[CircuitScore] = []
-    for known in home.tier3(DEVELOPMENT_SEEDS[0]) if 3 in tiers else ():
+    for known in home.tier3(seed, names=programs):
         tell(f"circuit {len(found) + 1}: {known.name}")
         found.append(home.scored(known))
     return found
 
 
-def _power(knob: str, rules: Mapping[str, Rule], seeds: int, tell: Callable[[str], None]) -> Curve:
+def _power(knob: str, rules: Mapping[str, Rule], seeds: Sequence[int], tell: Callable[[str], None]) -> Curve:
     tell(f"power against {knob}")
-    return power_curve(rules, knob, seeds=DEVELOPMENT_SEEDS[:seeds])
+    return power_curve(rules, knob, seeds=seeds)
 
 
 @contextmanager

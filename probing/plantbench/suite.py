@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from probing.errors import BadParameter
+from probing.errors import BadParameter, unknown_name
 from probing.plantbench import tier0
 from probing.plantbench.case import Case, Truth
 from probing.plantbench.knobs import DEVELOPMENT_SEEDS, Knobs, held_out, holdout_seed
@@ -26,13 +26,17 @@ def _tier(number: int, function: str) -> Callable[..., Any]:
     return found
 
 
-def _of_development(number: int) -> Tier:
+def _of_development(number: int, programs: Sequence[str]) -> Tier:
     if number == 2:
         _tier(2, "case_folders")()  # refused now, rather than after the minutes that the other tiers take
         shipped = _tier(2, "shipped")
         return lambda seed: shipped()
     if number == 3:
-        import_module("probing.plantbench.tier3_models").shipped()
+        known = [folder.name for folder in import_module("probing.plantbench.tier3_models").shipped()]
+        for name in programs:
+            if name not in known:
+                raise unknown_name("program", name, known)
+        return lambda seed: _tier(3, "cases")(seed, names=programs)
     return _tier(number, "cases")
 
 
@@ -64,10 +68,14 @@ def _few(seeds: Sequence[int]) -> dict[int, tuple[int, ...]]:
     return {1: tenth, 2: (0,), 3: tenth}
 
 
-def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS) -> Suite:
-    """Return the frozen development suite; `seeds=CI_SEEDS` gives a quick one.
+def development(
+    *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int] = TIERS, programs: Sequence[str] = ()
+) -> Suite:
+    """Return the frozen development suite; `seeds=CI_SEEDS` gives a quick one. `programs` are the names of the programs
+    of tier 3; none means all.
 
     Raises:
+        UnknownName: there is no such program.
         BadParameter: there is no such tier, or a seed is not a development seed.
         CorpusError: tier 2 or 3 is asked for in an installed package, which lacks its models.
     """
@@ -75,7 +83,7 @@ def development(*, seeds: Sequence[int] = DEVELOPMENT_SEEDS, tiers: Sequence[int
     if unknown or not set(seeds) <= set(DEVELOPMENT_SEEDS):
         known = f"tiers {list(TIERS)}, seeds 0 to {DEVELOPMENT_SEEDS[-1]}"
         raise BadParameter("no such development suite", needed=known, found=f"tiers {list(tiers)}, seeds {list(seeds)}")
-    return Suite(tuple(seeds), {tier: _of_development(tier) for tier in tiers}, _few(seeds))
+    return Suite(tuple(seeds), {tier: _of_development(tier, programs) for tier in tiers}, _few(seeds))
 
 
 def vectors(knobs: Knobs, *, seeds: Sequence[int] = DEVELOPMENT_SEEDS, numbers: Sequence[int] = tuple(CASES)) -> Suite:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.contracts.edited_model import Instrument, Place
-from probing.plantbench.case import Case, Cell, CellTruth, Certificate, Truth, Values
-from probing.plantbench.certifying import USED, certify, probe_accuracy
+from probing.plantbench.case import Case, Cell, CellTruth, Certificate, LeftOut, Truth, Values
+from probing.plantbench.certifying import FAINT, UNUSED, USED, certify, probe_accuracy
 from probing.plantbench.tier3_models import TracrModel, Variable, read_program, shipped
 from probing.seeds import child_seed, generator
 from probing.use.edited_models.arrays import ArrayInstrument
@@ -211,7 +211,8 @@ class Study:
             exchanged = certify(whole, place, *given, n_classes=k)
             fresh = slice(0, PROBE_ROWS)
             accuracy = probe_accuracy([states[site][fresh]], z[fresh], n_classes=k)
-            found[Cell(place, prop.name)] = CellTruth("", agreed(direct, exchanged), accuracy, 1 / k if k else 0.0)
+            label, reason = agreed(direct, exchanged), left_out(direct, exchanged)
+            found[Cell(place, prop.name)] = CellTruth("", label, accuracy, 1 / k if k else 0.0, reason)
         return Truth(found)
 
 
@@ -223,10 +224,27 @@ def agreed(direct: Certificate, exchanged: Certificate) -> Certificate:
     return direct if labels == {direct.label} else replace(direct, label="band", sub_label="")
 
 
+def left_out(direct: Certificate, exchanged: Certificate) -> LeftOut:
+    """Return why a cell is in the band (see `agreed`): `collinear` if exchanging the property's own coordinates does
+    nothing and exchanging the whole state does something; `cancelling` if both change outputs, and on average by
+    nothing beyond the noise of the pairs; else `other`; "" if it is not in the band.
+    """
+    if agreed(direct, exchanged).label != "band":
+        return ""
+    if direct.label == "unused":
+        return "collinear"
+    cancels = all(c.e > UNUSED and _is_noise(c, FAINT) for c in (direct, exchanged))
+    return "cancelling" if cancels else "other"
+
+
 def _label(certificate: Certificate) -> str:
     """Return the label of a certificate, without what is used only by the noise of its pairs."""
-    is_noise = certificate.s**2 - certificate.noise**2 < USED**2
-    return "band" if certificate.label == "used" and is_noise else certificate.label
+    return "band" if certificate.label == "used" and _is_noise(certificate, USED) else certificate.label
+
+
+def _is_noise(certificate: Certificate, bound: float) -> bool:
+    """Return whether the mean effect is below a bound once the noise of the pairs is taken off."""
+    return certificate.s**2 - certificate.noise**2 < bound**2
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,14 @@ import pytest
 import torch
 
 from probing.contracts.edited_model import Place
-from probing.errors import CorpusError, UnknownName
+from probing.errors import BadParameter, ConfigError, CorpusError, UnknownName
+from probing.jobs.plantbench import PlantbenchJob
 from probing.plantbench import tier3
 from probing.plantbench.baselines import Protocol
-from probing.plantbench.case import Certificate
+from probing.plantbench.case import Answer, CellTruth, Certificate
+from probing.plantbench.left_out import left_out
 from probing.plantbench.scorecard import Scorecard
-from probing.plantbench.scoring import answers, oracle_rule, score
+from probing.plantbench.scoring import Scored, answers, oracle_rule, score
 from probing.plantbench.suite import development
 from probing.plantbench.tier3_models import TracrModel, read_program, shipped
 from probing.provenance import digest
@@ -194,6 +199,64 @@ def test_a_cell_is_scored_only_if_both_oracles_agree_beyond_noise() -> None:
     assert tier3.agreed(unused, used).label == tier3.agreed(used, unused).label == "band"
     noisy = certificate("used", 0.12, noise=0.11)
     assert tier3.agreed(noisy, noisy).label == "band"
+
+
+def test_cells_that_are_left_out_have_a_reason() -> None:
+    used, unused = certificate("used", 0.5), certificate("unused", 0.0)
+    assert tier3.left_out(unused, used) == tier3.left_out(unused, certificate("band", 0.07)) == "collinear"
+    assert tier3.left_out(used, used) == tier3.left_out(unused, unused) == ""
+    cancels = replace(certificate("band", 0.08, noise=0.08), e=1.4)
+    assert tier3.left_out(cancels, cancels) == "cancelling"
+    assert tier3.left_out(cancels, used) == tier3.left_out(used, unused) == "other"
+
+
+def test_tokens_are_collinear_once_what_is_computed_of_them_is_read() -> None:
+    """In `fraction`, is_x alone is read after it is computed: the directions of the token do nothing then."""
+    suite = [
+        (case, truth)
+        for case, truth in tier3.cases(0, names=["fraction"])
+        if {cell.property for cell in case.cells} == {"tokens"}
+    ]
+    assert suite
+    for _, truth in suite:
+        reasons = {cell.place.site: known.left_out for cell, known in truth.cells.items()}
+        assert reasons == {"resid.0": "", "resid.1": "collinear", "mid.1": ""}
+
+
+def scored(label: Any, verdict: Any, reason: Any = "") -> Scored:
+    truth = CellTruth("", certificate(label, 0.5 if label == "used" else 0.0), 1.0, 0.5, reason)
+    return Scored("case", 3, 1, "fraction", "x at resid.0", truth, Answer(verdict), 0.0)
+
+
+def test_both_readings_of_truth_are_counted() -> None:
+    """Collinear cells that are called used are right by no label, and wrong by directions."""
+    cells = [scored("used", "used")] * 9 + [scored("unused", "unused")] * 6
+    cells += [scored("band", "used", "collinear")] * 3 + [scored("band", "abstain", "collinear")]
+    cells += [scored("band", "unused", "cancelling")] * 2 + [scored("band", "used", "other")]
+    found = left_out(cells)
+    assert (found.collinear, found.collinear_used, found.collinear_unused) == (4, 3, 0)
+    assert (found.cancelling, found.cancelling_used, found.cancelling_unused, found.other) == (2, 0, 2, 1)
+    assert (found.unused, found.false_used) == (6, 0)
+    assert (found.unused_by_directions, found.false_used_by_directions) == (10, 3)
+    card = Scorecard({"rule": cells})
+    assert "3 of 10, 0.300" in card.left_out_tables()
+    assert "9 of 12, 0.750" in card.left_out_tables()
+    kept = json.loads(card.to_json())["left_out"]["rule"]
+    assert kept["collinear_used"] == kept["by_case"]["fraction"]["collinear_used"] == 3
+    assert Scorecard({"rule": [replace(s, tier=1) for s in cells]}).left_out_tables() == ""
+
+
+def test_programs_and_seeds_are_chosen() -> None:
+    some = development(seeds=[1], tiers=[3], programs=["length"])
+    assert {case.name for case, _ in itertools.islice(some, 3)} == {"length"}
+    with pytest.raises(UnknownName, match="length"):
+        development(tiers=[3], programs=["lenght"])
+    with pytest.raises(ConfigError, match="no programs"):
+        PlantbenchJob(tiers=["0"], programs=["length"]).run(progress=False)
+    with pytest.raises(ConfigError, match="first-seed"):
+        PlantbenchJob(tiers=["3"], heldout=True, first_seed=1).run(progress=False)
+    with pytest.raises(BadParameter, match="no such suite"):
+        PlantbenchJob(tiers=["3"], seeds=2, first_seed=19).run(progress=False)
 
 
 def test_truths_of_a_program_with_a_decoy() -> None:
