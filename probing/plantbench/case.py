@@ -96,6 +96,7 @@ class Case:
         cells: the cells that are scored.
         twins: `(N,)` for each row, the row that differs from it in the property only; None except in the cases with
             minimal pairs.
+        read: in tier 3, the tokens whose outputs are the behaviour, `own` (the edited one) or `others`.
     """
 
     tier: int
@@ -110,11 +111,12 @@ class Case:
     cells: tuple[Cell, ...]
     types: Ints | None = None
     twins: Ints | None = None
+    read: Literal["own", "others", ""] = ""
 
     @property
     def key(self) -> str:
-        """Key of the case, such as `0.05.used.3`: tier, number, twin and seed."""
-        return f"{self.tier}.{self.number:02d}.{self.twin}.{self.seed}"
+        """Key of the case, such as `0.05.used.3`: tier, number, twin (in tier 3, what is read) and seed."""
+        return f"{self.tier}.{self.number:02d}.{self.twin or self.read}.{self.seed}"
 
     def blind(self) -> Case:
         """Return a copy of the case without its number, name and twin, which is what rules are given."""

@@ -332,7 +332,7 @@ def _asked(chosen: Mapping[str, Rule], rules: Sequence[str], tiers: Sequence[int
 
 def _telling(suite: Suite, tell: Callable[[str], None]) -> Iterator[tuple[Case, Truth]]:
     for number, (case, truth) in enumerate(suite, start=1):
-        tell(f"case {number}: tier {case.tier}, {case.name} ({case.twin or 'trained'})")
+        tell(f"case {number}: tier {case.tier}, {case.name} ({case.twin or case.read or 'trained'})")
         yield case, truth
 
 

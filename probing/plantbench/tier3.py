@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from probing.use.edited_models.arrays import ArrayInstrument
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-READS = ("own", "others")  # outputs that are the behaviour: at the edited token, or at all others
+Read = Literal["own", "others"]
+READS: tuple[Read, ...] = ("own", "others")  # outputs that are the behaviour: at the edited token, or at all others
 ROWS, PAIRS, PROBE_ROWS, SURVEY = 6000, 4096, 4096, 24_000
 LEAST_ROWS = 45  # of a class within a stratum, so that every fold has the ten that `probing use` wants
 LEAST_COVERAGE = 0.85
@@ -147,7 +149,7 @@ class Study:
         found.setdefault(final, found[self.model.writing_sites[-1]])
         return {site: torch.cat(parts).numpy() for site, parts in found.items()}
 
-    def case(self, number: int, prop: Property, read: str) -> Iterator[tuple[Case, Truth]]:
+    def case(self, number: int, prop: Property, read: Read) -> Iterator[tuple[Case, Truth]]:
         """Yield the case of one property and one part of the output, unless that output does not vary."""
         behaviour = Behaviour(self.model, self.token, read)
         if not behaviour.varies(self._rows):
@@ -167,6 +169,7 @@ class Study:
             n_classes=n_classes,
             groups=np.arange(ROWS),
             cells=tuple(truth.cells),
+            read=behaviour.read,
         )
         yield case, truth
 
@@ -259,7 +262,7 @@ class Behaviour:
 
     model: TracrModel
     token: int
-    read: str
+    read: Read
 
     def outputs(self, states: Tensor, ids: Tensor) -> Tensor:
         """Return the outputs `(B, V)` that are read from final states `(B, T, D)`; those of padding are 0."""

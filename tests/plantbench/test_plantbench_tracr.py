@@ -299,6 +299,14 @@ def test_verdicts_on_all_programs() -> None:
     assert rates.fpr <= 0.05
 
 
+def test_the_score_card_has_every_cell_once() -> None:
+    suite = list(tier3.cases(0, names=["fraction"]))
+    found = answers({"oracle": oracle_rule(suite)}, suite)
+    rows = json.loads(Scorecard(found).to_json())["cells"]
+    assert len(rows) == len(found["oracle"]) == sum(len(case.cells) for case, _ in suite)
+    assert {row["left_out"] for row in rows} == {"", "collinear"}
+
+
 def test_tables_by_program_are_of_tier_3_alone() -> None:
     cell = next(iter(tier3.cases(0, names=["length"])))
     found = answers({"oracle": oracle_rule([cell])}, [cell])
