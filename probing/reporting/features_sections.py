@@ -10,10 +10,11 @@ from rich.console import Console
 
 from probing.reporting.blocks import Figure, Fold, Number, Table, Words, number
 from probing.reporting.charts import described, panel_chart
+from probing.reporting.latent_words import OPTIMISTIC, edits_of_latents, is_of, use_of_latents
 from probing.reporting.panels import Curve, Panel, Point
 from probing.reporting.tables import grid
 from probing.reporting.use_panels import Use
-from probing.reporting.use_words import edits_of_latents, mediated
+from probing.reporting.use_words import in_full
 from probing.reporting.wording import decimal, folded, interval, measure_title, p_value, plural, short
 from probing.results.features import METHODS, FeatureScores, LatentScore, MethodScore, Quiver
 from probing.results.probe import Score
@@ -111,17 +112,19 @@ def _with_ends(found: Score) -> str:
 
 
 def used_sentences(found: FeatureScores, uses: Sequence[Use]) -> list[str]:
-    """Return, for each place of the dictionary's site at which latents were edited, what part of the effect of the
-    class-mean swap they mediate, beside the verdict of the place.
+    """Return, for each place of the dictionary's site and each edit of its latents, whether the model uses them there;
+    and then, apart, the verdict on the property at the place, which is not about latents.
     """
-    said = []
+    about, verdicts = [], []
     for use in uses:
         for cell, verdict in zip(use.result.cells, use.verdicts, strict=True):
-            for numbers in edits_of_latents(cell).values():
-                if cell.site == found.result.site:
-                    verdict_said = f"Does the model use these latents at {cell.place}? Verdict: {verdict.word.value}."
-                    said.append(f"{verdict_said} {mediated(numbers)}")
-    return said
+            recipes = [name for name in edits_of_latents(cell) if is_of(name, str(found.dictionary.get("path") or ""))]
+            if cell.site != found.result.site or not recipes:
+                continue
+            about += [use_of_latents(cell.place, name, cell) for name in recipes]
+            of = f"the property {use.result.task} at {cell.place}"
+            verdicts.append(f"Apart from latents, the verdict on {of}: {in_full(verdict)}.")
+    return [*dict.fromkeys(about), *dict.fromkeys(verdicts), *([OPTIMISTIC] if about else [])]
 
 
 def methods_table(found: FeatureScores, *, every_k: bool = False) -> Table:
