@@ -31,7 +31,7 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
     """Return the section of a property that has results of edits but no results of probes."""
     return Section(
         anchor,
-        f"{use.result.task}: use",
+        f"{use.result.task}: use{f' ({use.apart})' if use.apart else ''}",
         models=[use.model.label],
         about=f"By {use.model.label}" if use.result.model else "",
         claims=claims,
@@ -104,7 +104,7 @@ def _mediated(edit: EditEffect) -> Number:
 
 def use_folds(use: Use, several: bool) -> list[Fold]:
     """Return the folded parts on edits: the verdicts in full, and all numbers with doses."""
-    of = f" ({use.result.behaviour})" if several else ""
+    of = f" ({'; '.join(filter(None, (use.result.behaviour, use.apart)))})" if several or use.apart else ""
     doses = [panel for panel in use_panels(use) if panel.x_label]
     figures = [use_figure(doses, use)] if doses else []
     about = [sentence for sentence in (rows_sentence(use.result), answers_sentence(use.result)) if sentence]

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 from probing import reporting
 from probing.cli.commands import app
 from probing.reporting.features_sections import (
+    AUROC_OF_ONE,
+    UNSEEN,
     features_panel,
     latents_table,
     methods_table,
+    name_of,
     print_features,
     sentences,
     used_sentences,
@@ -171,3 +174,33 @@ def test_the_command_line_takes_a_dictionary_and_refuses_one_that_does_not_fit(t
     assert ended.exit_code == 0, ended.output
     assert "better than the plain probe" in " ".join(ended.output.split())
     assert (tmp_path / "out" / "features.parquet").is_file()
+
+
+def test_scores_at_the_ceiling_and_no_better_than_random_are_called_no_gain() -> None:
+    points = [
+        replace(one, value=1.0, low=0.999, high=1.0) if one.quantity == "auroc" and one.x_name != "latent" else one
+        for one in FOLDED.result.points
+    ]
+    said = " ".join(sentences(FeatureScores(replace(FOLDED.result, points=tuple(points)))))
+    assert "this task cannot tell them apart" in said and UNSEEN in said
+    assert "this task cannot tell them apart" not in " ".join(sentences(FOLDED))
+    for found in (FOLDED, ABSORBED_SCORES):
+        above = found.chosen["dictionary"].above["random"]
+        assert ("is no gain of training" in " ".join(sentences(found))) == (not above.low > 0)
+
+
+@pytest.mark.parametrize("rows", ["sentence:mean", "word:mean", "sentence:last", "piece"])
+def test_means_of_states_are_warned_of(rows: str) -> None:
+    provenance = dict(ABSORBED_SCORES.result.provenance) | {"rows": rows}
+    said = " ".join(sentences(FeatureScores(replace(ABSORBED_SCORES.result, provenance=provenance))))
+    assert ("means of the states of several tokens" in said) == rows.endswith(":mean")
+
+
+def test_a_dictionary_has_one_name_and_no_number_says_nothing() -> None:
+    assert name_of(ABSORBED_SCORES).startswith("dictionary (") and "active per row" in name_of(ABSORBED_SCORES)
+    table = latents_table(ABSORBED_SCORES)
+    column = table.head.index("cosine with main")
+    main, further = (row[column] for row in table.rows if row[0] == "T1")
+    assert main == "–" and further != "–"
+    said = " ".join(sentences(ABSORBED_SCORES))
+    assert "When the rows of dev are resampled" in said and AUROC_OF_ONE in said
