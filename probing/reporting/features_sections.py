@@ -95,8 +95,8 @@ def _no_gain(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> list[st
     said = []
     if best is not None and least >= best - NEAR:
         said.append(
-            f"Every input reaches {short(least)} or more of at most {best:g}, so this task cannot tell them apart: no "
-            "score here is a gain of the dictionary. Ask a harder task, or train on fewer rows."
+            f"Every input scores at least {short(least)}, where {best:g} is the best possible: this task cannot tell "
+            "them apart, and no score here is a gain of the dictionary. Ask a harder task, or train on fewer rows."
         )
     above = chosen["dictionary"].above.get("random")
     if above is not None and not above.low > 0:

@@ -45,8 +45,9 @@ def latents_called(recipe: str, numbers: Mapping[str, float]) -> str:
     named = [part.strip() for part in _option(recipe, "latents").split("|") if part.strip()]
     if named:
         return f"{_listed(named)} of {of}"
-    always = [key.removeprefix(LATENT) for key, share in numbers.items() if key.startswith(LATENT) and share == 1]
-    often = [key.removeprefix(LATENT) for key, share in numbers.items() if key.startswith(LATENT) and share < 1]
+    shares = {int(key.removeprefix(LATENT)): share for key, share in numbers.items() if key.startswith(LATENT)}
+    always = [str(latent) for latent in sorted(shares) if shares[latent] == 1]
+    often = [str(latent) for latent in sorted(shares) if shares[latent] < 1]
     count = plural(int(numbers.get("rank", 0)), "latent")
     if not always and not often:
         return f"the first {count} of {of}"
