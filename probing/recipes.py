@@ -241,7 +241,7 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
         if not equals and not key:
             continue
         if not equals:
-            comma = " (a comma inside a value is written \\,)" if values else ""
+            comma = _comma_said(*list(values.items())[-1], part) if values else ""
             raise BadParameter(
                 f"{part!r} is not a parameter",
                 needed="name=value",
@@ -255,6 +255,13 @@ def _parsed(member: Any, name: str, text: str) -> dict[str, Any]:
             raise BadParameter(f"parameter {key} of {name} is given twice", where=f"{name}:{text}")
         values[key] = _typed(value, hints.get(key, str), f"{name}:{key}")
     return values
+
+
+def _comma_said(key: str, value: Any, part: str) -> str:
+    """Return what may be meant by a part without a name, after the value of a parameter: another value, or a comma."""
+    if isinstance(value, str) and value.isdecimal() and part.strip().isdecimal():
+        return f"; several values are joined by |: {key}={value}|{part.strip()}"
+    return " (several values are joined by |; a comma inside a value is written \\,)"
 
 
 def _typed(text: str, hint: Any, where: str) -> Any:

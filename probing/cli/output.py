@@ -139,11 +139,15 @@ def _show_answers(results: Iterable[Any]) -> None:
 
 
 def _show_latents(results: Iterable[Any]) -> None:
-    words = import_module("probing.reporting.use_words")
-    for result in results:
-        for cell in result.cells:
-            for name, numbers in words.edits_of_latents(cell).items():
-                say(f"{result.task} at {cell.place}, {words.edit_title(name)}: {words.mediated(numbers)}")
+    words = import_module("probing.reporting.latent_words")
+    sentences = [
+        f"{result.task}: {words.use_of_latents(cell.place, name, cell)}"
+        for result in results
+        for cell in result.cells
+        for name in words.edits_of_latents(cell)
+    ]
+    for sentence in [*sentences, *([words.OPTIMISTIC] if sentences else [])]:
+        say(sentence)
 
 
 def _warn_of_behaviours(results: Iterable[Any]) -> None:

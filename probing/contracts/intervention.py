@@ -53,6 +53,11 @@ class Edit(ABC):
         """Number of dimensions of the subspace that the edit changes."""
         return 0
 
+    @property
+    def latents(self) -> Sequence[int]:
+        """Numbers of the latents of a dictionary that the edit sets; () if it sets none."""
+        return ()
+
     def influence(
         self,
         states: NDArray[np.float32],

@@ -10,16 +10,27 @@ from rich.console import Console
 
 from probing.reporting.blocks import Figure, Fold, Number, Table, Words, number
 from probing.reporting.charts import described, panel_chart
+from probing.reporting.latent_words import OPTIMISTIC, edits_of_latents, is_of, use_of_latents
 from probing.reporting.panels import Curve, Panel, Point
 from probing.reporting.tables import grid
 from probing.reporting.use_panels import Use
-from probing.reporting.use_words import edits_of_latents, mediated
+from probing.reporting.use_words import in_full
 from probing.reporting.wording import decimal, folded, interval, measure_title, p_value, plural, short
 from probing.results.features import METHODS, FeatureScores, LatentScore, MethodScore, Quiver
 from probing.results.probe import Score
 from probing.system.screen import shown
 
 SOURCE = "features.parquet"
+NEAR = 0.005  # a score this near to the best possible one is at the ceiling
+UNSEEN = (
+    "If the dictionary was trained on texts of test, its latents know them and these numbers are optimistic; that is "
+    "not checked here."
+)
+AUROC_OF_ONE = (
+    "AUROC ranks rows by the activation of this latent alone, and only high activations count for the class. The "
+    "probes above with k = 1 choose their latent by the difference of means and may read it either way, so they may "
+    "score higher."
+)
 _ASK = "Does the model use these latents? Not asked yet: probing use … --comparison latents:dictionary=DIR."
 
 CAPTION = (
@@ -31,10 +42,14 @@ CAPTION = (
 
 
 def name_of(found: FeatureScores) -> str:
-    """Return the name of the dictionary, with its size and the number of latents that are active in a row."""
+    """Return the name of the dictionary, with the first digits of its hash, its size and the number of latents that are
+    active per row.
+    """
     size = f"{plural(int(found.dictionary['latents']), 'latent')}"
     active = found.active("dictionary")
-    return f"{found.dictionary['name']} ({size}{'' if active is None else f', {active[0]:.0f} active in a row'})"
+    name, _, digits = str(found.dictionary["name"]).rpartition("-")
+    per_row = "" if active is None else f", {active[0]:.0f} active per row on average"
+    return f"{name} ({digits}: {size}{per_row})" if name else f"{digits} ({size}{per_row})"
 
 
 def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
@@ -42,10 +57,12 @@ def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
     results of edits, whether the model uses its latents.
     """
     chosen = found.chosen
-    said = [_answer(found, chosen)] if "dictionary" in chosen else []
+    said = [_answer(found, chosen), *_no_gain(found, chosen), UNSEEN] if "dictionary" in chosen else []
+    said += pooled_sentences(found)
     said += [_quiver(quiver, found.measure) for quiver in found.quivers if quiver.added == "dictionary"]
     mains = [one for one in found.latents if one.is_main]
     said += [_main(one, found) for one in mains[:2]]
+    said += [AUROC_OF_ONE] if mains else []
     return [*said, *(used_sentences(found, uses) or [_ASK])]
 
 
@@ -69,12 +86,45 @@ def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
     )
 
 
+def _no_gain(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> list[str]:
+    """Return sentences on scores that separate nothing: all inputs at the ceiling, or the dictionary no better than the
+    random one.
+    """
+    least, title = min(one.test.value for one in chosen.values()), measure_title(found.measure)
+    best = {"auroc": 1.0, "accuracy": 1.0, "f1": 1.0, "macro_f1": 1.0}.get(found.measure)
+    said = []
+    if best is not None and least >= best - NEAR:
+        said.append(
+            f"Every input scores at least {short(least)}, where {best:g} is the best possible: this task cannot tell "
+            "them apart, and no score here is a gain of the dictionary. Ask a harder task, or train on fewer rows."
+        )
+    above = chosen["dictionary"].above.get("random")
+    if above is not None and not above.low > 0:
+        said.append(
+            f"Against a random dictionary of this size the latents are not shown to be better ({title} higher by "
+            f"{_with_ends(above)}): what they reach here is no gain of training."
+        )
+    return said
+
+
+def pooled_sentences(found: FeatureScores) -> list[str]:
+    """Return that the dictionary was given means of states, if rows were pooled so."""
+    rows = str(found.result.provenance.get("rows") or "")
+    if not rows.endswith(":mean"):
+        return []
+    return [
+        f"Rows are {rows}: means of the states of several tokens, which were encoded as if each were a state. "
+        "Dictionaries are made for states of single tokens, so its latents may mean little here; prefer rows such as "
+        "word:last or sentence:last."
+    ]
+
+
 def _quiver(found: Quiver, measure: str) -> str:
     return (
         "Quiver rule: adding the dictionary's probes to those among which dev chooses changes "
         f"{measure_title(measure)} on test by {_with_ends(found.gain)}; dev chose {_arrow(found.chosen)} "
-        f"(without the dictionary {_arrow(found.without)}), and a probe of latents in {100 * found.share:.0f} % of its "
-        "resamples."
+        f"(without the dictionary {_arrow(found.without)}). When the rows of dev are resampled, the choice falls on a "
+        f"probe of latents in {100 * found.share:.0f} % of the resamples."
     )
 
 
@@ -88,7 +138,7 @@ def _main(one: LatentScore, found: FeatureScores) -> str:
         found.best_at_random(one.label),
         [other for other in found.latents if other.label == one.label and not other.is_main],
     )
-    by_lot = "" if chance is None else f", the best of the random dictionary {short(chance.value)}"
+    by_lot = "" if chance is None else f" (the best single latent of the random dictionary: {short(chance.value)})"
     said = (
         f"Latent {one.latent} is the best single one for {one.label}: AUROC {_with_ends(one.scores['auroc'])}{by_lot}; "
         f"precision {_value(one, 'precision')}, recall {_value(one, 'recall')}, F1 {_value(one, 'f1')}"
@@ -111,17 +161,19 @@ def _with_ends(found: Score) -> str:
 
 
 def used_sentences(found: FeatureScores, uses: Sequence[Use]) -> list[str]:
-    """Return, for each place of the dictionary's site at which latents were edited, what part of the effect of the
-    class-mean swap they mediate, beside the verdict of the place.
+    """Return, for each place of the dictionary's site and each edit of its latents, whether the model uses them there;
+    and then, apart, the verdict on the property at the place, which is not about latents.
     """
-    said = []
+    about, verdicts = [], []
     for use in uses:
         for cell, verdict in zip(use.result.cells, use.verdicts, strict=True):
-            for numbers in edits_of_latents(cell).values():
-                if cell.site == found.result.site:
-                    verdict_said = f"Does the model use these latents at {cell.place}? Verdict: {verdict.word.value}."
-                    said.append(f"{verdict_said} {mediated(numbers)}")
-    return said
+            recipes = [name for name in edits_of_latents(cell) if is_of(name, str(found.dictionary.get("path") or ""))]
+            if cell.site != found.result.site or not recipes:
+                continue
+            about += [use_of_latents(cell.place, name, cell) for name in recipes]
+            of = f"the property {use.result.task} at {cell.place}"
+            verdicts.append(f"Apart from latents, the verdict on {of}: {in_full(verdict)}.")
+    return [*dict.fromkeys(about), *dict.fromkeys(verdicts), *([OPTIMISTIC] if about else [])]
 
 
 def methods_table(found: FeatureScores, *, every_k: bool = False) -> Table:
@@ -149,7 +201,8 @@ def latents_table(found: FeatureScores) -> Table:
     for one in found.latents:
         names = ("auroc", "precision", "recall", "f1", "recovers", "false_alarms")
         p = one.numbers.get("p")
-        cosines = [decimal(one.numbers.get(name), 2) for name in ("cosine_with_main", "cosine_with_probe")]
+        with_main = None if one.is_main else one.numbers.get("cosine_with_main")
+        cosines = [decimal(value, 2) for value in (with_main, one.numbers.get("cosine_with_probe"))]
         cells = [number(one.scores.get(name)) for name in names]
         body.append([one.label, str(one.latent), *cells, "–" if p is None else p_value(p), *cosines])
     searched = max((one.numbers.get("searched", 0.0) for one in found.latents), default=0.0)

@@ -17,9 +17,11 @@ from probing.reporting.inspection_tables import (
     CATCHING,
     DEFINITIONS,
     FEW,
+    NOTHING_BESIDE_FIRST,
     agreement,
     differing_heads,
     effect_of,
+    is_of_single_tokens,
     kl,
     largest_effects,
     least_effects,
@@ -49,6 +51,9 @@ TITLES = {
     "sharpness": "low entropy",
 }
 _MOST_TOKENS, _MOST_HEADS = 48, 12
+NO_HEAD_STANDS_OUT = (
+    "No head stands out: every score is equal for all heads, or not defined because no query may attend to two keys."
+)
 
 Heads = Sequence[tuple[int, int]]
 
@@ -105,6 +110,7 @@ def states_section(found: Inspection) -> Section:
     )
     figure = _figure(maps)
     head, rows = site_rows(found)
+    notes = [*found.notes, *([NOTHING_BESIDE_FIRST] if is_of_single_tokens(found) else [])]
     caption = "Each site: norms of tokens other than token 0 (median, 5 to 95 %) and of token 0, and its geometry."
     table = Table(caption, head, rows, source="inspection-sites.parquet")
     of_first = "the text" if len(found.texts) == 1 else f"the first of {len(found.texts)} texts"
@@ -112,7 +118,7 @@ def states_section(found: Inspection) -> Section:
         "states",
         "Hidden states",
         about=f"Maps of {of_first}; resid.l enters block l, the last one leaves the last block before any final norm",
-        notes=found.notes,
+        notes=notes,
         blocks=[figure, table],
         folds=[Fold("The maps as tables", [map_table(one) for one in maps])],
     )
@@ -143,7 +149,11 @@ def heads_section(found: Inspection) -> Section:
     )
     if found.checks is not None:
         caption += f" KL is that of the output in bits: {'; '.join(WAYS[way] for way in found.replacements)}."
-    blocks: list[Figure | Table] = [Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")]
+    blocks: list[Figure | Table | Words] = [
+        Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")
+        if rows
+        else Words("p", [NO_HEAD_STANDS_OUT])
+    ]
     blocks += [_figure(of_checks)] if of_checks else []
     folds = [Fold("What each score counts", [Words("ul", DEFINITIONS)])]
     folds += [Fold("Scores of all heads, by layer", [_figure(of_scores)])] if of_scores else []
@@ -240,9 +250,11 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
         return f"{words} Not every replacement changes the output by more than rounding ({rounding(found):g} bits)."
     median = float(np.nanmedian(least))
     than = "less than" if effect < median else "as much as" if effect == median else "more than"
+    last = min(effect_of(found, way, layer, head)["kl_last"] for way in found.replacements)
     return (
-        f"{words} Whichever way it is replaced, the output changes by at least {kl(effect)} bits, {than} with the "
-        f"median head ({kl(median)})."
+        f"{words} Whichever way it is replaced, the output changes by at least {kl(effect)} bits in the mean over "
+        f"tokens, {than} with the median head ({kl(median)}). No single token need change as much: the last does by at "
+        f"least {kl(last)} bits, and which token changes most was not recorded."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
             [
                 str(row["site"]),
                 size(row["norm_median"]),
-                f"{size(row['norm_low'])}–{size(row['norm_high'])}",
+                _range(row["norm_low"], row["norm_high"]),
                 size(row["norm_first_token"]),
                 number(row["cosine_to_previous_median"]),
                 size(row["attention_norm_median"]),
@@ -56,6 +56,22 @@ def site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return head, rows
+
+
+def _range(low: Any, high: Any) -> str:
+    """Return two sizes as `0.52–41.8`; a single dash if they are not defined."""
+    return f"{size(low)}–{size(high)}" if np.isfinite(low) and np.isfinite(high) else "–"
+
+
+NOTHING_BESIDE_FIRST = (
+    "Every text has a single token: there are no other tokens whose norms and geometry could be given, and a head has "
+    "nothing to choose between."
+)
+
+
+def is_of_single_tokens(found: Inspection) -> bool:
+    """Return whether no text has a second token."""
+    return all(len(text.tokens) < 2 for text in found.texts)
 
 
 def number(value: Any) -> str:
@@ -86,11 +102,39 @@ def agreement(found: Inspection) -> list[str]:
     if not counts:
         return [CHECK_LIMITS[0]]
     few = ", ".join(f"{of['below_median']} of {of['striking']} ({WAYS[way]})" for way, of in counts.items())
-    return [
+    said = [
         CHECK_LIMITS[0],
         "Of the heads with a striking pattern (in the top decile of some score, and above its median), these "
         f"change the output less than the median head: {few}.",
     ]
+    striking = max(of["striking"] for of in counts.values())
+    heads = effects.size // len(found.replacements)
+    if 2 * striking > heads:
+        said.append(
+            f"Striking are {striking} of {heads} heads, since each needs to lead in one score only: to be striking "
+            "says little here."
+        )
+    by_chance = [way for way, of in counts.items() if _is_by_chance(found, way, of)]
+    if by_chance:
+        which = (
+            "each of these counts" if by_chance == list(counts) else ", ".join(f"“{WAYS[way]}”" for way in by_chance)
+        )
+        said.append(
+            f"About half of any heads lie below the median; {which} is what chance gives as well (hypergeometric, two-"
+            "sided p above .05), so it is no sign that striking heads do less or more than others."
+        )
+    return said
+
+
+def _is_by_chance(found: Inspection, way: str, of: Mapping[str, int]) -> bool:
+    """Return whether as many heads below the median effect would be among as many heads drawn at random."""
+    from scipy.stats import hypergeom
+
+    effects = found.grid(way, "kl")
+    known = effects[np.isfinite(effects)]
+    drawn = hypergeom(len(known), int((known < np.median(known)).sum()), of["striking"])
+    fewer, more = drawn.cdf(of["below_median"]), drawn.sf(of["below_median"] - 1)
+    return bool(2 * min(fewer, more) > 0.05)
 
 
 def rounding(found: Inspection) -> float:
@@ -177,7 +221,11 @@ def print_inspection(found: Inspection, console: Console, *, details: bool) -> N
         _print(console, *striking_rows(found), (0, 1), ("weighted", "95 %", "uniform"))
         _print_effects(found, console)
     _print_comparison(found, console, details)
-    for line in [*found.notes, *(agreement(found)[1:] if found.checks is not None else ())]:
+    for line in [
+        *found.notes,
+        *([NOTHING_BESIDE_FIRST] * is_of_single_tokens(found)),
+        *(agreement(found)[1:] if found.checks is not None else ()),
+    ]:
         console.print(shown(line))
     console.print(shown("What this cannot show:", style="bold"))
     for line in found.limits:

@@ -120,7 +120,7 @@ def contexts_section(result: LatentContexts, anchor: str) -> Section:
         blocks.append(_probe_table(result))
     tables = [_context_table(result, one) for one in result.facts]
     folds = [Fold("The other latents", tables[_VISIBLE:])] if len(tables) > _VISIBLE else []
-    folds += [Fold(f"Where the probe and latent {one.latent} disagree", [_apart(result, one)]) for one in result.probes]
+    folds += [Fold(f"Where the probe and latent {one.latent} disagree", [apart(result, one)]) for one in result.probes]
     exported = [Words("ul", [f"{one.latent}: {text}" for one in result.facts for text in one.exported_contexts])]
     if exported[0].lines:
         folds.append(Fold("Contexts in the export of Neuronpedia", exported))
@@ -170,19 +170,38 @@ def _facts_table(result: LatentContexts) -> Table:
 
 
 def _probe_table(result: LatentContexts) -> Table:
-    head = ("latent", "active on", "both yes", "probe only", "latent only", "neither", "accuracy", "of the probe")
+    head = (
+        "latent",
+        "active on",
+        "says yes where",
+        "both yes",
+        "probe only",
+        "latent only",
+        "neither",
+        "accuracy",
+        "of the probe",
+    )
     rows: list[list[str | Number]] = [
         [
             str(one.latent),
             one.label if one.sign > 0 else f"not {one.label}",
+            _cut(one),
             *(Number(f"{count:,}") for count in (one.both, one.probe_only, one.latent_only, one.neither)),
             Number(decimal(one.latent_accuracy, 3)),
             Number(decimal(one.probe_accuracy, 3)),
         ]
         for one in result.probes
     ]
-    caption = f"Rows of test on which latent and probe say {result.probes[0].label}; balanced accuracy."
-    return Table(caption, head, rows, texts=(0, 1), source="latent_disagreements.parquet")
+    caption = (
+        f"Rows of test on which latent and probe say {result.probes[0].label}; balanced accuracy. The latent says so "
+        "by its activation, at the cut that is best on train; the probe where its log odds are above 0."
+    )
+    return Table(caption, head, rows, texts=(0, 1, 2), source="latent_disagreements.parquet")
+
+
+def _cut(one: ProbeBeside) -> str:
+    """Return from which activation a latent says yes, such as `above 0.31`."""
+    return f"{'above' if one.sign > 0 else 'at most'} {decimal(one.threshold, 2)}"
 
 
 def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
@@ -196,7 +215,8 @@ def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
     return Table(f"Latent {facts.latent}{name}.", head, rows, texts=(0, 2, 3), source="latent_contexts.parquet")
 
 
-def _apart(result: LatentContexts, beside: ProbeBeside) -> Table:
+def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
+    """Return a table of the rows where a probe and a latent disagree, or words that they never do."""
     rows: list[list[str | Number]] = [
         [
             one.kind,
@@ -209,8 +229,10 @@ def _apart(result: LatentContexts, beside: ProbeBeside) -> Table:
         for one in result.disagreements
         if one.latent == beside.latent
     ]
+    if not rows:
+        return Words("p", ["They agree on every row of test."])
     head = ("who says yes", "activation", "log odds of the probe", "label", "context", "text")
-    caption = f"Who says {beside.label}, the surest first."
+    caption = f"Who says {beside.label}, the surest first. The latent does where its activation is {_cut(beside)}."
     return Table(caption, head, rows, texts=(0, 3, 4, 5), source="latent_disagreements.parquet")
 
 
@@ -219,7 +241,7 @@ def _line(left: str, token: str, right: str, most: int | None = None) -> str:
     if most is not None:
         before = before if len(before) <= most else f"…{before[-most:]}"
         after = after if len(after) <= most else f"{after[:most]}…"
-    return f"{before}«{token}»{after}"
+    return f"{before}«{token}»{after}" if token else f"{before}{after}"  # a whole text has no marked part
 
 
 def print_contexts(result: LatentContexts, console: Console, *, details: bool) -> None:

@@ -210,7 +210,6 @@ def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: 
     asked: list[tuple[Use | None, str]] = [(use, position) for use in uses for position in use.positions] or [
         (None, "")
     ]
-    many = len(asked) > 1
     rows = []
     for use, position in asked:
         edited = {cell.site: (cell, verdict) for _, cell, verdict in use.at(position)} if use else {}
@@ -221,8 +220,9 @@ def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: 
         name = task.task if task else use.result.task if use else ""
         apart = [position] if use and len(use.positions) > 1 else []
         apart += [_behaviour(use)] if use and len(uses) > 1 else []
+        apart += [use.apart] if use else []
         model = task.states if task else use.model.label if use else ""
-        named = f"{name} ({', '.join(filter(None, apart))})" if many and any(apart) else name
+        named = f"{name} ({', '.join(filter(None, apart))})" if any(apart) else name
         rows.append(
             Row(
                 named,

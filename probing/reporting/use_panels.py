@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from probing.reporting.latent_words import edit_title
 from probing.reporting.panels import Curve, Panel, Point, Role
 from probing.reporting.use_words import MARKS, SHORT
+from probing.reporting.wording import plural
 from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult
 from probing.verdicts.verdict import UseRun, Verdict, Word
@@ -20,11 +22,12 @@ _FAR = (-1e12, 1e12)
 @dataclass(frozen=True)
 class Use:
     """Pairs the result of edits of one property, for one behaviour, with its verdicts in the order of
-    `result.cells`.
+    `result.cells`; `apart` says in what it differs from other results of the same property, behaviour and model.
     """
 
     result: UseResult
     verdicts: tuple[Verdict, ...]
+    apart: str = ""
 
     @property
     def model(self) -> ModelFacts:
@@ -50,7 +53,7 @@ class Use:
         """Return the results and verdicts at the given positions only."""
         kept = [i for i, cell in enumerate(self.result.cells) if cell.position in positions]
         cells = tuple(self.result.cells[i] for i in kept)
-        return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept))
+        return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept), self.apart)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -62,8 +65,39 @@ class Use:
 
 def uses(run: UseRun | None) -> list[Use]:
     """Return the results of a run, each with its verdicts; empty for None."""
-    verdicts = iter(run.verdicts if run else ())
-    return [Use(result, tuple(next(verdicts) for _ in result.cells)) for result in (run.results if run else ())]
+    if run is None:
+        return []
+    verdicts = iter(run.verdicts)
+    return [Use(one, tuple(next(verdicts) for _ in one.cells), _apart(one, run.results)) for one in run.results]
+
+
+def _apart(result: UseResult, every: Sequence[UseResult]) -> str:
+    """Return in what a result differs from others of the same property, behaviour and model; "" if there are none."""
+    alike = [one for one in every if _subject(one) == _subject(result)]
+    facts = [_facts(one) for one in alike]
+    own = _facts(result)
+    differing = [name for name in own if any(other.get(name) != own[name] for other in facts)]
+    return "; ".join(own[name] for name in differing)
+
+
+def _subject(result: UseResult) -> tuple[str, str, str]:
+    return result.task, result.behaviour, result.model
+
+
+def _facts(result: UseResult) -> dict[str, str]:
+    """Return the settings of a result in words, by name: rows, places, other edits, and then all others."""
+    given = result.settings.get("comparisons") or ()
+    beside = [edit_title(name) for name in given if not name.startswith("random_subspace")]
+    facts = {
+        "rows": plural(result.n_rows, "row"),
+        "places": f"at {', '.join(cell.place for cell in result.cells)}",
+        "comparisons": f"beside {', '.join(beside)}" if beside else "no other edits",
+    }
+    others = {name: f"{name} {value}" for name, value in result.settings.items() if name not in _NO_SETTINGS}
+    return others | facts
+
+
+_NO_SETTINGS = ("comparisons", "unit", "model_facts", "criteria")  # of these, the first is told in other words
 
 
 def use_panels(use: Use, *, beside: bool = False) -> list[Panel]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
 from probing.reporting.charts import described, panel_chart
+from probing.reporting.latent_words import OPTIMISTIC, edit_title, edits_of_latents, use_of_latents
 from probing.reporting.panels import Panel
 from probing.reporting.use_panels import Use, use_panels
 from probing.reporting.use_words import (
@@ -13,9 +14,6 @@ from probing.reporting.use_words import (
     adjusted_p,
     answers_sentence,
     doubts_of,
-    edit_title,
-    edits_of_latents,
-    mediated,
     rows_sentence,
     use_bibtex,
     use_paragraph,
@@ -33,7 +31,7 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
     """Return the section of a property that has results of edits but no results of probes."""
     return Section(
         anchor,
-        f"{use.result.task}: use",
+        f"{use.result.task}: use{f' ({use.apart})' if use.apart else ''}",
         models=[use.model.label],
         about=f"By {use.model.label}" if use.result.model else "",
         claims=claims,
@@ -83,8 +81,14 @@ def use_table(use: Use) -> Table:
         for cell, verdict in zip(use.result.cells, use.verdicts, strict=True)
     ]
     behaviour = f" in {use.result.behaviour}" if use.result.behaviour else ""
-    said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference."
+    said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference"
+    said += _over(use)
     return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
+
+
+def _over(use: Use) -> str:
+    is_over = any((cell.subspace.mediated_fraction or 0.0) > 1 for cell in use.result.cells)
+    return "; above 1: the swap moves the output further than the values naturally differ." if is_over else "."
 
 
 def _effect(edit: EditEffect) -> Number:
@@ -100,7 +104,7 @@ def _mediated(edit: EditEffect) -> Number:
 
 def use_folds(use: Use, several: bool) -> list[Fold]:
     """Return the folded parts on edits: the verdicts in full, and all numbers with doses."""
-    of = f" ({use.result.behaviour})" if several else ""
+    of = f" ({'; '.join(filter(None, (use.result.behaviour, use.apart)))})" if several or use.apart else ""
     doses = [panel for panel in use_panels(use) if panel.x_label]
     figures = [use_figure(doses, use)] if doses else []
     about = [sentence for sentence in (rows_sentence(use.result), answers_sentence(use.result)) if sentence]
@@ -169,6 +173,7 @@ def _states_table(use: Use) -> Table:
 
 
 _OF_ALL = ("draws", "rank", "change", "change_high", "displacement", "accuracy", "above_random")
+_HEADS = {"above_random": "above random subspaces"}
 _OF_SWAPS = ("along", "along_high", "effect_size", "mediated_fraction", "share_of_swap")
 
 
@@ -179,17 +184,19 @@ def _comparisons(use: Use) -> list[Table | Words]:
         return []
     said = (
         "Other interventions at the same places; they never enter a verdict. Change: of the output, in its SDs; "
-        "accuracy: of a probe fitted after the edit; above random: share of random subspaces that change it less."
+        "accuracy: of a probe fitted after the edit; above random subspaces: share of random subspaces of the "
+        "property's rank that change it less, in any direction (not scaled to move states as far as the edit)."
     )
     blocks: list[Table | Words] = [_compared(cells, said, _OF_ALL)]
     if any(name in found for cell in cells for found in cell.comparisons.values() for name in _OF_SWAPS[2:]):
         said = (
             "Interventions that give states another value of the property. Along: change of the output along the "
             "natural contrast, in its SDs (of random edits the median size, and the 95th percentile); mediated "
-            "fraction: share of the natural difference; share of swap: share of the class-mean swap's effect."
+            "fraction: share of the natural difference; share of swap: share of the class-mean swap's effect. Above 1: "
+            "the edit moves the output further than that."
         )
-        edits = [f"{cell.place}: {mediated(numbers)}" for cell in cells for numbers in edits_of_latents(cell).values()]
-        blocks += [_compared(cells, said, _OF_SWAPS), Words("p", edits)]
+        edits = [use_of_latents(cell.place, name, cell) for cell in cells for name in edits_of_latents(cell)]
+        blocks += [_compared(cells, said, _OF_SWAPS), Words("p", [*edits, *([OPTIMISTIC] if edits else [])])]
     return blocks
 
 
@@ -202,7 +209,9 @@ def _compared(cells: Sequence[UseCell], said: str, wanted: Sequence[str]) -> Tab
         for cell, name, found in every
         if any(key in found for key in names)
     ]
-    return Table(said, ["place", "intervention", *(key.replace("_", " ") for key in names)], rows, (0, 1))
+    return Table(
+        said, ["place", "intervention", *(_HEADS.get(key, key.replace("_", " ")) for key in names)], rows, (0, 1)
+    )
 
 
 def _with_ends(found: Mapping[str, float], name: str) -> Number:

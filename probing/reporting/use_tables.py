@@ -9,12 +9,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from probing.reporting.latent_words import edit_title
 from probing.reporting.tables import grid
 from probing.reporting.use_words import (
     SHORT,
     adjusted_p,
     deciding,
-    edit_title,
     effect_words,
     flags_said,
     mediated_words,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
+from probing.reporting.latent_words import edit_title
 from probing.reporting.methods import bibtex
 from probing.reporting.wording import decimal, finite, p_value, plural
 from probing.results.models import ModelFacts
@@ -356,41 +355,3 @@ def _beside(result: UseResult) -> str:
     seed = result.settings.get("seed")
     beside = f"For comparison alone: {', '.join(map(edit_title, names))}." if names else ""
     return f"{beside} Seed {seed}.".strip() if seed is not None else beside
-
-
-LATENTS = "latents"  # name of the intervention that edits latents of a dictionary
-
-
-def edit_title(name: str) -> str:
-    """Return the recipe of an intervention for a table: the dictionary that it names without the folders before it."""
-    return re.sub(r"dictionary=[^,]*/", "dictionary=", name)
-
-
-def edits_of_latents(cell: UseCell) -> dict[str, dict[str, float]]:
-    """Return the numbers of edits of latents at a place, by recipe, without those of random ones."""
-    return {name: one for name, one in cell.comparisons.items() if name.partition(":")[0] == LATENTS}
-
-
-def mediated(numbers: Mapping[str, float]) -> str:
-    """Return a sentence on the part of the class-mean swap's effect that an edit of latents reproduces."""
-    count = plural(int(numbers.get("rank", 0)), "latent")
-    share = _share(numbers, "share_of_swap")
-    if share is None:
-        return f"The swap of class means has no effect of which {count} could mediate a part."
-    of_all = _share(numbers, "mediated_fraction")
-    total = "" if of_all is None else f", and {of_all} of the natural difference in the output"
-    beside = [
-        f"{100 * numbers[f'above_random_{kind}']:.0f} % of random {kind} that move states as far"
-        for kind in ("latents", "directions")
-        if f"above_random_{kind}" in numbers
-    ]
-    more = f"; they move it further than {' and '.join(beside)}" if beside else ""
-    do = "reproduces" if numbers.get("rank") == 1 else "reproduce"
-    return f"Set to their mean in the other class, {count} {do} {share} of the class-mean swap's effect{total}{more}."
-
-
-def _share(numbers: Mapping[str, float], name: str) -> str | None:
-    if name not in numbers:
-        return None
-    low, high = (100 * numbers[f"{name}_{end}"] for end in ("low", "high"))
-    return f"{100 * numbers[name]:.0f} % [{low:.0f}, {high:.0f}]"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 STATE_LIMITS = (
     "All numbers describe these texts in this model; none says what a state is used for.",
-    "The first token's state is often so large that it would be the mean of every site, so it stands apart.",
+    "The state of the first token is often many times as large as all others and would dominate every mean, so it is "
+    "left out of the norms and geometry of a site, and has a column of its own.",
     "A coordinate that stands out is a fact about these axes; other bases of the same space have others.",
 )
 ATTENTION_LIMITS = (

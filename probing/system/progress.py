@@ -151,12 +151,13 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def words_bar(title: str, total: int, show: bool | None) -> Iterator[Callable[[int], None]]:
+def words_bar(title: str, total: int, show: bool | None, *, are_rows: bool = True) -> Iterator[Callable[[int], None]]:
     """Within the block, show progress in words, with words per second and the time left; yield a function that adds a
-    number of words.
+    number of words. Where the rows are not words (`are_rows` False), such as tokens, it says that words of text are
+    counted.
     """
     columns = (_TITLE, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with counted(Steps(title, total, "words"), columns, show) as steps:
+    with counted(Steps(title, total, "words" if are_rows else "words of text"), columns, show) as steps:
         yield steps.advance
 
 

@@ -4,6 +4,8 @@ effect in the three rotations of the verdict's protocol, as a share of the natur
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.contracts.intervention import Edit, Intervention, Targets
+from probing.results.use import LATENT
 from probing.seeds import child_seed
 from probing.use.contrasts import FromTo
 from probing.use.effect_sums import EffectSums
@@ -28,22 +31,40 @@ def targets_of(bench: EditMeasurement, rows: Ints) -> Targets:
     return Targets(e.z[rows], e.strata[rows], e.n_classes)
 
 
-def edited_effect(bench: EditMeasurement, place: Place, intervention: Intervention, *, name: str) -> Effect:
-    """Measure an intervention that gives each row another value of the property, and return its effect: fitted on F1,
-    measured along the contrast of F2 on all rows of F3, in each rotation, as the class-mean swap is.
+def fitted_edits(bench: EditMeasurement, place: Place, intervention: Intervention, *, name: str) -> list[Edit]:
+    """Return the edits of an intervention in the three rotations, each fitted on F1.
 
     Args:
         bench: the experiment with its model.
-        place: place of the edit.
-        intervention: the intervention; rows keep the goals that they have in the swap.
+        place: place of the edits.
+        intervention: the intervention.
         name: name of the intervention, for its seeds.
     """
-    states, naturals = bench.states(place), bench.naturals
-    edits: list[Edit] = []
+    states, edits = bench.states(place), []
     for r in range(FOLDS):
         f1 = bench.folds(r)[0]
         seed = child_seed(bench.seed, "comparison", name, r)
         edits.append(intervention.fit(states[f1], targets_of(bench, f1), seed=seed))
+    return edits
+
+
+def chosen_latents(edits: Sequence[Edit]) -> dict[str, float]:
+    """Return `latent_N` for each latent N that some of the edits set: the share of the edits that set it."""
+    counts = Counter(latent for edit in edits for latent in edit.latents)
+    return {f"{LATENT}{latent}": counts[latent] / len(edits) for latent in sorted(counts)}
+
+
+def edited_effect(bench: EditMeasurement, place: Place, edits: Sequence[Edit]) -> Effect:
+    """Measure edits that give each row another value of the property, and return their effect: fitted on F1, measured
+    along the contrast of F2 on all rows of F3, in each rotation, as the class-mean swap is.
+
+    Args:
+        bench: the experiment with its model.
+        place: place of the edits.
+        edits: the edit of each rotation, as `fitted_edits` returns them; rows keep the goals that they have in the
+            swap.
+    """
+    states, naturals = bench.states(place), bench.naturals
     edited = [
         _applied(edit, states[one.f3], targets_of(bench, one.f3), one.sides)
         for edit, one in zip(edits, naturals, strict=True)

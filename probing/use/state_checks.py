@@ -19,7 +19,7 @@ from probing.use.discriminant import Discriminant, Mahalanobis, Moments
 from probing.use.effects import EditMeasurement
 from probing.use.experiment import FOLDS
 from probing.use.inference import Effect
-from probing.use.mediating import edited_effect, shares, targets_of
+from probing.use.mediating import chosen_latents, edited_effect, fitted_edits, shares, targets_of
 from probing.use.nulls import shuffled
 from probing.use.row_weights import NaturalContrast
 
@@ -181,7 +181,8 @@ def compared(
         of random subspaces the median and `change_high`, the 95th percentile; of others `above_random`, the share of
         draws that change the output less. Interventions that give states another value (`latents`) have, from all rows
         of all rotations, also what `shares` returns and, as `along`, the change along the natural contrast in SDs;
-        random latents and random directions that move states as far are measured beside `latents`.
+        random latents and random directions that move states as far are measured beside `latents`, of which
+        `latent_N` is the share of the rotations in which latent N was chosen.
 
     References:
         Elazar, Ravfogel, Jacovi and Goldberg 2021, Amnesic Probing, §4.
@@ -197,7 +198,8 @@ def compared(
         one = _one(bench, place, name, seed=0)
         found[name] = one | {"above_random": float((changes < one["change"]).mean())}
         if not intervention.erases:
-            found[name] |= shares(bench, place, edited_effect(bench, place, intervention, name=name), swap)
+            edits = fitted_edits(bench, place, intervention, name=name)
+            found[name] |= shares(bench, place, edited_effect(bench, place, edits), swap) | chosen_latents(edits)
         for kind in CONTROLS_OF.get(name.split(":")[0], ()):
             controls = [_one(bench, place, f"{name},instead={kind}", seed=draw) for draw in range(FEW_DRAWS)]
             found[f"random {kind} for {name}"] = _of_draws(controls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from probing.dictionaries.contexts import BANDS
 from probing.errors import BadParameter, CorpusError, InputError, ProvenanceMismatch, UnknownName
 from probing.neuronpedia.reading import read_written
 from probing.neuronpedia.schemas import FeatureList
+from probing.reporting.latent_sections import apart, contexts_section
 from probing.results.latent_contexts import TOP, read_contexts
 from probing.states.store import Store
 from tests.conftest import REFERENCE
@@ -124,6 +126,22 @@ def _labelled(store: Store, corpus: pb.Corpus, column: str) -> tuple[np.ndarray,
     last = np.flatnonzero(np.append(np.diff(store.rows.example) != 0, True))
     keep = [row for row in last.tolist() if corpus[int(store.rows.example[row])].split == "train"]
     return np.array(keep), np.array([corpus[int(store.rows.example[row])].columns[column] for row in keep])
+
+
+def test_the_page_states_the_cut_of_each_latent_and_marks_only_what_is_there(
+    dictionary: pb.Dictionary, store: Store, corpus: pb.Corpus
+) -> None:
+    found = tops(dictionary, store, corpus, task="column:subject_number", rows="sentence:last", count=6)
+    assert found.disagreements and {one.token for one in found.disagreements} == {""}  # rows are whole texts
+    section = contexts_section(found, "a")
+    assert "«»" not in str(section)
+    beside = next(block for block in section.blocks if getattr(block, "head", ())[:2] == ("latent", "active on"))
+    cuts = [row[2] for row in beside.rows]
+    for one, cut in zip(found.probes, cuts, strict=True):
+        assert cut == f"{'above' if one.sign > 0 else 'at most'} {one.threshold:.2f}"
+        assert str(cut) in str(apart(found, one)) or "agree on every row" in str(apart(found, one))
+    none = replace(found, disagreements=())
+    assert all("agree on every row" in str(apart(none, one)) for one in found.probes)
 
 
 def test_mean_differences_are_in_standard_deviations() -> None:

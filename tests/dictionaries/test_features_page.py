@@ -13,15 +13,19 @@ from typer.testing import CliRunner
 from probing import reporting
 from probing.cli.commands import app
 from probing.reporting.features_sections import (
+    AUROC_OF_ONE,
+    UNSEEN,
     features_panel,
     latents_table,
     methods_table,
+    name_of,
     print_features,
     sentences,
     used_sentences,
 )
+from probing.reporting.latent_words import OPTIMISTIC, OVER, edit_title, is_of, mediated, use_of_latents
 from probing.reporting.use_panels import Use
-from probing.reporting.use_words import edit_title, mediated
+from probing.reporting.use_sections import use_section
 from probing.results.features import FeatureScores
 from probing.verdicts.judging import judge
 from tests.dictionaries.test_comparing import ABSORBED_SCORES, PLANTED, absorbed_store, compared, folded_store, scores
@@ -46,36 +50,77 @@ def test_further_sentences_tell_the_quiver_rule_the_latents_and_what_was_not_ask
     assert "Does the model use these latents? Not asked yet" in said
 
 
-def with_edits(share: float | None) -> Use:
+def with_edits(**edits: dict[str, float]) -> Use:
+    """Use at which latents were edited, by the options of each edit's recipe."""
     result = a_result()
-    numbers = {"rank": 2.0, "change": 0.5, "above_random_latents": 1.0}
-    if share is not None:
-        numbers |= {"share_of_swap": share, "share_of_swap_low": share - 0.1, "share_of_swap_high": share + 0.1}
-    cells = tuple(replace(cell, comparisons={"latents:dictionary=/a/b,top=2": numbers}) for cell in result.cells)
+    found = {f"latents:dictionary=/a/b,{options.replace('_', '|')}": numbers for options, numbers in edits.items()}
+    cells = tuple(replace(cell, comparisons=found) for cell in result.cells)
     result = replace(result, cells=cells)
     return Use(result, tuple(judge([result])))
+
+
+def edit(share: float, width: float = 0.02, **more: float) -> dict[str, float]:
+    ends = {"share_of_swap_low": share - width / 2, "share_of_swap_high": share + width / 2}
+    random = {"above_random_latents": 1.0, "above_random_directions": 1.0}
+    return {"rank": 2.0, "change": 0.5, "along": -0.5, "share_of_swap": share} | ends | random | more
 
 
 def of_site(site: str) -> FeatureScores:
     return FeatureScores(replace(ABSORBED_SCORES.result, site=site))
 
 
-def test_results_of_edits_answer_whether_the_model_uses_the_latents() -> None:
-    use = with_edits(0.62)
-    place = use.result.cells[0]
-    said = used_sentences(of_site(place.site), [use])[0]
-    assert said.startswith(f"Does the model use these latents at {place.place}? Verdict: ")
-    assert "2 latents reproduce 62 % [52, 72] of the class-mean swap's effect" in said
-    assert "further than 100 % of random latents" in said
+EDITS = {
+    "latents=43_45": edit(0.62, 0.2),
+    "latents=0_1": edit(0.01),
+    "latents=7_8": edit(0.3, 0.8),
+    "latents=5_6": edit(0.3, above_random_latents=0.5),
+    "latents=2_3": edit(-0.3),
+    "latents=9_10": edit(1.04),
+    "top=2": edit(0.2) | {"latent_110": 1.0, "latent_11": 1.0, "latent_12": 0.33},
+}
+
+
+def test_the_answer_about_latents_names_them_and_is_theirs_alone() -> None:
+    """Each edit has an answer of its own; the verdict on the property is the same for all, and stands apart."""
+    use = with_edits(**EDITS)
+    place = use.result.cells[-1]
+    of_place = [one for one in used_sentences(of_site(place.site), [use]) if place.place in one]
+    asked, apart = of_place[:-1], of_place[-1]
+    assert len(asked) == len(EDITS) and len({one.partition("?")[0] for one in asked}) == len(EDITS)
+    for sentence, name in zip(asked, ("43, 45", "0, 1", "7, 8", "5, 6", "2, 3", "9, 10", "11"), strict=True):
+        assert "latents" in sentence.partition("?")[0] or name == "11"
+        assert name in sentence.partition("?")[0] and "of b" in sentence.partition("?")[0]
+    starts = [one.partition("? ")[2].split(" ")[0].rstrip(",.:") for one in asked]
+    assert starts == ["Yes", "Hardly", "Not", "Not", "Not", "Yes", "Yes"]
+    assert "2 latents reproduce 62 % [52, 72] of the class-mean swap's effect" in asked[0]
+    assert "by 0.50 SD, further than 100 % of random latents and 100 % of random directions that move" in asked[0]
+    assert "in more than 5 % of the draws" in asked[3] and "holds 0" in asked[2] and "the other way" in asked[4]
+    assert [OVER in one for one in asked] == [False] * 5 + [True, False]
+    assert "(latents 11, 110, in some of the three folds latent 12)" in asked[6]
+    words = [verdict.word.value for verdict in use.verdicts]
+    assert all(word not in one and "erdict" not in one for word in words for one in asked)
+    assert apart.startswith(f"Apart from latents, the verdict on the property {use.result.task} at {place.place}: ")
+    assert used_sentences(of_site(place.site), [use])[-1] == OPTIMISTIC
     assert used_sentences(of_site("elsewhere"), [use]) == []
-    assert (
-        "no effect of which 2 latents could mediate a part"
-        in used_sentences(of_site(place.site), [with_edits(None)])[0]
-    )
+    folds = str(use_section(use, "a", ()).folds)
+    assert all(one.partition("?")[0] in folds for one in asked) and OPTIMISTIC in folds
+
+
+def test_without_an_effect_of_the_swap_nothing_is_answered_and_random_ones_are_told_in_numbers() -> None:
+    name = "latents:dictionary=/a/b,latents=3"
+    cell = replace(a_result().cells[0], comparisons={name: {"rank": 1.0}})
+    said = use_of_latents("h", name, cell)
+    assert said.startswith("Does the model use latent 3 of b at h? Not answered. The swap of class means has no effect")
+    beside = {f"random latents for {name}": {"along": 0.01, "along_high": 0.03}}
+    cell = replace(cell, comparisons={name: edit(1.0, rank=1.0)} | beside)
+    assert "1 latent reproduces" in mediated(name, cell)
+    assert "100 % of random latents (0.01 SD in the median, 0.03 at the 95th percentile)" in mediated(name, cell)
     assert edit_title("latents:dictionary=/a/b,top=2") == "latents:dictionary=b,top=2"
-    assert "1 latent reproduces" in mediated(
-        {"rank": 1, "share_of_swap": 1, "share_of_swap_low": 1, "share_of_swap_high": 1}
-    )
+
+
+def test_an_edit_is_of_the_dictionary_that_it_names() -> None:
+    recipe = "latents:dictionary=runs/one/dictionary,top=2"
+    assert is_of(recipe, "/x/runs/one/dictionary") and is_of(recipe, "") and not is_of(recipe, "/x/two/dictionary")
 
 
 def test_tables_have_a_row_for_each_method_and_each_latent() -> None:
@@ -129,3 +174,33 @@ def test_the_command_line_takes_a_dictionary_and_refuses_one_that_does_not_fit(t
     assert ended.exit_code == 0, ended.output
     assert "better than the plain probe" in " ".join(ended.output.split())
     assert (tmp_path / "out" / "features.parquet").is_file()
+
+
+def test_scores_at_the_ceiling_and_no_better_than_random_are_called_no_gain() -> None:
+    points = [
+        replace(one, value=1.0, low=0.999, high=1.0) if one.quantity == "auroc" and one.x_name != "latent" else one
+        for one in FOLDED.result.points
+    ]
+    said = " ".join(sentences(FeatureScores(replace(FOLDED.result, points=tuple(points)))))
+    assert "cannot tell them apart" in said and UNSEEN in said
+    assert "cannot tell them apart" not in " ".join(sentences(FOLDED))
+    for found in (FOLDED, ABSORBED_SCORES):
+        above = found.chosen["dictionary"].above["random"]
+        assert ("is no gain of training" in " ".join(sentences(found))) == (not above.low > 0)
+
+
+@pytest.mark.parametrize("rows", ["sentence:mean", "word:mean", "sentence:last", "piece"])
+def test_means_of_states_are_warned_of(rows: str) -> None:
+    provenance = dict(ABSORBED_SCORES.result.provenance) | {"rows": rows}
+    said = " ".join(sentences(FeatureScores(replace(ABSORBED_SCORES.result, provenance=provenance))))
+    assert ("means of the states of several tokens" in said) == rows.endswith(":mean")
+
+
+def test_a_dictionary_has_one_name_and_no_number_says_nothing() -> None:
+    assert name_of(ABSORBED_SCORES).startswith("dictionary (") and "active per row" in name_of(ABSORBED_SCORES)
+    table = latents_table(ABSORBED_SCORES)
+    column = table.head.index("cosine with main")
+    main, further = (row[column] for row in table.rows if row[0] == "T1")
+    assert main == "–" and further != "–"
+    said = " ".join(sentences(ABSORBED_SCORES))
+    assert "When the rows of dev are resampled" in said and AUROC_OF_ONE in said

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -16,8 +19,14 @@ import probing as pb
 from probing.inspecting.attention import SCORES, pattern_differences, scores_of
 from probing.inspecting.checking import disagreement
 from probing.inspecting.prompts import prompts_of
-from probing.reporting.inspection_page import write_page
-from probing.reporting.inspection_tables import agreement, largest_effects, print_inspection, standing_out
+from probing.reporting.inspection_page import NO_HEAD_STANDS_OUT, write_page
+from probing.reporting.inspection_tables import (
+    NOTHING_BESIDE_FIRST,
+    agreement,
+    largest_effects,
+    print_inspection,
+    standing_out,
+)
 from probing.results.inspection import ONE_TEXT, SINK, Inspection
 from tests.samples.planted_heads import TEXT, planted_model
 from tests.samples.tiny_models import build, byte_tokenizer
@@ -150,6 +159,36 @@ def test_equal_heads_stand_out_in_nothing_and_noise_is_in_no_order(tmp_path: Pat
     text = printed(only)
     assert "heads that move the output most" not in text and "more than rounding" in text
     assert "Whichever way" not in write_page(only, tmp_path).read_text()
+
+
+def test_a_text_of_one_token_says_why_there_is_nothing(tmp_path: Path) -> None:
+    for text, is_single in (("start", True), (TEXT, False)):
+        found = pb.inspect(planted_model(), text, attention=True)
+        page = html.unescape(write_page(found, tmp_path).read_text())
+        for words in (NOTHING_BESIDE_FIRST, NO_HEAD_STANDS_OUT):
+            assert (words in page) == is_single
+        assert (NOTHING_BESIDE_FIRST[:40] in printed(found)) == is_single
+        assert "–––" not in page + printed(found)
+
+
+@pytest.mark.parametrize(("below", "is_chance"), [(0, False), (6, True), (12, False)])
+def test_what_chance_gives_is_called_so(below: int, is_chance: bool) -> None:
+    """Of 24 heads 12 are striking, of which none, half or all are below the median."""
+    found = pb.inspect(planted_model(), TEXT, check=True, replacements="uniform", progress=False)
+    heads = pd.DataFrame({"layer": np.repeat([0, 1], 12), "head": np.tile(np.arange(12), 2), "replacement": "uniform"})
+    heads["kl"] = np.arange(1.0, 25.0)
+    counts = {"uniform": {"any": {"striking": 12, "below_median": below}}}
+    said = " ".join(agreement(replace(found, checks=heads, layers=(0, 1), disagreement=counts)))
+    assert f"{below} of 12" in said and ("what chance gives" in said) == is_chance and "Striking are" not in said
+    counts = {"uniform": {"any": {"striking": 18, "below_median": below}}}
+    many = " ".join(agreement(replace(found, checks=heads, layers=(0, 1), disagreement=counts)))
+    assert "Striking are 18 of 24 heads" in many
+
+
+def test_the_mean_effect_of_a_head_is_set_beside_that_at_the_last_token(tmp_path: Path) -> None:
+    page = write_page(pb.inspect(planted_model(), TEXT, check=True, progress=False), tmp_path).read_text()
+    assert page.count("Whichever way") == page.count("bits in the mean over tokens, ") > 0
+    assert page.count("the last does by at least") >= page.count("Whichever way")
 
 
 def test_striking_is_above_the_bulk() -> None:

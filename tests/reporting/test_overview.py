@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,6 +43,24 @@ def test_sites_that_are_named_are_those_that_are_meant(some: set[int], others: s
 def test_streams_are_named_apart() -> None:
     sites = ["embed", "resid.0", "resid.1", "final_norm", "attn_out.0", "attn_out.1"]
     assert ranges(sites, sites) == "embed, resid.0–1, final_norm, attn_out.0–1"
+
+
+def test_two_results_of_one_question_say_in_what_they_differ() -> None:
+    def beside(*names: str, rows: int = 500) -> Any:
+        one = a_result("column:tense")
+        return replace(one, n_rows=rows, settings=one.settings | {"comparisons": names})
+
+    one, other = (f"latents:dictionary=d,latents={latent}" for latent in ("0|1", "5|7"))
+    for several, told in (
+        ((beside(one), beside(other)), ("0|1", "5|7")),
+        ((beside(one), beside()), ("0|1", "no other edits")),
+        ((beside(one), beside(one, rows=300)), ("500 rows", "300 rows")),
+    ):
+        rows = overview(entries((), uses(run_of(*several)))).rows
+        by_result = [row.name for row in rows][:: len(rows) // 2]
+        assert len({row.name for row in rows}) == len(rows)
+        assert all(words in name for words, name in zip(told, by_result, strict=True))
+    assert all(use.apart == "" for use in uses(run_of(a_result("column:tense"), a_result("column:number"))))
 
 
 def test_edits_at_a_position_stand_beside_the_probes_of_that_position() -> None:

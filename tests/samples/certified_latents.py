@@ -12,7 +12,7 @@ from probing.plantbench.case import Case, Cell
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.interventions.latents import Latents
 from probing.use.measure import Property
-from probing.use.mediating import edited_effect, shares
+from probing.use.mediating import edited_effect, fitted_edits, shares
 from tests.samples.basis_dictionaries import both_ways, dictionary
 
 MOST = 8  # directions of a property in all strata; beyond that they are of all rows together
@@ -72,6 +72,7 @@ def edited(case: Case, cell: Cell, folder: Path) -> Edited:
     z = z.astype(case.labels[name].dtype)
     prop = Property(name, z, case.n_classes[name], case.groups, case.covariates(name), case.types)
     bench = EditMeasurement.of(case.instrument, prop.plan(QUICK), seed=0)
-    effect = edited_effect(bench, cell.place, Latents(dictionary=str(folder), latents=latents), name="latents")
+    edits = fitted_edits(bench, cell.place, Latents(dictionary=str(folder), latents=latents), name="latents")
+    effect = edited_effect(bench, cell.place, edits)
     low, high = effect.effect_size_interval()
     return Edited(shares(bench, cell.place, effect, None), low > 0 or high < 0)

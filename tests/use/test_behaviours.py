@@ -216,6 +216,9 @@ def test_only_names_and_keys_and_numbers_lose_white_space() -> None:
     assert build("behaviours", "head: regression = true ").regression
     with pytest.raises(BadParameter, match=r"comma inside a value is written \\,"):
         build("behaviours", "next_token:answers=,|.")
+    with pytest.raises(BadParameter) as error:
+        build("interventions", "latents:dictionary=d,latents=43,45")
+    assert "latents=43|45" in str(error.value) and "\\," not in str(error.value)
 
 
 def test_what_no_text_tells_has_no_recipe() -> None:

@@ -21,7 +21,7 @@ from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.inference import effect
 from probing.use.interventions.latents import LatentEdit, Latents
 from probing.use.measure import Property, measure_property
-from probing.use.mediating import edited_effect, targets_of
+from probing.use.mediating import edited_effect, fitted_edits, targets_of
 from probing.use.state_checks import compared
 from probing.use.swapping import swapped
 from tests.samples.basis_dictionaries import WIDTH, basis, both_ways, dictionary
@@ -83,6 +83,14 @@ def test_without_latents_nothing_changes(holding: Path) -> None:
     np.testing.assert_array_equal(edit.apply(states, targets, goals), states)
     numbers = compared(bench_of(), HERE, [f"latents:dictionary={holding},top=0"], draws=2)
     assert numbers[f"latents:dictionary={holding},top=0"]["change"] == 0
+
+
+def test_the_latents_that_were_chosen_are_recorded(holding: Path) -> None:
+    for options, chosen in (("top=2", {"latent_0", "latent_24"}), ("latents=3|7", {"latent_3", "latent_7"})):
+        numbers = compared(bench_of(), HERE, [f"latents:dictionary={holding},{options}"], draws=2)
+        found = numbers[f"latents:dictionary={holding},{options}"]
+        assert {name for name in found if name.startswith("latent_")} == chosen
+        assert all(found[name] == 1 for name in chosen)
 
 
 @pytest.mark.parametrize("to", ["mean", "zero"])
@@ -151,7 +159,7 @@ def test_more_classes_and_real_values_are_moved_as_far_as_the_swap_moves_them(
 def test_the_class_mean_swap_as_a_comparison_is_the_swap_itself() -> None:
     bench = bench_of()
     swap = effect(swapped(bench, HERE, with_u=False), bench.experiment, bench.spread)
-    again = edited_effect(bench, HERE, build("interventions", "class_mean"), name="class_mean")
+    again = edited_effect(bench, HERE, fitted_edits(bench, HERE, build("interventions", "class_mean"), name="swap"))
     assert again.tau.value == pytest.approx(swap.tau.value, rel=1e-5)
     assert again.total.value == swap.total.value
     assert share(bench, "class_mean")[0] == pytest.approx(1, abs=1e-5)
@@ -219,7 +227,7 @@ def test_intervals_of_the_mediated_fraction_cover_it(holding: Path) -> None:
         made = Sample(Past(h @ AXES, weights @ AXES, past, norm=False), Property("z", z, 2, np.arange(900), {}))
         bench = EditMeasurement.of(made.instrument, made.prop.plan(QUICK), seed=seed)
         edit = Latents(dictionary=str(holding), latents="0|24")
-        ends = edited_effect(bench, HERE, edit, name="latents").mediated_fraction_interval()
+        ends = edited_effect(bench, HERE, fitted_edits(bench, HERE, edit, name="latents")).mediated_fraction_interval()
         assert ends is not None
         covered.append(ends[0] <= 0.5 <= ends[1])
     assert binom.ppf(0.005, len(covered), 0.95) <= sum(covered), np.mean(covered)

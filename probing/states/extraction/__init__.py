@@ -154,7 +154,8 @@ def extract(
     shards = [shard for shard in writer.missing() if shard % array_size == array_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
     writer.preflight(cut.bytes_of([example for unit in plan.units for example in unit.payload.examples]))
-    with words_bar("extracting", sum(unit.size for unit in plan.units), progress) as advance, sole_error_itself():
+    size = sum(unit.size for unit in plan.units)
+    with words_bar("extracting", size, progress, are_rows=reading.scope == "word") as advance, sole_error_itself():
         complete(
             plan,
             runner,

@@ -91,6 +91,10 @@ class LatentEdit(Edit):
     def rank(self) -> int:
         return len(self.chosen)
 
+    @property
+    def latents(self) -> Sequence[int]:
+        return [int(one) for one in self.chosen]
+
     def influence(self, states: NDArray[np.float32], targets: Targets, goals: Goals, sensitivity: Floats) -> Floats:
         """Return the influence of the rows that the means were computed from, `(N,)`."""
         influence = np.zeros(len(self.values))
