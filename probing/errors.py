@@ -292,10 +292,12 @@ class UnusedWeights(ProbingWarning):
     """A model's files hold weights of blocks that the loaded model does not have."""
 
 
+class DoubtfulData(ProbingWarning):
+    """Texts or labels do not allow what is done with them, such as texts whose tokens a model does not know."""
+
+
 class OtherRows(ProbingWarning):
-    """A threshold is compared with scores of another kind of rows (words, texts or tokens) than those on which it was
-    chosen.
-    """
+    """A threshold is compared with other scores (of words, texts or tokens) than those on which it was chosen."""
 
 
 class NotResumed(ProbingWarning):

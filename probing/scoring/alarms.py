@@ -161,9 +161,8 @@ def _difference(recipe: Recipe, used: Threshold, rule: AlarmRule) -> str:
             "every piece of an unfinished text, so that far more texts raise an alarm "
             f"(alarm_on='{AS_TRAINED}' compares the finished text)"
         )
-    if rule.role == "assistant" and not recipe.reading.chat:
-        return (
-            f"its threshold was chosen on whole texts ({recipe.rows}), and is compared with continuations without "
-            "their prompts (role='all' counts these, too)"
-        )
-    return ""
+    without = "" if rule.role == "all" or recipe.reading.chat else " without their prompts"
+    return (
+        f"its threshold was chosen on whole texts of a corpus ({recipe.rows}), and is compared with what a model "
+        f"generates{without}"
+    )

@@ -25,6 +25,7 @@ from probing.scoring.recipe import Recipe, answer_mark, recipe_of, refuse_other_
 from probing.scoring.text_pools import TextPool
 from probing.states.store import narrow
 from probing.states.store.format import widen
+from probing.states.store_warnings import warn_of_unknown
 from probing.statistics.aggregations import running
 from probing.statistics.thresholds import choose_threshold
 
@@ -272,7 +273,7 @@ class _Scorer:
         alarm: Callable[[int, bool], None] | None,
         mark: tuple[int, ...],
     ) -> None:
-        self._mark = mark
+        self._mark, self._unknown, self._has_warned = mark, found._tokenizer.unk_token_id, False
         self._recipes, self._found, self._special = recipes, found, special
         self._reads_prompt, self._alarm = reads_prompt, alarm
         self._waiting: list[tuple[int, Tensor, Mapping[str, Tensor]]] = []
@@ -282,6 +283,8 @@ class _Scorer:
         """Begin a text for each prompt, of the form that the probes were trained on."""
         for row, is_text in zip(ids.cpu(), mask.bool().cpu(), strict=True):
             refuse_other_form(self._recipes, self._mark, row[is_text].numpy())
+        if not self._has_warned:
+            self._has_warned = warn_of_unknown(self._count_unknown(ids.cpu()[mask.bool().cpu()]))
         self._first, self._length, self._mask = len(self._found), ids.shape[1], mask.bool().cpu()
         self._next, self._count = (0 if self._reads_prompt else self._length), 0
         self._stops = torch.tensor(sorted(stops), dtype=torch.long)
@@ -293,6 +296,11 @@ class _Scorer:
         for pools in self._pools:
             scores = {name: np.zeros(0) for name in self._recipes}
             self._found._texts.append(WatchedText(scores=scores, _tokenizer=self._found._tokenizer, _own=pools))
+
+    def _count_unknown(self, ids: Tensor) -> NDArray[np.int64]:
+        """Return the number of tokens of prompts that are unknown, and of all but special ones, `(1, 2)`."""
+        is_unknown = ids == (-1 if self._unknown is None else self._unknown)
+        return np.array([(int(is_unknown.sum()), int((~torch.isin(ids, self._special) | is_unknown).sum()))], np.int64)
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
         """Keep the pieces of a pass that were not read before, and score them when there are enough."""
