@@ -292,10 +292,12 @@ class UnusedWeights(ProbingWarning):
     """A model's files hold weights of blocks that the loaded model does not have."""
 
 
+class DoubtfulData(ProbingWarning):
+    """Texts or labels do not allow what is done with them, such as texts whose tokens a model does not know."""
+
+
 class OtherRows(ProbingWarning):
-    """A threshold is compared with scores of another kind of rows (words, texts or tokens) than those on which it was
-    chosen.
-    """
+    """A threshold is compared with other scores (of words, texts or tokens) than those on which it was chosen."""
 
 
 class NotResumed(ProbingWarning):
@@ -332,7 +334,7 @@ def unknown_name(
     )
 
 
-_BETWEEN = ("probing", "pydantic", "typer", "click", "abc")
+_BETWEEN = ("probing", "pydantic", "typer", "click", "abc", "contextlib")
 
 
 class OldAttributes:
@@ -372,13 +374,16 @@ class _OldAttribute:
 
 
 def warn_of_old_name(sentence: str) -> None:
-    """Warn of a deprecated name; the warning points to the line outside this package that uses it. `sentence` says
-    which name replaces it.
-    """
+    """Warn of a deprecated name. `sentence` says which name replaces it."""
+    warn_user(f"{sentence}: the old name works until version 0.3", OldName)
+
+
+def warn_user(sentence: str, category: type[Warning]) -> None:
+    """Give a warning that points to the line outside this package from which it was called."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"{sentence}: the old name works until version 0.3", OldName, stacklevel=level)
+    warnings.warn(sentence, category, stacklevel=level)
 
 
 def __getattr__(name: str) -> type[ProbingError]:

@@ -38,7 +38,7 @@ from probing.cli.output import (
 )
 from probing.cli.probe_commands import finish_score, probe_app
 from probing.cli.store_commands import AsJson, path_argument, print_mapping, store_app
-from probing.errors import OldName, ProbingWarning
+from probing.errors import DoubtfulData, OldName, ProbingWarning
 from probing.reference import REFERENCE
 from probing.system import stopping
 from probing.system.ending import open_streams, silence_broken_streams, typed_ending
@@ -256,6 +256,7 @@ def main() -> None:
     warnings.formatwarning = _as_words
     warnings.showwarning = _show_warning
     warnings.simplefilter("default", OldName)
+    warnings.simplefilter("ignore", DoubtfulData)  # commands say it once, below their tables
     try:
         with typed_ending():
             supervised(_work)

@@ -37,7 +37,12 @@ def finish_score(job: Any, quiet: bool, as_json: bool) -> None:
     """Run the job of `probing score`: print JSON lines as texts are scored, or the names of the files written."""
     warned: set[str] = set()
     output = import_module("probing.cli.output")
+    has_warned, unknown_pieces_warning = False, import_module("probing.states.store_warnings").unknown_pieces_warning
     for scores in job.run(progress=not quiet):
+        unknown, pieces = scores.unknown_pieces.sum(0).tolist()
+        if not has_warned and (doubt := unknown_pieces_warning(unknown / pieces if pieces else None)):
+            output.warn([doubt])
+            has_warned = True
         new = [f"not as in training: {remark}" for remark in scores.recipe.remarks if remark not in warned]
         output.warn(new)
         warned.update(scores.recipe.remarks)

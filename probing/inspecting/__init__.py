@@ -30,6 +30,7 @@ from probing.results.inspection import (
     Inspection,
 )
 from probing.seeds import child_seed
+from probing.states.store_warnings import count_unknown, unknown_pieces_warning, warn_of_unknown
 from probing.statistics.clusters import mean_intervals
 from probing.system.machine import target_of
 from probing.system.progress import steps_bar
@@ -106,6 +107,8 @@ def inspect(
     prompts, count = prompts_of(
         model, texts, chat_template=chat_template, subset=subset, max_texts=max_texts, seed=seed
     )
+    known = count_unknown((prompt.encoded for prompt in prompts), model.tokenizer.unk_token_id)
+    warn_of_unknown(known)
     pairs = _aligned(model, prompts, against, spans or {}, chat_template)
     states = StateSummary(wanted, model.sites)
     reader = Reader(model, states.needed)
@@ -143,7 +146,7 @@ def inspect(
         {} if effects is None else _disagreement(patterns, effects, ways, rounding),
         {"chat_template": chat_template, "draws": draws, "seed": seed, "texts_shown": min(SHOWN, len(prompts))}
         | ({"rounding": rounding} if check else {}),
-        _notes(prompts, count, states, reader.has_sink, ways, effects),
+        _doubts(known) + _notes(prompts, count, states, reader.has_sink, ways, effects),
     )
     if folder is not None:
         found.write(folder)
@@ -329,6 +332,13 @@ def _mean(values: NDArray[Any]) -> NDArray[Any]:
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(0)
     return np.asarray(np.divide(total, known.sum(0), out=np.full(total.shape, np.nan), where=known.any(0)))
+
+
+def _doubts(known: NDArray[np.int64]) -> list[str]:
+    """Return a note on unknown tokens, if these are many; `known` is what `count_unknown` returned."""
+    unknown, tokens = known.sum(0).tolist()
+    sentence = unknown_pieces_warning(unknown / tokens if tokens else None)
+    return [sentence] if sentence else []
 
 
 def _notes(

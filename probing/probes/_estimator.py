@@ -272,7 +272,13 @@ def _try(probe: Probe) -> None:
 
 def _card(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise BadParameter("no saved probe", needed="two files, .json and .safetensors", found="none", where=str(file))
+        raise BadParameter(
+            "no saved probe",
+            needed="two files, .json and .safetensors",
+            found="none",
+            where=str(file),
+            next_step=f"name a file below {file.with_suffix('')}/probes/" if file.with_suffix("").is_dir() else "",
+        )
     if file.stat().st_size > _MOST_BYTES:
         raise _damaged(file, f"a card of {file.stat().st_size} bytes")
     try:

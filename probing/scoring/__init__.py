@@ -16,6 +16,7 @@ from probing.provenance import model_called
 from probing.scoring.recipe import Recipe, recipe_of
 from probing.scoring.scores import RowScore, TextScore, TextScores, check_texts, score_corpus
 from probing.states.extraction.reading_options import check_corpus
+from probing.states.store_warnings import warn_of_unknown
 from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus, Example
 
@@ -72,7 +73,9 @@ def score(
             model, replace(corpus, examples=corpus.examples[first : first + max(1, batch)]), recipe, pieces=pieces
         )
     ]
-    return TextScores(recipe, model_called(model.identity()["model"]), found)
+    scores = TextScores(recipe, model_called(model.identity()["model"]), found)
+    warn_of_unknown(scores.unknown_pieces)
+    return scores
 
 
 def stream(
@@ -90,12 +93,14 @@ def stream(
     Raises:
         CorpusError, BadParameter: as in `score`, raised at the batch of the text.
     """
-    name, count = model_called(model.identity()["model"]), 0
+    name, count, has_warned = model_called(model.identity()["model"]), 0, False
     for batch in batches:
         corpus = _corpus(batch, count)
         _check(model, corpus, recipe, pieces, any_model=False)
         count += len(batch)
-        yield TextScores(recipe, name, score_corpus(model, corpus, recipe, pieces=pieces))
+        scores = TextScores(recipe, name, score_corpus(model, corpus, recipe, pieces=pieces))
+        has_warned = has_warned or warn_of_unknown(scores.unknown_pieces)
+        yield scores
 
 
 def _corpus(texts: Texts, start: int = 0) -> Corpus:

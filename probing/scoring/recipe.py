@@ -4,8 +4,6 @@ refused. A *piece* is a token.
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.contracts.probe import Probe
-from probing.errors import BadParameter, OtherRows, ProvenanceMismatch, unknown_name
+from probing.errors import BadParameter, ProvenanceMismatch, unknown_name
 from probing.measures._rows import gives_probabilities
 from probing.models.language_model import LanguageModel
 from probing.probes._estimator import load_probe
@@ -29,7 +27,9 @@ from probing.text.positions import SCOPE
 Floats = NDArray[np.float64]
 _WITH_ANY = "accept it with any_model (--any-model): the scores are then of another kind than those in the card"
 
-AS_TRAINED = "as_trained"  # of `alarm_on` in `watch`
+# How the rows of whole texts were pooled in training, of which a text that is generated has a score of its own.
+OWN_POOLS = {"sentence:first": "first", "sentence:last": "last", "sentence:mean": "mean", "sentence:max": "max"}
+OWN_POOLS |= {"position:end": "last"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class Recipe:
     def reads_whole_texts(self) -> bool:
         """Whether a row is a whole text, so that a threshold chosen on rows does not hold for pieces."""
         return self.probe.input == "pieces" or self.rows.startswith("sentence")
+
+    @property
+    def own_pool(self) -> str:
+        """How a whole text is pooled into a row: `pieces`, `first`, `last`, `mean` or `max`; "" if rows are others."""
+        return "pieces" if self.probe.input == "pieces" else OWN_POOLS.get(self.rows, "")
 
     @property
     def of_pieces(self) -> ReadingOptions:
@@ -229,41 +234,6 @@ def _labels(probe: Probe, about: Mapping[str, Any], label: str | None, name: str
             where=name,
         )
     return known, label or (known[1] if len(known) == 2 else "")
-
-
-def limits_of(
-    recipes: Mapping[str, Recipe], threshold: float | Mapping[str, float] | None, alarm_on: str
-) -> dict[str, float]:
-    """Return the alarm threshold of each probe by name: the given one, else the threshold in the card of the probe.
-
-    Raises:
-        UnknownName, BadParameter: a threshold is for an unknown probe or not finite, or a probe has none.
-    """
-    found = {}
-    if isinstance(threshold, Mapping) and (unknown := [name for name in threshold if name not in recipes]):
-        raise unknown_name("probe", str(unknown[0]), recipes, error=BadParameter)
-    for name, recipe in recipes.items():
-        given = threshold.get(name) if isinstance(threshold, Mapping) else threshold
-        if given is None and recipe.threshold is None:
-            raise BadParameter(
-                "a callback needs a threshold",
-                needed="threshold, or a probe trained with threshold='fpr=…'",
-                found="none",
-                where=name,
-            )
-        found[name] = float(recipe.threshold.value if given is None and recipe.threshold else given)  # type: ignore[arg-type]
-        if not math.isfinite(found[name]):
-            raise BadParameter("a threshold is a number", needed="a finite number", found=str(given), where=name)
-        if given is None and recipe.reads_whole_texts and alarm_on != AS_TRAINED:
-            share = recipe.threshold.fpr if recipe.threshold else 0.0
-            warnings.warn(
-                f"{name}: its threshold was chosen on whole texts ({recipe.rows}) and is compared with pieces here, of "
-                f"which more are flagged than the share of {share:g} it was chosen for: give a threshold of pieces, or "
-                f"alarm_on='{AS_TRAINED}'",
-                OtherRows,
-                stacklevel=5,
-            )
-    return found
 
 
 def answer_mark(model: LanguageModel) -> tuple[int, ...]:

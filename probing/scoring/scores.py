@@ -22,6 +22,7 @@ from probing.scoring.recipe import Recipe
 from probing.states.extraction.shard_reading import ReadingOptions, read_shard
 from probing.states.store import RowTable, ShardContent
 from probing.states.store.format import widen
+from probing.states.store_warnings import count_unknown
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
 from probing.training.pooling import PooledStore, with_rows
@@ -66,6 +67,8 @@ class TextScore:
         rows: a score for the text, or for each of its words if the probe reads words.
         pieces: a score for each token of the text, if tokens are scored.
         is_cut: whether tokens of the text were cut off at the length limit.
+        n_pieces: number of its tokens, without special ones.
+        n_unknown: number of these that the tokenizer does not know.
     """
 
     id: str
@@ -74,6 +77,8 @@ class TextScore:
     pieces: tuple[RowScore, ...] = ()
     role: str = ""
     is_cut: bool = False
+    n_pieces: int = 0
+    n_unknown: int = 0
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield one dict for each row, and then one for each token."""
@@ -91,6 +96,7 @@ class TextScore:
                     "flagged": one.is_flagged,
                     "role": self.role,
                     "cut": self.is_cut,
+                    "unknown_pieces": self.n_unknown / self.n_pieces if self.n_pieces else 0.0,
                     "probabilities": dict(one.probabilities),
                 }
 
@@ -126,6 +132,11 @@ class TextScores(Sequence[TextScore]):
         return f"TextScores({len(self)} texts, {self.recipe.name}, log odds of {self.recipe.label or 'the best'}{said})"
 
     @property
+    def unknown_pieces(self) -> NDArray[np.int64]:
+        """Number of unknown tokens of each text, and number of all, `(N, 2)`."""
+        return np.array([(text.n_unknown, text.n_pieces) for text in self], np.int64).reshape(-1, 2)
+
+    @property
     def scores(self) -> NDArray[np.float64]:
         """Scores of all N rows (texts, or words), `(N,)`."""
         return np.array([row.score for text in self for row in text.rows], np.float64)
@@ -135,7 +146,9 @@ class TextScores(Sequence[TextScore]):
         whose score it is (`scored`) and any remarks.
         """
         remarks = {"remarks": "; ".join(self.recipe.remarks)} if self.recipe.remarks else {}
-        scored = {"scored": self.recipe.label}
+        scored: dict[str, Any] = {"scored": self.recipe.label}
+        if self.recipe.threshold is not None:
+            scored |= {"threshold": self.recipe.threshold.value, "flagged_for": self.recipe.threshold.label}
         return [record | scored | remarks for text in self for record in text.records()]
 
     def json_lines(self) -> str:
@@ -292,11 +305,20 @@ def score_corpus(model: LanguageModel, corpus: Corpus, recipe: Recipe, *, pieces
     if by_piece is not None and len(by_piece.rows.example):
         states = by_piece.read(recipe.site)
         _put(single, by_piece.rows, Pieces.of_rows(states) if recipe.probe.input == "pieces" else states, recipe)
-    flags = own.dataset(0, "/examples/flags")
+    flags, known = own.dataset(0, "/examples/flags").tolist(), _unknown(model, corpus, recipe).tolist()
     return [
-        TextScore(example.id, example.text, tuple(a), tuple(b), _role(example, recipe), bool(flag & 2))
-        for example, a, b, flag in zip(corpus.examples, found, single, flags.tolist(), strict=True)
+        TextScore(example.id, example.text, tuple(a), tuple(b), _role(example, recipe), bool(flag & 2), n, unknown)
+        for example, a, b, flag, (unknown, n) in zip(corpus.examples, found, single, flags, known, strict=True)
     ]
+
+
+def _unknown(model: LanguageModel, corpus: Corpus, recipe: Recipe) -> NDArray[np.int64]:
+    """Return the number of unknown tokens of each text, and of all its tokens, `(N, 2)`."""
+    if recipe.reading.chat:
+        encoded = ChatTemplate(model.tokenizer, model.name).encode(corpus.examples)
+    else:
+        encoded = model.encode([example.text for example in corpus.examples])
+    return count_unknown(encoded, model.tokenizer.unk_token_id)
 
 
 def _states(rows: Any, recipe: Recipe) -> Any:

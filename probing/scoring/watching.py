@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from probing.contracts.probe import Probe
@@ -20,34 +20,17 @@ from probing.errors import BadParameter, unknown_name
 from probing.labels import Pieces
 from probing.models.language_model import LanguageModel
 from probing.models.reading.generating import listening
-from probing.scoring.recipe import AS_TRAINED, Recipe, answer_mark, limits_of, recipe_of, refuse_other_form
+from probing.scoring.alarms import AS_TRAINED, SO_FAR, Alarm, AlarmRule, AlarmThreshold, Limits, limits_of, rule_of
+from probing.scoring.recipe import Recipe, answer_mark, recipe_of, refuse_other_form
+from probing.scoring.text_pools import TextPool
 from probing.states.store import narrow
 from probing.states.store.format import widen
+from probing.states.store_warnings import warn_of_unknown
 from probing.statistics.aggregations import running
+from probing.statistics.thresholds import choose_threshold
 
 Floats = NDArray[np.float64]
 BLOCK = 64  # pieces of a sequence that are scored together where no callback waits for them
-_OWN = {"sentence:first": "first", "sentence:last": "last", "sentence:mean": "mean", "sentence:max": "max"}
-_OWN |= {"position:end": "last"}
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """Reports that the aggregated score of a generated text has passed its threshold.
-
-    Attributes:
-        probe: name of the probe.
-        sequence: number of the text, counted from 0 over all generations within the block.
-        piece: number of the scored token at which the threshold is passed, counted from 0.
-        score: aggregated score after that token.
-        threshold: the threshold.
-    """
-
-    probe: str
-    sequence: int
-    piece: int
-    score: float
-    threshold: float
 
 
 @dataclass(eq=False)
@@ -64,7 +47,7 @@ class WatchedText:
     scores: dict[str, Floats] = field(default_factory=dict)
     is_complete: bool = False
     _tokenizer: Any = field(default=None, repr=False)
-    _own: dict[str, Callable[[], float]] = field(default_factory=dict, repr=False)
+    _own: dict[str, TextPool] = field(default_factory=dict, repr=False)
 
     @property
     def text(self) -> str:
@@ -107,7 +90,16 @@ class WatchedText:
             BadParameter: the probe scores words or positions inside the text, or there is no token.
         """
         self._scores(probe)
-        return self._own[probe]()
+        return self._own[probe].score()
+
+    def compared(self, probe: str, rule: AlarmRule) -> Floats:
+        """Return the values that a rule compares with the threshold: one after each of n tokens, `(n,)`, or for
+        `as_trained` the score of the finished text, `(1,)`; of a text without tokens none.
+        """
+        scores = self._scores(probe)
+        if rule.alarm_on == AS_TRAINED:
+            return np.array([self.as_trained(probe)] if len(scores) else [], np.float64)
+        return np.asarray(rule.compared(scores, self._own[probe].so_far), np.float64)
 
     def _scores(self, probe: str) -> Floats:
         if probe not in self.scores:
@@ -120,10 +112,11 @@ class GenerationScores(Sequence[WatchedText]):
 
     Attributes:
         recipes: by name of the probe, a description of how its states are read and pooled.
+        rule: which score of a text raises an alarm, and when.
     """
 
-    def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any) -> None:
-        self.recipes = dict(recipes)
+    def __init__(self, recipes: Mapping[str, Recipe], tokenizer: Any, rule: AlarmRule) -> None:
+        self.recipes, self.rule = dict(recipes), rule
         self._tokenizer = tokenizer
         self._texts: list[WatchedText] = []
 
@@ -136,6 +129,43 @@ class GenerationScores(Sequence[WatchedText]):
     def __repr__(self) -> str:
         pieces = sum(len(text.ids) for text in self)
         return f"GenerationScores({len(self)} texts, {pieces} pieces, probes: {', '.join(self.recipes)})"
+
+    def peaks(self, probe: str) -> Floats:
+        """Return the highest value of each of N texts that is compared with a threshold, `(N,)`: an alarm is raised for
+        a text if this is above the threshold. That of a text without tokens is minus infinity.
+        """
+        return np.array([text.compared(probe, self.rule).max(initial=-np.inf) for text in self], np.float64)
+
+    def threshold(
+        self,
+        probe: str,
+        *,
+        fpr: float = 0.01,
+        positive: ArrayLike | None = None,
+        clusters: ArrayLike | None = None,
+    ) -> AlarmThreshold:
+        """Choose the threshold of alarms on these N texts: of new texts that are generated in the same way, without the
+        property, a share of at most `fpr` raises an alarm on average. Give it to `watch(…, threshold=…)`.
+
+        Args:
+            probe: name of the probe.
+            fpr: largest share of texts without the property that may raise an alarm.
+            positive: `(N,)` whether each text has the property; None means that none has.
+            clusters: `(N,)` group of each text, such as the prompt that it continues; None means that texts are
+                independent.
+
+        Raises:
+            DegenerateDesign: there are too few texts without the property; the message says how many are needed.
+            BadParameter: `fpr` is not between 0 and 1, or there is not a flag and a group for every text.
+            UnknownName: there is no probe of this name.
+        """
+        if probe not in self.recipes:
+            raise unknown_name("probe", probe, self.recipes)
+        flags = np.zeros(len(self), bool) if positive is None else positive
+        label = self.recipes[probe].label
+        found = choose_threshold(self.peaks(probe), flags, fpr=fpr, dev_clusters=clusters, label=label)
+        facts = {one.name: getattr(found, one.name) for one in fields(found)}
+        return AlarmThreshold(**facts, rule=self.rule)
 
     def records(self) -> list[dict[str, Any]]:
         """Return a list of dicts, one for each probe and token of each text, with the number of the text, the number
@@ -155,8 +185,8 @@ def watch(
     probes: Probe | str | Path | Sequence[Probe | str | Path] | Mapping[str, Probe | str | Path],
     *,
     callback: Callable[[Alarm], object] | None = None,
-    threshold: float | Mapping[str, float] | None = None,
-    alarm_on: str = "last",
+    threshold: Limits = None,
+    alarm_on: str | None = None,
     role: Literal["assistant", "all"] = "assistant",
     decay: float = 0.9,
     width: int = 8,
@@ -171,14 +201,18 @@ def watch(
     Args:
         model: a decoder.
         probes: saved probes or their files; the keys of a mapping name them in the scores.
-        callback: function that is called with an `Alarm` when a text first passes the threshold of a probe. An
-            exception in it ends the generation. With a callback, every token is scored immediately, which takes more
-            time.
-        threshold: threshold for the callback, one number for all probes or a mapping by name; None means the threshold
-            that was saved with each probe.
-        alarm_on: what is compared with the threshold: an aggregation of the scores so far, such as `last`, `mean` or
-            `max` (`probing.statistics.aggregations.running` lists all); or `as_trained`, the score of the text so far,
-            pooled as in training.
+        callback: function that is called with an `Alarm`, at most once for each text and probe, when the score passes
+            the threshold. An exception in it ends the generation. With a callback, every token is scored immediately,
+            which takes more time.
+        threshold: threshold for the callback, one for all probes or a mapping by name: a number, or the result of
+            `threshold` of the scores of an earlier `watch`, which keeps its share of false alarms. None means the
+            threshold that was saved with each probe. A warning says where its share does not hold.
+        alarm_on: what is compared with the threshold: `as_trained`, the score of a text as a whole, pooled as in
+            training, when the text is finished; `as_trained_so_far`, the same of the text so far, after every token; or
+            after every token an aggregation of the scores so far, such as `last`, `mean` or `max`
+            (`probing.statistics.aggregations.running` lists all). None means as the threshold was chosen: for one saved
+            with a probe of whole texts `as_trained`, for a number `last`. Each score after a token is one more chance
+            of an alarm, so that a threshold chosen on finished texts would raise far more.
         role: tokens to score: `assistant` (generated ones) or `all` (also those of the prompt).
         decay, width: for `alarm_on`: weight of the past in an `exponential` mean, and number of tokens of a `rolling`
             mean.
@@ -197,26 +231,24 @@ def watch(
     recipes = {name: recipe_of(probe, model, any_model=any_model) for name, probe in named.items()}
     if callback is not None and not callable(callback):
         raise BadParameter("the callback cannot be called", needed="a function", found=type(callback).__name__)
-    limits = limits_of(recipes, threshold, alarm_on) if callback is not None else {}
-    if alarm_on != AS_TRAINED:
-        running(np.zeros(1), alarm_on, decay=decay, width=width)
-    if role not in ("assistant", "all"):
-        raise unknown_name("role", str(role), ("assistant", "all"), error=BadParameter)
-    found = GenerationScores(recipes, model.tokenizer)
+    rule = rule_of(recipes, threshold, alarm_on, role, decay=decay, width=width)
+    rule.check(recipes)
+    limits = limits_of(recipes, threshold, rule) if callback is not None else {}
+    found = GenerationScores(recipes, model.tokenizer, rule)
     special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.long)
 
-    def alarm(sequence: int) -> None:
+    def alarm(sequence: int, is_finished: bool) -> None:
         text = found[sequence]
-        for name, limit in limits.items():
-            if (name, sequence) not in raised and len(text.scores[name]):
-                if alarm_on == AS_TRAINED:
-                    value = text.as_trained(name)
-                else:
-                    value = float(running(text.scores[name], alarm_on, decay=decay, width=width)[-1])
-                if value > limit:
-                    raised.add((name, sequence))
-                    assert callback is not None
-                    callback(Alarm(name, sequence, len(text.ids) - 1, value, limit))
+        for name, limit in limits.items() if is_finished or rule.alarm_on != AS_TRAINED else ():
+            if (name, sequence) in raised:
+                continue
+            values = text.compared(name, rule)
+            over = np.flatnonzero(values > limit)
+            if len(over):
+                raised.add((name, sequence))
+                first = len(text.ids) - len(values) + int(over[0])
+                assert callback is not None
+                callback(Alarm(name, sequence, first, float(values[over[0]]), limit))
 
     raised: set[tuple[str, int]] = set()
     mark = () if any_model else answer_mark(model)
@@ -238,28 +270,37 @@ class _Scorer:
         found: GenerationScores,
         special: Tensor,
         reads_prompt: bool,
-        alarm: Callable[[int], None] | None,
+        alarm: Callable[[int, bool], None] | None,
         mark: tuple[int, ...],
     ) -> None:
-        self._mark = mark
+        self._mark, self._unknown, self._has_warned = mark, found._tokenizer.unk_token_id, False
         self._recipes, self._found, self._special = recipes, found, special
         self._reads_prompt, self._alarm = reads_prompt, alarm
         self._waiting: list[tuple[int, Tensor, Mapping[str, Tensor]]] = []
-        self._pools: list[dict[str, _Pool]] = []
+        self._pools: list[dict[str, TextPool]] = []
 
     def begins(self, ids: Tensor, mask: Tensor, stops: frozenset[int]) -> None:
         """Begin a text for each prompt, of the form that the probes were trained on."""
         for row, is_text in zip(ids.cpu(), mask.bool().cpu(), strict=True):
             refuse_other_form(self._recipes, self._mark, row[is_text].numpy())
+        if not self._has_warned:
+            self._has_warned = warn_of_unknown(self._count_unknown(ids.cpu()[mask.bool().cpu()]))
         self._first, self._length, self._mask = len(self._found), ids.shape[1], mask.bool().cpu()
         self._next, self._count = (0 if self._reads_prompt else self._length), 0
         self._stops = torch.tensor(sorted(stops), dtype=torch.long)
         self._ended = torch.zeros(len(ids), dtype=torch.bool)
-        self._pools = [{name: _Pool(recipe) for name, recipe in self._recipes.items()} for _ in range(len(ids))]
+        so_far = self._found.rule.alarm_on == SO_FAR
+        self._pools = [
+            {name: TextPool(recipe, scores_prefixes=so_far) for name, recipe in self._recipes.items()} for _ in ids
+        ]
         for pools in self._pools:
-            own = {name: pool.score for name, pool in pools.items()}
             scores = {name: np.zeros(0) for name in self._recipes}
-            self._found._texts.append(WatchedText(scores=scores, _tokenizer=self._found._tokenizer, _own=own))
+            self._found._texts.append(WatchedText(scores=scores, _tokenizer=self._found._tokenizer, _own=pools))
+
+    def _count_unknown(self, ids: Tensor) -> NDArray[np.int64]:
+        """Return the number of tokens of prompts that are unknown, and of all but special ones, `(1, 2)`."""
+        is_unknown = ids == (-1 if self._unknown is None else self._unknown)
+        return np.array([(int(is_unknown.sum()), int((~torch.isin(ids, self._special) | is_unknown).sum()))], np.int64)
 
     def reads(self, start: int, ids: Tensor, states: Mapping[str, Tensor]) -> None:
         """Keep the pieces of a pass that were not read before, and score them when there are enough."""
@@ -273,14 +314,20 @@ class _Scorer:
         self._count += ids.shape[1] - new
         if self._alarm is not None or self._count >= BLOCK:
             self.flush()
-            for sequence in range(self._first, len(self._found)) if self._alarm is not None else ():
-                self._alarm(sequence)  # type: ignore[misc]
+            self._compare(is_over=False)
 
     def ends(self, ids: Tensor) -> None:
         """Score what is left of the generation."""
         self.flush()
         for text in self._found._texts[self._first :]:
             text.is_complete = True
+        self._compare(is_over=True)
+
+    def _compare(self, *, is_over: bool) -> None:
+        """Compare the texts with their thresholds; `is_over`: the generation has ended, and with it every text."""
+        if self._alarm is not None:
+            for row, has_ended in enumerate(self._ended.tolist()):
+                self._alarm(self._first + row, is_over or has_ended)
 
     def flush(self) -> None:
         """Score the pieces that wait."""
@@ -318,56 +365,6 @@ class _Scorer:
         gone = self._ended[:, None] | before
         self._ended |= stops.any(1)
         return (prompt | is_new) & ~torch.isin(ids, self._special) & ~stops & ~gone
-
-
-class _Pool:
-    """Pools the states of a text's pieces as the probe's rows were pooled in training, as they come."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._how = "pieces" if recipe.probe.input == "pieces" else _OWN.get(recipe.rows, "")
-        self._parts: list[NDArray[np.float32]] = []
-        self._pooled: Floats | None = None
-        self._count = 0
-
-    def add(self, X: NDArray[np.float32]) -> None:
-        """Add the states `(n, D)` of the next pieces."""
-        if not len(X) or not self._how:
-            return
-        self._count += len(X)
-        if self._how == "pieces":
-            self._parts.append(X)
-            return
-        now = {
-            "first": lambda: X[0],
-            "last": lambda: X[-1],
-            "mean": lambda: X.sum(0, dtype=np.float64),
-            "max": lambda: X.max(0),
-        }
-        made = np.asarray(now[self._how](), np.float64)
-        if self._pooled is None or self._how == "last":
-            self._pooled = made
-        elif self._how == "mean":
-            self._pooled = self._pooled + made
-        elif self._how == "max":
-            self._pooled = np.maximum(self._pooled, made)
-
-    def score(self) -> float:
-        """Return the probe's score of the pooled row."""
-        if not self._count:
-            raise BadParameter(
-                "no score of the text as a whole",
-                needed="rows of whole texts (sentence:…, position:end) and at least one piece",
-                found=f"rows {self._recipe.rows}, {self._count} pieces",
-                where=self._recipe.name,
-                next_step="aggregate the scores of the pieces",
-            )
-        if self._how == "pieces":
-            states = np.concatenate(self._parts)
-            return float(self._recipe.scored(Pieces(states, np.array([0, len(states)])))[0][0])
-        assert self._pooled is not None  # a piece was added
-        row = self._pooled / self._count if self._how == "mean" else self._pooled
-        return float(self._recipe.scored(row.astype(np.float32)[None])[0][0])
 
 
 def _named(probes: Any) -> dict[str, Probe | str | Path]:

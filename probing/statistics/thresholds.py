@@ -119,7 +119,7 @@ class AskedThreshold:
         Raises:
             BadParameter: the text has another form, or the share is not between 0 and 1.
         """
-        found = _ASKED.fullmatch(text.strip())
+        found = _ASKED.fullmatch(text.strip()) if isinstance(text, str) else None
         try:
             fpr = float(found["fpr"]) if found else math.nan
         except ValueError:

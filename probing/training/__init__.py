@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from probing.contracts.control import Control, StateControl
 from probing.contracts.executor import Executor, WorkPlan
 from probing.contracts.measure import Measure
 from probing.contracts.task import Task
-from probing.errors import BadParameter, UnitFailed, unknown_name
+from probing.errors import BadParameter, DoubtfulData, UnitFailed, unknown_name, warn_user
 from probing.executors._units import executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
@@ -175,7 +176,18 @@ def train(
             raise
     found = done if folder is None else UnitResults(folder)  # read again: what is written now is what its unit says now
     whole = folder if array_size == 1 or not found.missing(units) else None
-    return _written(units, found, whole, correction, replaces=replace)
+    results = _written(units, found, whole, correction, replaces=replace)
+    if not results.missing:
+        _warn_of_data(results)
+    return results
+
+
+def _warn_of_data(results: ProbeResults) -> None:
+    """Warn of what the results say of their data, in the words of the command line."""
+    tasks = import_module("probing.reporting.task_results").by_task(results)
+    for task in tasks:
+        for sentence in import_module("probing.reporting.warnings").warnings_of_task(task):
+            warn_user(f"{task.title}: {sentence}", DoubtfulData)
 
 
 def _comparisons(features: Sequence[str | Path | Dictionary]) -> list[Analysis]:

@@ -18,7 +18,7 @@ from probing.results.analysis import AnalysisResult
 from probing.results.features import FeatureScores, features_of, features_table
 from probing.results.probe import MeasureResult, ProbeResult, Score, json_lines, read_results
 from probing.statistics.families import adjusted, correction_of
-from probing.verdicts.decodability import judged
+from probing.verdicts.decodability import NOT_JUDGED, judged
 
 NO_SITE = "(none)"
 _SHOWN = 3  # tasks in a line
@@ -345,7 +345,11 @@ class ProbeResults(Sequence[ProbeResult]):
 def _best_line(results: ProbeResults) -> str:
     """Return the result at the best site on dev with its judgement, as one line."""
     best = results.best()
-    return f"  {best!r}: {judged(best, best.judged(best.measures[0].measure)).status}"
+    judgement = judged(best, best.judged(best.measures[0].measure))
+    because = ""
+    if judgement.status == NOT_JUDGED:
+        because = f" ({import_module('probing.reporting.findings').unjudged_because(judgement)})"
+    return f"  {best!r}: {judgement.status}{because}"
 
 
 def _merged(older: Sequence[R], newer: Sequence[R], *, replace: bool) -> list[R]:

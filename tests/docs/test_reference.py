@@ -209,7 +209,8 @@ def _patch_and_ablate(to: Path) -> None:
 
 
 def _score(to: Path) -> None:
-    recipe: Any = SimpleNamespace(label="b", remarks=("model is another",))
+    threshold = SimpleNamespace(value=0.1, label="b")
+    recipe: Any = SimpleNamespace(label="b", remarks=("model is another",), threshold=threshold)
     row = RowScore(0, 3, -1, 0.5, "b", {"a": 0.4, "b": 0.6}, True)
     TextScores(recipe, "model", [TextScore("1", "the", (row,), (row,))]).write(to / "scores.parquet")
 

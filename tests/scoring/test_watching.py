@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import betabinom
 
 import probing as pb
-from probing.errors import BadParameter, OtherRows, ProvenanceMismatch, UnknownName, UnsupportedModel
+from probing.errors import BadParameter, DegenerateDesign, OtherRows, ProvenanceMismatch, UnknownName, UnsupportedModel
 from probing.labels import Pieces
 from probing.probes._estimator import load_probe
+from probing.scoring.alarms import Alarm, AlarmThreshold
 from probing.scoring.steering import NOT_TESTED
-from probing.scoring.watching import Alarm
 from probing.statistics.aggregations import AGGREGATIONS, running
 from probing.text.alignment import Encoded
 from tests.samples.tiny_models import language_model
@@ -223,16 +224,102 @@ def test_a_prompt_of_another_form_than_in_training_is_refused(trained: Trained) 
 
 def test_a_threshold_of_whole_texts_is_told_from_one_of_pieces(trained: Trained) -> None:
     model, file = model_of(), trained.of("mean")[0]
-    with pytest.warns(OtherRows, match="whole texts"), pb.watch(model, file, callback=print):
+    for how in ("last", "mean", "as_trained_so_far"):
+        with pytest.warns(OtherRows, match="unfinished"), pb.watch(model, file, callback=print, alarm_on=how):
+            pass
+    with pytest.warns(OtherRows, match="generates without their prompts"), pb.watch(model, file, callback=print):
         pass
+    with pytest.warns(OtherRows, match="model generates[.]"), pb.watch(model, file, callback=print, role="all"):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pb.watch(model, file, callback=print, threshold=1.0), pb.watch(model, file):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["mean", "last", "max", "pieces-max", "position"])
+def test_an_alarm_as_trained_is_what_score_says_of_the_finished_text(trained: Trained, kind: str) -> None:
+    model, file = model_of(), trained.of(kind)[0]
+    raised: list[Alarm] = []
+    with (
+        pytest.warns(OtherRows, match="of a corpus"),
+        pb.watch(model, {"n": file}, callback=raised.append, role="all") as scores,
+    ):
+        model.generate(PROMPTS + list(TEXTS[:20]), max_new_tokens=6)
+    assert scores.rule.alarm_on == "as_trained" and scores.recipes["n"].threshold is not None
+    limit = scores.recipes["n"].threshold.value
+    over = [n for n, text in enumerate(scores) if text.as_trained("n") > limit]
+    assert [alarm.sequence for alarm in raised] == over
+    assert all(alarm.piece == len(scores[alarm.sequence].ids) - 1 for alarm in raised)
+
+
+def texts_of(seed: int, count: int) -> list[str]:
+    """Beginnings of texts, each drawn in the same way from the words of the reference model."""
+    random = np.random.default_rng(seed)
+    first, second = ["nowadays", "formerly", "the"], ["young", "old"]
+    nouns = ["doctor", "painters", "doctors", "painter", "friend", "lawyers"]
+    return [f"{random.choice(first)} the {random.choice(second)} {random.choice(nouns)} near" for _ in range(count)]
+
+
+TEXTS = texts_of(0, 20)
+
+
+@pytest.mark.parametrize("how", ["as_trained", "as_trained_so_far", *(a for a in AGGREGATIONS if a != "rolling")])
+def test_the_share_of_texts_that_raise_an_alarm_is_as_promised(trained: Trained, how: str) -> None:
+    """Of new texts no more raise an alarm than chance allows: the k-th of n of dev, so a beta-binomial share."""
+    model, file, fpr, count = model_of(), trained.of("mean")[0], 0.1, 120
+    # A model that generates at random: texts are exchangeable, and no two are alike.
+    options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": True}
+    network: Any = model.suffix.model
+
+    def generate(seed: int) -> None:
+        torch.manual_seed(seed)
+        ids = torch.from_numpy(np.stack([one.ids for one in model.encode(["nowadays the young"] * count)]))
+        network.generate(ids, pad_token_id=0, eos_token_id=None, **options)
+
+    with pb.watch(model, {"n": file}, alarm_on=how) as dev:
+        generate(0)
+    limit = dev.threshold("n", fpr=fpr)
     raised: list[Alarm] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pb.watch(model, {"n": file}, callback=raised.append, alarm_on="as_trained") as scores:
-            model.generate(PROMPTS, max_new_tokens=6)
-    limit = scores.recipes["n"].threshold
-    assert limit is not None
-    assert {a.sequence for a in raised} >= {i for i, t in enumerate(scores) if t.as_trained("n") > limit.value}
+        with pb.watch(model, {"n": file}, callback=raised.append, threshold=limit) as scores:
+            generate(1)
+    k = int(fpr * (count + 1))
+    least, most = betabinom(count, k, count + 1 - k).ppf([0.0005, 0.9995])
+    assert scores.rule == dev.rule and len({alarm.sequence for alarm in raised}) == len(raised)
+    assert least <= len(raised) <= most
+    over = np.flatnonzero(scores.peaks("n") > limit.value)  # a rounding apart at most
+    assert len({alarm.sequence for alarm in raised} ^ set(over.tolist())) <= 1
+
+
+def test_a_threshold_of_one_comparison_is_not_one_of_another(trained: Trained) -> None:
+    model, file = model_of(), trained.of("mean")[0]
+    with pb.watch(model, {"n": file}, alarm_on="mean") as dev:
+        for _ in range(4):
+            model.generate(TEXTS[:5], max_new_tokens=4)
+    limit = dev.threshold("n", fpr=0.1)
+    assert isinstance(limit, AlarmThreshold) and limit.dev_negatives == 20
+    assert limit.value in dev.peaks("n")
+    for other in ({"alarm_on": "max"}, {"role": "all"}):
+        with (
+            pytest.warns(OtherRows, match="chosen on mean") as caught,
+            pb.watch(model, {"n": file}, callback=print, threshold=limit, **other),  # type: ignore[arg-type]
+        ):
+            pass
+        assert caught[0].filename == __file__
+    with pytest.raises(DegenerateDesign, match="at least 99"):
+        dev.threshold("n", fpr=0.01)
+    with pytest.raises(UnknownName):
+        dev.threshold("m", fpr=0.1)
+
+
+def test_a_probe_of_words_gives_a_finished_text_no_score(trained: Trained) -> None:
+    with (
+        pytest.raises(BadParameter, match="as a whole no score"),
+        pb.watch(model_of(), trained.of("words")[0], alarm_on="as_trained"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("options", [{"threshold": np.nan}, {"threshold": {"typo": 1.0}}, {"callback": 5}])

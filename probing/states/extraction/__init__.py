@@ -11,7 +11,7 @@ from typing import Literal
 
 from probing._renamed import takes_old_names
 from probing.contracts.executor import Executor, WorkerFactory
-from probing.errors import BadParameter
+from probing.errors import BadParameter, DoubtfulData, warn_user
 from probing.executors._units import complete, executor_of, sole_error_itself
 from probing.models.language_model import LanguageModel
 from probing.models.site import are_module_paths
@@ -29,6 +29,7 @@ from probing.states.extraction.shard_work import (
 )
 from probing.states.store import Store
 from probing.states.store.leases import Leases
+from probing.states.store_warnings import unknown_pieces_warning
 from probing.system.progress import words_bar
 from probing.text.corpus import Corpus
 
@@ -167,7 +168,10 @@ def extract(
     if writer.missing():
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
-    return Store.open(Path(to))
+    store = Store.open(Path(to))
+    if sentence := unknown_pieces_warning(store.unknown_pieces):
+        warn_user(sentence, DoubtfulData)
+    return store
 
 
 def _factory(executor: Executor, model: LanguageModel, reading: ReadingOptions, store: StoreToFill) -> WorkerFactory:
