@@ -312,8 +312,10 @@ class Dictionary:
                 where=self.site or "",
                 next_step="give states of the site that the dictionary was trained on",
             )
-        rows = np.ascontiguousarray(given, dtype=np.float32)
-        if not np.isfinite(np.sum(rows, dtype=np.float64)):
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is refused
+            rows = np.ascontiguousarray(given, dtype=np.float32)
+            total = np.sum(rows, dtype=np.float64)
+        if not np.isfinite(total):
             raise NonFiniteStates("states that are not finite", needed="finite states", found="NaN or infinity")
         return rows
 

@@ -42,6 +42,7 @@ class DictionaryTrainJob(CorpusOptions):
     no_controls: bool = option(False, help="measure no random dictionary beside it")
     seed: int = option(0, help="root of every random draw")
     to: str = option(help="directory of the dictionary and results")
+    replace: bool = option(False, help="delete a dictionary of other states or options that is in this directory")
 
     def run(self, *, progress: bool = True) -> TrainedDictionary:
         """Train the dictionary and its controls, write the results and return them."""
