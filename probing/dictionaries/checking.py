@@ -18,9 +18,13 @@ OFF = 0.25  # share by which a measured number may differ from the declared one,
 _POOR = 0.9  # share of variance unexplained from which on a dictionary explains nothing
 _LEAST_GAIN = 0.002  # of variance: what another setting gains below this is noise
 _FEWER_ROWS = 2000  # for settings that are tried out
+_FACTOR = "normalisation: states times "
 _FIRST = "first_token: without it"
 _K_STEPS = (0.25, 0.5, 2.0, 4.0)
-_MORE_LATENTS_GAIN = 0.5  # more latents than in training explain somewhat more: only a halved rest is a wrong k
+_MORE_LATENTS_GAIN = 0.5  # more latents than in training explain somewhat more: only a halved rest is a wrong setting
+_FACTOR_ROWS = 256
+_FACTOR_STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625)  # of the power of 2 of a factor of the states
+_LARGEST_FACTOR = 6  # the same
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class DictionaryCheck:
         declared: the same numbers as the file declares them, where it does.
         alternatives: by what was changed: how well the dictionary does with another setting or on other states.
         problems: what is wrong, in sentences; the first names the likely cause; empty if nothing is.
-        cause: short name of the likely cause (`k`, `relu`, `normalisation`, `bias`, `decoder`, `encoder`, `site`,
-            `first_token`, `dead`, `unknown`); "" if nothing is wrong.
+        cause: short name of the likely cause (`k`, `relu`, `threshold`, `normalisation`, `bias`, `decoder`, `encoder`,
+            `site`, `first_token`, `dead`, `unknown`); "" if nothing is wrong.
         loss: losses of the model (see `LossRecovered`); None if no model was given.
     """
 
@@ -84,6 +88,7 @@ class DictionaryCheck:
 _STEPS = {
     "k": "check k in the settings of the file",
     "relu": "read it as TopK: set the architecture and k in the settings of the file",
+    "threshold": "check the architecture in the settings of the file: BatchTopK has a threshold, TopK has k",
     "normalisation": "check the normalisation in the settings of the file, or give norm_factor (--norm-factor)",
     "bias": "check whether the decoder's bias is subtracted before encoding (apply_b_dec_to_input)",
     "decoder": "write the decoder as (latents, width)",
@@ -162,7 +167,7 @@ def check_rows(dictionary: Dictionary, rows: CheckRows, *, seed: int = 0) -> Dic
     cause, problems = _judged(fit, own, declared, tried, dictionary)
     # First tokens can be so large that they decide which setting seems better; what is wrong with the rest is asked
     # without them.
-    if _FIRST in tried and (problems or _is_better(_FIRST, tried[_FIRST], own, None)):
+    if _FIRST in tried and (problems or _is_better(_FIRST, tried[_FIRST], own)):
         rest = check_rows(dictionary, rows.part(~rows.is_first), seed=seed)
         first = [_better_words("first_token", "", tried[_FIRST], own), *problems]
         cause, problems = (rest.cause, list(rest.problems)) if rest.problems else ("first_token", first)
@@ -215,17 +220,21 @@ def _other_settings(
     if dictionary.activation == "topk" and k is not None:
         ks = {max(1, round(k * step)) for step in _K_STEPS} - {k}
         found += [(f"k: {other}", replace(dictionary, k=other)) for other in sorted(ks) if other <= most]
+        found += [("threshold: BatchTopK", _by_threshold(dictionary, states, k))]
     elif dictionary.activation in ("relu", "threshold") and "l0" in declared and own.l0 > declared["l0"]:
         kept = min(most, max(1, round(declared["l0"])))
         architecture = dictionary.architecture if dictionary.is_transcoder else "topk"
-        found.append((f"relu: TopK of {kept}", replace(dictionary, architecture=architecture, k=kept, threshold=None)))
+        cause = "relu" if dictionary.activation == "relu" else "threshold"
+        found.append(
+            (f"{cause}: TopK of {kept}", replace(dictionary, architecture=architecture, k=kept, threshold=None))
+        )
     for name in NORMALIZATIONS:
         if name != dictionary.normalization:
             found.append((f"normalisation: {name}", replace(dictionary, normalization=name)))
-    norm = float(np.linalg.norm(states, axis=1).mean())
-    factor = dictionary.width**0.5 / norm if norm > 0 else 1.0
-    if dictionary.normalization == "none" and not 0.9 < factor < 1.1:
-        found.append((f"normalisation: states times {factor:.4g}", scaled(dictionary, factor)))
+    if dictionary.normalization == "none" and not dictionary.is_transcoder:
+        factor = _best_factor(dictionary, states)
+        if not 0.9 < factor < 1.1:
+            found.append((f"{_FACTOR}{factor:.4g}", scaled(dictionary, factor)))
     if dictionary.decoder_bias.shape == (dictionary.width,) and dictionary.decoder_bias.any():
         flipped = not dictionary.subtract_decoder_bias
         name = f"bias: {'' if flipped else 'not '}subtracted"
@@ -235,6 +244,37 @@ def _other_settings(
         turned: dict[str, Any] = {name: matrix.reshape(matrix.shape[::-1]).T}
         found.append((f"{name}: transposed", replace(dictionary, **turned)))
     return found
+
+
+def _by_threshold(dictionary: Dictionary, states: Floats, k: int) -> Dictionary:
+    """Return a TopK dictionary as BatchTopK: with the threshold above which rows have k latents in the mean."""
+    most = min(dictionary.n_latents, 4 * k)
+    values = np.sort(replace(dictionary, k=most).encode(states).data)[::-1]
+    threshold = values[min(k * len(states), len(values) - 1)] if len(values) else 0.0
+    architecture = dictionary.architecture if dictionary.is_transcoder else "batchtopk"
+    return replace(dictionary, architecture=architecture, k=None, threshold=np.array([threshold], np.float32))
+
+
+def _best_factor(dictionary: Dictionary, states: Floats) -> float:
+    """Return the factor of the states at which a dictionary explains them best: the least of its squared errors, first
+    among powers of 2, then in ever smaller steps around the best of them.
+    """
+    rows = states[:: max(1, len(states) // _FACTOR_ROWS)]
+    known: dict[float, float] = {}
+
+    def error(power: float) -> float:
+        if power not in known:
+            try:
+                known[power] = measure_fit(scaled(dictionary, 2**power), rows).fvu
+            except BadParameter:  # of rows that are all equal, or numbers that float32 does not hold
+                known[power] = float("inf")
+        return known[power]
+
+    powers = np.arange(-_LARGEST_FACTOR, _LARGEST_FACTOR + 1, dtype=float).tolist()
+    for step in _FACTOR_STEPS:
+        best = min(powers, key=lambda power: (error(power), abs(power)))
+        powers = [best - step / 2, best, best + step / 2]
+    return float(2 ** min(powers, key=lambda power: (error(power), abs(power))))
 
 
 def scaled(dictionary: Dictionary, factor: float) -> Dictionary:
@@ -262,22 +302,27 @@ def _judged(
         problems.append(f"{fit.fvu:.1%} of the variance are unexplained, where the file declares {declared['fvu']:.1%}")
     if fit.fvu > _POOR:
         problems.append(f"{fit.fvu:.1%} of the variance are unexplained")
-    better = {name: one for name, one in tried.items() if _is_better(name, one, own, dictionary.k)}
+    better = {name: one for name, one in tried.items() if _is_better(name, one, own)}
     if not better:
         return ("unknown", problems) if problems else ("", [])
-    best = min(better, key=lambda name: better[name].fvu)
+    # More latents explain more in any case: where a threshold does much better with as many, k is not the cause.
+    is_threshold = any(name.startswith("threshold: ") for name in better)
+    likely = [name for name in better if not (is_threshold and name.startswith("k: "))]
+    best = min(likely, key=lambda name: better[name].fvu)
     cause, _, change = best.partition(": ")
     return cause, [_better_words(cause, change, better[best], own), *problems]
 
 
 def _better_words(cause: str, change: str, one: Fit, own: Fit) -> str:
-    words = _CAUSES[cause].format(change=change)
+    setting = f"the setting {change!r}" if change in NORMALIZATIONS else change
+    words = _CAUSES[cause].format(change=setting)
     return f"{words} ({one.fvu:.1%} of the variance unexplained instead of {own.fvu:.1%})"
 
 
 _CAUSES = {
     "k": "it was probably trained with k = {change}",
     "relu": "TopK weights are probably read as ReLU: {change} does better",
+    "threshold": "its architecture is probably another: {change} does better",
     "normalisation": "its states were probably normalised otherwise: {change} does better",
     "bias": "the decoder's bias is probably to be {change} before encoding",
     "decoder": "its decoder is probably transposed",
@@ -287,8 +332,10 @@ _CAUSES = {
 }
 
 
-def _is_better(name: str, one: Fit, own: Fit, k: int | None) -> bool:
-    """Return whether a change explains so much more that the setting of the file is doubtful."""
-    is_more = name.startswith("k: ") and k is not None and int(name[3:]) > k
+def _is_better(name: str, one: Fit, own: Fit) -> bool:
+    """Return whether a change explains so much more that the setting of the file is doubtful. What leaves nearly all
+    unexplained is no explanation, however much worse the setting of the file does.
+    """
+    is_more = name.startswith(("k: ", _FACTOR)) and one.l0 > own.l0 * (1 + OFF)
     share = _MORE_LATENTS_GAIN if is_more else 1 / (1 + OFF)
-    return one.fvu < share * own.fvu and own.fvu - one.fvu > _LEAST_GAIN
+    return one.fvu <= _POOR and one.fvu < share * own.fvu and own.fvu - one.fvu > _LEAST_GAIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.dictionaries._beside_probe import Property, Texts, compared, mean_differences, property_of
+from probing.dictionaries._options import whole
 from probing.dictionaries.dictionary import Dictionary
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, DegenerateDesign, ProbingWarning, ProvenanceMismatch
 from probing.neuronpedia.reading import ExportedContext, ExportedLatents, read_export
 from probing.neuronpedia.writing import write_feature_lists
 from probing.provenance import __version__, model_called
@@ -20,7 +22,7 @@ from probing.results.latent_contexts import TOP, LatentContext, LatentContexts, 
 from probing.seeds import generator
 from probing.states.store import Store
 from probing.states.store.views import refuse_other_corpus
-from probing.system.machine import target_of
+from probing.system.machine import target_of, with_typed_errors
 from probing.system.progress import steps_bar
 from probing.text.corpus import Corpus
 
@@ -57,11 +59,11 @@ class Asked:
         Raises:
             BadParameter: a value is out of range.
         """
-        for name, least in (("top", 1), ("per_band", 0), ("window", 0)):
-            if getattr(self, name) < least:
-                raise BadParameter(f"{name} is too small", needed=f"{least} or more", found=str(getattr(self, name)))
+        for name, least in (("top", 1), ("per_band", 0), ("window", 0), ("seed", 0)):
+            whole(name, getattr(self, name), least)
 
 
+@with_typed_errors
 def top_contexts(
     dictionary: Dictionary | str | Path,
     store: Store | str | Path,
@@ -121,6 +123,8 @@ def top_contexts(
     folder = target_of(to)
     asked = Asked(top, per_band, window, seed)
     asked.check()
+    whole("count", count, 1)
+    whole("disagreements", disagreements, 0)
     own = dictionary if isinstance(dictionary, Dictionary) else Dictionary.load(dictionary)
     source = store if isinstance(store, Store) else Store.open(store)
     refuse_other_corpus(source, corpus)
@@ -199,17 +203,24 @@ def _site(dictionary: Dictionary, store: Store, site: str | None) -> str:
 
 
 def _checked(latents: Sequence[int], dictionary: Dictionary) -> tuple[int, ...]:
-    wrong = [latent for latent in latents if not 0 <= latent < dictionary.n_latents]
-    if wrong or not latents:
-        raise BadParameter(
-            "there is no such latent",
-            needed=f"0 to {dictionary.n_latents - 1}",
-            found=", ".join(map(str, wrong)) or "none",
-        )
-    return tuple(dict.fromkeys(latents))
+    most = dictionary.n_latents - 1
+    given = [latent for latent in latents if isinstance(latent, int | np.integer) and not isinstance(latent, bool)]
+    wrong = [latent for latent in given if not 0 <= latent <= most]
+    if wrong or len(given) < len(latents) or not given:
+        found = ", ".join(map(str, wrong)) or (repr(list(latents))[:100] if len(latents) else "none")
+        raise BadParameter("there is no such latent", needed=f"whole numbers, 0 to {most}", found=found)
+    return tuple(dict.fromkeys(map(int, given)))
 
 
 def _refuse_other_export(about: ExportedLatents, dictionary: Dictionary, export: str | Path | None) -> None:
+    """Refuse an export of more latents than the dictionary has, and warn of one of fewer, which may be in part."""
+    if 0 <= about.highest < dictionary.n_latents - 1:
+        warnings.warn(
+            f"the export {export} has latents up to {about.highest}, the dictionary up to {dictionary.n_latents - 1}: "
+            "if it is not a part of one, it is of another dictionary",
+            ProbingWarning,
+            stacklevel=3,
+        )
     if about.highest >= dictionary.n_latents:
         raise ProvenanceMismatch(
             "the export is of another dictionary",
@@ -230,8 +241,6 @@ def _choose(
     progress: bool | None,
 ) -> tuple[tuple[int, ...], str]:
     """Return latents, and how they were chosen."""
-    if count < 1:
-        raise BadParameter("no latents", needed="count of 1 or more", found=str(count))
     if beside is None:
         fires = np.zeros(dictionary.n_latents, bool)
         for _, latents in _encoded(dictionary, store, site, "finding active latents", progress):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from probing.dictionaries._options import check_device, is_real, whole
 from probing.errors import BadParameter, NonFiniteStates
 from probing.models.site import Site
 from probing.provenance import digest
@@ -198,6 +199,8 @@ class Dictionary:
         from probing.dictionaries.encoding import Encoder
 
         rows = self.checked(states)
+        if device is not None:
+            check_device(device)
         counts, indices, values = Encoder(self, device).encode(rows)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         return csr_array((values, indices, ends), shape=(len(rows), self.n_latents))
@@ -217,7 +220,10 @@ class Dictionary:
 
         from probing.dictionaries.encoding import normalized
 
-        given: Any = latents if issparse(latents) else np.asarray(latents, dtype=np.float32)
+        given: Any = latents if issparse(latents) else np.asarray(latents)
+        if given.dtype.kind not in "fiub":
+            raise BadParameter("latents that are no numbers", needed="real numbers", found=str(given.dtype))
+        given = given if issparse(latents) else given.astype(np.float32)
         if given.ndim != 2 or given.shape[1] != self.n_latents:
             raise BadParameter("latents of another shape", needed=f"(n, {self.n_latents})", found=str(given.shape))
         rows = None if states is None else self.checked(states)
@@ -274,8 +280,13 @@ class Dictionary:
         Raises:
             BadParameter: there are not enough latents for this `l0`, or no states, or these are of another width.
         """
+        for name, value in (("width", width), ("n_latents", n_latents)):
+            whole(name, value, 1)
+        whole("seed", seed, 0)
+        if not is_real(l0) or l0 <= 0:
+            raise BadParameter("l0 is out of range", needed="a number above 0", found=repr(l0))
         k = max(1, round(l0))
-        if width < 1 or n_latents < 1 or 4 * k > n_latents:
+        if 4 * k > n_latents:
             raise BadParameter(
                 "no random dictionary has so many active latents",
                 needed="an l0 of at most a quarter of the latents",
@@ -312,8 +323,10 @@ class Dictionary:
                 where=self.site or "",
                 next_step="give states of the site that the dictionary was trained on",
             )
-        rows = np.ascontiguousarray(given, dtype=np.float32)
-        if not np.isfinite(np.sum(rows, dtype=np.float64)):
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is refused
+            rows = np.ascontiguousarray(given, dtype=np.float32)
+            total = np.sum(rows, dtype=np.float64)
+        if not np.isfinite(total):
             raise NonFiniteStates("states that are not finite", needed="finite states", found="NaN or infinity")
         return rows
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.dictionaries._options import check_device
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, ConfigError, ProvenanceMismatch
 from probing.provenance import environment, model_called
@@ -301,6 +302,7 @@ def encode_states(
         raise BadParameter("these are latents already", needed="a store of states", found=str(store.path))
     if dtype not in STATE_TYPES:
         raise BadParameter("unknown stored dtype", needed=", ".join(STATE_TYPES), found=repr(dtype))
+    check_device(device or "cpu")
     check_target(Path(to))
     source = StoreLayout.of(store.identity)
     writer = StoreWriter.open(

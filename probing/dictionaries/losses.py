@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.dictionaries._options import whole
 from probing.dictionaries.checking import CheckRows, DictionaryCheck, check_rows
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.encoding import site_in
-from probing.errors import BadParameter, ConfigError, CorpusError, ReplayUnavailable, UnsupportedModel
+from probing.errors import BadParameter, ConfigError, CorpusError, ProbingWarning, ReplayUnavailable, UnsupportedModel
 from probing.models.batching import PaddedBatch, length_sorted_batches
 from probing.models.language_model import LanguageModel
 from probing.models.site import Site
@@ -91,11 +93,10 @@ def check_dictionary(
         ConfigError, UnknownSite, ProvenanceMismatch, BadParameter: the states do not fit the dictionary.
         CorpusError: there are no texts, or no tokens in them.
     """
-    if max_rows < 2 or skip < 0:
-        found = f"max_rows {max_rows}, skip {skip}"
-        raise BadParameter(
-            "a number of tokens is out of range", needed="max_rows 2 or more, skip 0 or more", found=found
-        )
+    for option, value, least in (("max_rows", max_rows, 2), ("skip", skip, 0), ("seed", seed, 0)):
+        whole(option, value, least)
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise BadParameter("these are no texts", needed="a list of str", found=repr(texts)[:100])
     name = site_in(dictionary, source, site, any_model=any_model)
     options: dict[str, Any] = {"max_rows": max_rows, "skip": skip, "seed": seed}
     if isinstance(source, Store):
@@ -172,10 +173,14 @@ def rows_of_model(
                     parts[name].append(states[name][row].float().cpu().numpy()[first + places])
             bar(done, len(inputs))
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    if not len(joined[site]):
+    is_first = np.concatenate(firsts)
+    if not len(is_first):
         raise _no_rows(skip, model.name)
+    if len(is_first) > max_rows:  # the last text went beyond it
+        chosen = np.sort(generator(seed, "dictionary rows").permutation(len(is_first))[:max_rows])
+        joined, is_first = {name: array[chosen] for name, array in joined.items()}, is_first[chosen]
     targets = None if target is None else joined[target]
-    return CheckRows(site, {name: joined[name] for name in sites}, np.concatenate(firsts), targets), inputs
+    return CheckRows(site, {name: joined[name] for name in sites}, is_first, targets), inputs
 
 
 def loss_recovered(
@@ -321,6 +326,13 @@ def _chosen(model: LanguageModel, texts: Sequence[str], max_rows: int, skip: int
             break
     if not inputs:
         raise _no_rows(skip, model.name)
+    if cut := sum(one.is_truncated for one in inputs):
+        warnings.warn(
+            f"{cut:,} of {len(inputs):,} texts are longer than the model's {model.max_length:,} tokens, and were cut: "
+            "later tokens are no rows",
+            ProbingWarning,
+            stacklevel=3,
+        )
     return inputs
 
 

@@ -42,6 +42,7 @@ class DictionaryTrainJob(CorpusOptions):
     no_controls: bool = option(False, help="measure no random dictionary beside it")
     seed: int = option(0, help="root of every random draw")
     to: str = option(help="directory of the dictionary and results")
+    replace: bool = option(False, help="delete a dictionary of other states or options that is in this directory")
 
     def run(self, *, progress: bool = True) -> TrainedDictionary:
         """Train the dictionary and its controls, write the results and return them."""
@@ -70,7 +71,9 @@ class DictionaryTopsJob(CorpusOptions):
     )
     store: str = option(help="store of states of its site")
     site: str | None = option(None, help="site of the store (default: that of the dictionary)")
-    latents: Many = option([], help="number of a latent, or a range 5:10 (repeatable; default: chosen)", flag="latent")
+    latents: Many = option(
+        [], help="number of a latent, or a range: 5:10 is 5 to 9 (repeatable; default: chosen)", flag="latent"
+    )
     count: int = option(10, help="number of latents, if none are named")
     top: int = option(5, help="contexts with the largest activations")
     per_band: int = option(2, help="random contexts of each lower band of quantiles")
@@ -98,9 +101,13 @@ def _numbers(given: list[str]) -> list[int] | None:
     numbers: list[int] = []
     for text in given:
         first, colon, last = text.partition(":")
-        if not first.isdecimal() or (colon and not last.isdecimal()):
+        is_number = first.isdecimal() and len(first) < 10 and (not colon or (last.isdecimal() and len(last) < 10))
+        if not is_number or (colon and int(first) >= int(last)):
             raise BadParameter(
-                "no number of a latent", needed="a number, or a range such as 5:10", found=text, where="--latent"
+                "no number of a latent",
+                needed="a number, or a range such as 5:10, which is 5 to 9",
+                found=text,
+                where="--latent",
             )
         numbers += range(int(first), int(last)) if colon else [int(first)]
     return numbers or None

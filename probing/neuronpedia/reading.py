@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -73,7 +74,8 @@ class ExportedLatents:
 
     def page(self, latent: int) -> str:
         """Return the address of the page of a latent, to be shown as text."""
-        return f"{_SITE}/{self.model}/{self.source}/{latent}" if self.model and self.source else ""
+        model, source = quote(self.model, safe=""), quote(self.source, safe="")
+        return f"{_SITE}/{model}/{source}/{latent}" if model and source else ""
 
 
 @with_typed_errors
@@ -105,7 +107,11 @@ def read_export(
     densities: dict[int, float] = {}
     largest: dict[int, float] = {}
     contexts: dict[int, list[ExportedContext]] = {}
+    seen: set[int] = set()
     for one in _lines(place, "features", ExportedFeature, owner, latents):
+        if one.index in seen:
+            raise _damaged(str(place / "features"), f"latent {one.index} twice")
+        seen.add(one.index)
         if one.frac_nonzero is not None:
             densities[one.index] = one.frac_nonzero
         if one.maxActApprox is not None:

@@ -159,3 +159,57 @@ def test_what_the_file_declares_is_compared(declared: dict[str, Any]) -> None:
     given = truth(0, "none")
     check = check_rows(replace(dictionary_of(given, "jumprelu"), declared=declared), given.rows())
     assert isinstance(check, DictionaryCheck) and check.problems and check.cause == "unknown"
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.3, 2.0, 7.0, 30.0])
+@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
+def test_any_constant_factor_of_the_states_is_named_with_its_size(factor: float, architecture: str) -> None:
+    """The factor is estimated, whatever the norm of the states is."""
+    given = truth(1, "none")
+    rows = given.rows()
+    scaled = {site: np.float32(factor) * states for site, states in rows.states.items()}
+    found = check_rows(dictionary_of(given, architecture), replace(rows, states=scaled))
+    assert found.cause == "normalisation" and "states times" in found.problems[0], found.problems
+    named = float(found.problems[0].partition("states times ")[2].split()[0])
+    assert named == pytest.approx(1 / factor, rel=0.15)
+
+
+def test_thresholds_read_as_topk_are_named_as_that() -> None:
+    """Rows with few and with many features: a threshold takes them all, TopK as many of each."""
+    rng, given = np.random.default_rng(3), truth(1, "none")
+    values = np.zeros((400, 128), "f4")
+    for row in values:
+        count = rng.choice([1, 2, 12])
+        row[rng.choice(64, count, replace=False)] = rng.uniform(1, 2, count)
+    states = (given.scale * (values @ given.directions + given.mean)).astype("f4")
+    whole = dictionary_of(given, "batchtopk")
+    alone = {"encoder": whole.encoder[:, :64], "decoder": whole.decoder[:64], "encoder_bias": whole.encoder_bias[:64]}
+    made = replace(whole, **alone)
+    rows = replace(given.rows(), states={"resid.2": states})
+    k = round(made.encode(states).nnz / 400)
+    right = replace(made, declared={"k": k})
+    assert not check_rows(right, rows).problems
+    found = check_rows(replace(right, architecture="topk", k=k, threshold=None), rows)
+    assert found.cause == "threshold" and "BatchTopK" in found.problems[0], found.problems
+
+
+def test_a_reading_that_explains_nothing_is_never_named() -> None:
+    """Foreign weights of many kinds: what is named as a cause leaves at most 90 % unexplained."""
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        given = truth(seed, "none")
+        for architecture in ("topk", "jumprelu", "batchtopk"):
+            made = dictionary_of(given, architecture)
+            size = float(10.0 ** rng.uniform(-2, 2))
+            other = size * rng.standard_normal(made.encoder.shape).astype("f4")
+            found = check_rows(replace(made, encoder=other), given.rows())
+            assert found.problems
+            if found.cause not in ("unknown", "dead"):
+                best = min(fit.fvu for name, fit in found.alternatives.items() if name.startswith(found.cause))
+                assert best <= 0.9, (found.cause, found.problems)
+
+
+def test_a_setting_is_named_as_one() -> None:
+    given = truth(1, "none")
+    found = check_rows(replace(dictionary_of(given, "topk"), normalization="layer_norm"), given.rows())
+    assert "the setting 'none' does better" in found.problems[0]

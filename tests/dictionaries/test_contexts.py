@@ -16,7 +16,8 @@ import probing as pb
 from probing.cli.commands import app
 from probing.dictionaries._beside_probe import mean_differences
 from probing.dictionaries.contexts import BANDS
-from probing.errors import BadParameter, CorpusError, InputError, ProvenanceMismatch, UnknownName
+from probing.errors import BadParameter, CorpusError, InputError, ProbingWarning, ProvenanceMismatch, UnknownName
+from probing.jobs.dictionary_training import _numbers
 from probing.neuronpedia.reading import read_written
 from probing.neuronpedia.schemas import FeatureList
 from probing.reporting.latent_sections import apart, contexts_section
@@ -166,7 +167,8 @@ def test_an_export_names_latents_and_is_written_back_as_a_list(
     ):
         (export / part).mkdir(parents=True)
         (export / part / "batch-0.jsonl").write_text(json.dumps(owner | line) + "\n", encoding="utf-8")
-    found = tops(dictionary, store, corpus, latents=[5, 6], export=export, to=tmp_path / "to")
+    with pytest.warns(ProbingWarning, match="latents up to 5, the dictionary up to 95"):  # it may be a part
+        found = tops(dictionary, store, corpus, latents=[5, 6], export=export, to=tmp_path / "to")
     assert (found.facts[0].name, found.facts[0].exported_density) == ("a made-up <name>", 0.25)
     assert found.facts[0].exported_contexts == ("a« b»",) and found.facts[0].page.endswith("/reference/2-res/5")
     assert found.facts[1].name == found.facts[1].page == ""
@@ -224,3 +226,33 @@ def test_the_commands_print_train_and_tops(store: Store, corpus_flags: list[str]
     assert [one["latent"] for one in json.loads(lines.stdout)["facts"]] == [3, 4]
     wrong = run.invoke(app, ["dictionary", "tops", *given, "--latent", "x", "--to", str(tmp_path / "w")])
     assert wrong.exit_code != 0 and "no number of a latent" in wrong.output
+
+
+@pytest.mark.parametrize("latents", [[1.5], ["a"], [True], [-1], [96], [], [None]])
+def test_what_is_no_number_of_a_latent_is_a_typed_error(
+    latents: list[Any], dictionary: pb.Dictionary, store: Store, corpus: pb.Corpus
+) -> None:
+    with pytest.raises(BadParameter, match="no such latent"):
+        tops(dictionary, store, corpus, latents=latents)
+
+
+def test_options_of_another_type_or_range_are_refused(
+    dictionary: pb.Dictionary, store: Store, corpus: pb.Corpus
+) -> None:
+    for name in ("top", "per_band", "window", "count", "disagreements", "seed"):
+        for value in (-1, 1.5, "2", None, True):
+            with pytest.raises(BadParameter):
+                tops(dictionary, store, corpus, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [(["7"], [7]), (["5:8"], [5, 6, 7]), (["5:6", "1"], [5, 1])]
+    + [([text], None) for text in ("8:5", "5:5", "a", "5:", ":5", "-1", "1:2:3", "9" * 5000, "1.5")],
+)
+def test_a_range_is_without_its_end_and_never_empty(given: list[str], numbers: list[int] | None) -> None:
+    if numbers is not None:
+        assert _numbers(given) == numbers
+        return
+    with pytest.raises(BadParameter, match="no number of a latent"):
+        _numbers(given)

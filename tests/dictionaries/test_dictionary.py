@@ -274,3 +274,27 @@ def test_a_path_without_a_dictionary_is_refused(tmp_path: Path) -> None:
         pb.Dictionary.load(tmp_path / "none")
     with pytest.raises(InputError, match=r"dictionary\.json"):
         pb.Dictionary.load(tmp_path)
+
+
+def test_options_of_another_type_or_range_are_typed_errors(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((20, 8)).astype("f4")
+    good: dict[str, Any] = {"width": 8, "n_latents": 32, "l0": 2, "states": rows, "seed": 0}
+    wrong = [("l0", value) for value in (float("nan"), float("inf"), 0, -1, "2", None, True)]
+    wrong += [(name, value) for name in ("width", "n_latents", "seed") for value in (-1, 1.5, "8", None)]
+    for name, value in wrong:
+        with pytest.raises(BadParameter):
+            pb.Dictionary.random(**good | {name: value})
+    made = pb.Dictionary.random(**good)
+    for device in ("foo", "cuda:99", 3.5):
+        with pytest.raises(BadParameter, match="no such device"):
+            made.encode(rows, device=device)  # type: ignore[arg-type]
+    for latents in ("x", None, [["a"]], [[None] * 32]):
+        with pytest.raises(BadParameter):
+            made.decode(latents)  # type: ignore[arg-type]
+    made.save(tmp_path)
+    for factor in (0, -1, float("nan"), float("inf"), "x", True):
+        with pytest.raises(BadParameter, match="norm_factor is out of range"):
+            pb.Dictionary.load(tmp_path, norm_factor=factor)  # type: ignore[arg-type]
+    for states in (np.full((2, 8), 1e39), np.array([[np.inf, -np.inf] * 4])):
+        with pytest.raises(NonFiniteStates):
+            made.encode(states)

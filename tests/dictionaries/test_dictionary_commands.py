@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 import probing as pb
 from probing.cli.commands import app
 from probing.dictionaries.losses import loss_recovered, rows_of_model
-from probing.errors import BadParameter, CorpusError, ReplayUnavailable, UnsupportedModel
+from probing.errors import BadParameter, CorpusError, ProbingWarning, ReplayUnavailable, UnsupportedModel
 from tests.conftest import REFERENCE
 
 SITE, MODEL = "resid.1", str(REFERENCE / "model")
@@ -122,6 +122,15 @@ def test_states_of_a_store_and_of_the_model_say_the_same(
     assert of_store.fit.l0 == of_model.fit.l0 == 8
 
 
+def test_rows_of_a_model_are_as_many_as_asked_for_and_cut_texts_are_told(
+    trained: pb.Dictionary, model: pb.LanguageModel, texts: list[str]
+) -> None:
+    for count in (2, 37, 200):
+        assert pb.check_dictionary(trained, model, texts, max_rows=count, progress=False).rows == count
+    with pytest.warns(ProbingWarning, match=r"1 of 1 texts are longer than the model's .* cut"):
+        rows_of_model(trained, model, [" ".join(texts[:400])], SITE)
+
+
 def test_encode_writes_a_store_that_probes_are_trained_on(
     folder: Path, trained: pb.Dictionary, states: Path, tmp_path: Path, small_corpus: dict[str, Path]
 ) -> None:
@@ -199,7 +208,8 @@ def test_a_loss_that_cannot_be_measured_is_refused(model: pb.LanguageModel, trai
         loss_recovered(trained, model, inputs, SITE, skip=50, progress=False)
     with pytest.raises(UnsupportedModel):
         loss_recovered(trained, pb.LanguageModel.load(MODEL, kind="base"), inputs, SITE, progress=False)
-    with pytest.raises(BadParameter):
-        pb.check_dictionary(trained, model, ["a"], max_rows=0)
+    for name, value in (("max_rows", 0), ("max_rows", 1.5), ("skip", -1), ("seed", -1), ("texts", [None])):
+        with pytest.raises(BadParameter):
+            pb.check_dictionary(trained, model, **{"texts": ["a"], name: value})  # type: ignore[arg-type]
     with pytest.raises(CorpusError):
         pb.check_dictionary(trained, model, [], progress=False)

@@ -122,6 +122,7 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
         (sparsify, {"activation": "gelu"}, "gelu"),
         (sparsify, {"signed": True}, "signed"),
         (gemma_scope_2, {"architecture": "relu"}, "relu"),
+        (gemma_scope_2, {"type": "crosscoder"}, "crosscoder"),
         (of_dictionary_learning, {"dict_class": "IdentityDict"}, "IdentityDict"),
     ],
 )
@@ -141,6 +142,21 @@ def test_what_is_unknown_is_refused_by_its_name(make: Any, change: dict[str, Any
         (sparsify, {"k": 0}),
         (sparsify, {"d_in": D + 1}),
         (sparsify, {"skip_connection": True}),
+        (saelens, {"d_in": D + 1}),
+        (saelens, {"d_in": str(D)}),
+        (saelens, {"d_sae": M - 1}),
+        (saelens, {"d_sae": True}),
+        (saelens, {"apply_b_dec_to_input": "yes"}),
+        (saelens, {"apply_b_dec_to_input": None}),
+        (sparsify, {"num_latents": M + 1}),
+        (gemma_scope_2, {"width": M + 1}),
+        (gemma_scope_2, {"affine_connection": True}),
+        (gemma_scope_2, {"affine_connection": "no"}),
+        (gemma_scope_2, {"hf_hook_point_in": None}),
+        (gemma_scope_2, {"type": "transcoder"}),
+        (gemma_scope_2, {"l0": "many"}),
+        (of_dictionary_learning, {"activation_dim": D + 1}),
+        (of_dictionary_learning, {"dict_size": M + 1}),
         (of_dictionary_learning, {"k": 5}),
         (of_dictionary_learning, {"k": True}),
     ],
@@ -148,6 +164,36 @@ def test_what_is_unknown_is_refused_by_its_name(make: Any, change: dict[str, Any
 def test_settings_that_do_not_fit_the_weights_are_refused(make: Any, change: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError):
         pb.Dictionary.load(make(tmp_path / "theirs", **change), allow_pickle_weights=True)
+
+
+OWN = {  # arrays of each architecture beside W_enc, W_dec and b_dec
+    "standard": ("b_enc",),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "batchtopk": ("b_enc", "topk_threshold"),
+    "transcoder": ("b_enc",),
+    "skip_transcoder": ("b_enc", "W_skip"),
+    "jumprelu_transcoder": ("b_enc", "threshold"),
+}
+
+
+@pytest.mark.parametrize("architecture", OWN)
+def test_arrays_foreign_to_an_architecture_are_refused_by_name(architecture: str, tmp_path: Path) -> None:
+    """Every array of every other architecture: none is left out or applied without a word."""
+    arrays = drawn()
+    given = {name: arrays[name] for name in ("W_enc", "W_dec", "b_dec")}
+    others = dict.fromkeys(("b_enc", "b_gate", "r_mag", "b_mag", "threshold", "log_threshold"), arrays["threshold"])
+    others |= {"topk_threshold": np.ones(1, "f4"), "W_skip": np.zeros((D, D), "f4")}
+    folder = saelens(tmp_path / "a", architecture=architecture, k=4)
+    own = given | {name: others[name] for name in OWN[architecture]}
+    save_file(own, folder / "sae_weights.safetensors")
+    assert pb.Dictionary.load(folder).n_latents == M
+    same = {"jumprelu": {"log_threshold"}, "jumprelu_transcoder": {"log_threshold"}, "batchtopk": {"threshold"}}
+    for name in set(others) - set(own) - same.get(architecture, set()):
+        save_file(own | {name: others[name]}, folder / "sae_weights.safetensors")
+        with pytest.raises(InputError, match=name):
+            pb.Dictionary.load(folder)
 
 
 def test_unknown_arrays_and_cross_layer_transcoders_are_refused(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from probing.dictionaries.training.learner import Learner, above, per_row
 from probing.dictionaries.training.token_states import TokenStates
 from probing.errors import (
     BadParameter,
+    ConfigError,
     DegenerateDesign,
     InputError,
     NonFiniteStates,
+    ProbingError,
     ProvenanceMismatch,
     UnknownSite,
     UnsupportedModel,
@@ -115,7 +117,13 @@ def test_a_finished_training_is_not_done_again_unless_options_change(
     assert pb.Dictionary.load(tmp_path).content_id == first.dictionary.content_id
     training = read_training(tmp_path)
     assert training == first.training
-    other = pb.train_dictionary(planted.states, **SMALL | {"epochs": 1, "seed": 1}, to=tmp_path)
+    with pytest.raises(ConfigError, match="another dictionary"):
+        pb.train_dictionary(planted.states, **SMALL | {"epochs": 1, "seed": 1}, to=tmp_path)
+    assert pb.Dictionary.load(tmp_path).content_id == first.dictionary.content_id
+    (tmp_path / "twin").mkdir()
+    first.dictionary.save(tmp_path / "twin")
+    other = pb.train_dictionary(planted.states, **SMALL | {"epochs": 1, "seed": 1}, to=tmp_path, replace=True)
+    assert not list((tmp_path / "twin").glob("*.*")) and len(list(tmp_path.glob("weights.*"))) == 1
     assert other.dictionary.content_id != first.dictionary.content_id
     monkeypatch.setattr(Learner, "step", lambda *given: pytest.fail("trained again"))
     same = pb.train_dictionary(planted.states, **SMALL | {"epochs": 1, "seed": 1}, to=tmp_path)
@@ -207,6 +215,101 @@ def test_a_store_of_tokens_with_its_twin_and_its_loss(
     assert stores["trained"].rows.piece_start[dev.train].min() == 1
     page = pb.report(tmp_path).read_text(encoding="utf-8")
     assert "Dictionary of resid.2" in page and "untrained twin" in page
+
+
+def test_a_trained_dictionary_is_of_its_own_store_and_model_and_of_no_twin(
+    stores: dict[str, Store], corpus: pb.Corpus, tmp_path: Path
+) -> None:
+    pb.train_dictionary(stores["trained"], "resid.2", **SMALL, to=tmp_path / "d")
+    made = pb.Dictionary.load(tmp_path / "d")
+    texts = [example.text for example in corpus.examples[:20]]
+    model = pb.LanguageModel.load(MODEL)
+    check = pb.check_dictionary(made, stores["trained"], skip=1, progress=False)
+    assert not check.problems and pb.check_dictionary(made, model, texts, progress=False).loss is not None
+    assert pb.encode_states(made, stores["trained"], tmp_path / "latents", progress=False).role == "latents"
+    with pytest.raises(ProvenanceMismatch, match="another model"):
+        pb.check_dictionary(made, stores["twin"], progress=False)
+    with pytest.raises(ProvenanceMismatch, match="another model"):
+        pb.encode_states(made, stores["twin"], tmp_path / "others", progress=False)
+
+
+def test_no_copy_of_a_held_out_text_or_row_is_in_train(planted: Any, tmp_path: Path) -> None:
+    twice = np.concatenate([planted.states[:500], planted.states[:700]])
+    rows = TokenStates(twice, "", skip=0, max_rows=None, seed=0)
+    assert len(rows.dev) and not {row.tobytes() for row in twice[rows.dev]} & {r.tobytes() for r in twice[rows.train]}
+    words = ("old", "new", "quiet", "heavy", "native", "famous", "dark", "official")
+    texts = [f"the {one} doctor beyond the {other} ladder" for one in words for other in words] * 3
+    given = pb.Corpus.from_texts(texts)
+    store = pb.extract(
+        pb.LanguageModel.load(MODEL),
+        given,
+        to=tmp_path,
+        sites="resid.1",
+        rows="piece",
+        shard_bytes=1 << 16,
+        progress=False,
+    )
+    split = TokenStates(store, "resid.1", skip=1, max_rows=None, seed=0)
+    train, dev = ({texts[int(one)] for one in store.rows.example[part]} for part in (split.train, split.dev))
+    assert train and dev and not train & dev
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-15, 1e-25, 1.0])
+def test_the_size_of_the_states_does_not_matter(planted: Any, factor: float) -> None:
+    plain, scaled = (
+        pb.train_dictionary(planted.states * np.float32(by), **SMALL | {"precision": "float32"}).training.trained
+        for by in (1.0, factor)
+    )
+    assert scaled.unexplained == pytest.approx(plain.unexplained, rel=0.15)
+    assert scaled.l0 == pytest.approx(plain.l0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        np.ones((600, 24), np.float32),
+        np.full((600, 24), 0.1, np.float32),
+        np.zeros((600, 24), np.float32),
+        np.repeat(np.random.default_rng(0).standard_normal((1, 24)).astype("f4"), 600, 0),
+        np.float32(1e6) + np.random.default_rng(0).integers(0, 2, (600, 24)).astype("f4") / 16,
+    ],
+)
+def test_rounding_is_not_learned_from(states: np.ndarray) -> None:
+    with pytest.raises(DegenerateDesign, match="do not vary"):
+        pb.train_dictionary(states, **SMALL)
+
+
+def test_training_that_explains_nothing_is_refused(planted: Any) -> None:
+    with pytest.raises(DegenerateDesign, match="does not converge"):
+        pb.train_dictionary(planted.states, **SMALL | {"rate": 0.9, "architecture": "topk", "k": 32})
+
+
+def test_options_of_another_type_or_range_are_typed_errors(planted: Any, tmp_path: Path) -> None:
+    """Any value that an option cannot take, for every option; before anything is written."""
+    wrong = [1.5, "4", float("nan"), float("inf"), -1, [], True]
+    wholes = ("latents", "k", "epochs", "batch", "seed", "skip", "max_rows")
+    cases = [(name, value) for name in wholes for value in wrong]
+    cases += [("max_rows", 0), ("latents", 0), ("batch", 0), ("seed", None), ("k", None), ("epochs", None)]
+    cases += [("rate", value) for value in ("0.1", float("nan"), float("inf"), -1, 0, 1, [], True)]
+    for name, value in cases:
+        with pytest.raises(BadParameter):
+            pb.train_dictionary(planted.states, **SMALL | {name: value}, to=tmp_path / "to")
+    for states in (planted.states[:20].tolist(), planted.states[0], planted.states.astype(int), None, 3):
+        with pytest.raises(BadParameter, match="no states"):
+            pb.train_dictionary(states, **SMALL, to=tmp_path / "to")
+    for few in (planted.states[:0], planted.states[:1], planted.states[:2]):
+        with pytest.raises(DegenerateDesign):
+            pb.train_dictionary(few, **SMALL, to=tmp_path / "to")
+    with pytest.raises(NonFiniteStates):
+        pb.train_dictionary(planted.states.astype(float) * 1e39, **SMALL)
+    with pytest.raises(ProbingError):
+        pb.train_dictionary(planted.states, **SMALL, to="/proc/x")
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_store_without_such_tokens_is_a_typed_error(stores: dict[str, Store]) -> None:
+    with pytest.raises(DegenerateDesign, match="too few tokens"):
+        pb.train_dictionary(stores["trained"], "resid.2", **SMALL, skip=1000)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,17 @@ def test_lines_of_another_dictionary_are_refused(tmp_path: Path) -> None:
         read_export(tmp_path)
 
 
+def test_a_latent_twice_is_refused_and_addresses_are_quoted(tmp_path: Path) -> None:
+    owner = {"modelId": "../x?a=<b>", "layer": "6 res#y"}
+    line = owner | {"index": 1, "frac_nonzero": 0.5}
+    write(tmp_path / "features" / "batch-0.jsonl", [line])
+    address = read_export(tmp_path).page(1)
+    assert address == "https://www.neuronpedia.org/..%2Fx%3Fa%3D%3Cb%3E/6%20res%23y/1"
+    write(tmp_path / "features" / "batch-1.jsonl", [line | {"frac_nonzero": 0.9}])
+    with pytest.raises(InputError, match="latent 1 twice"):
+        read_export(tmp_path)
+
+
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match="no export of Neuronpedia"):

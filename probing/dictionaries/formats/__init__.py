@@ -6,9 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probing.dictionaries._options import is_real
 from probing.dictionaries.formats._files import no_dictionary
 from probing.dictionaries.formats.ours import write_dictionary
-from probing.errors import ConfigError
+from probing.errors import BadParameter, ConfigError
 
 if TYPE_CHECKING:
     from probing.dictionaries.dictionary import Dictionary
@@ -51,6 +52,10 @@ def format_of(path: Path) -> tuple[str, Path]:
 
 def read_dictionary(path: Path, *, allow_pickle_weights: bool = False, norm_factor: float | None = None) -> Dictionary:
     """Read a dictionary of any of the formats; see `Dictionary.load`."""
+    if norm_factor is not None and not (is_real(norm_factor) and norm_factor > 0):
+        raise BadParameter(
+            "norm_factor is out of range", needed="a finite number above 0", found=repr(norm_factor), where=str(path)
+        )
     name, file = format_of(path)
     module = import_module(f"probing.dictionaries.formats.{name}")
     read: Dictionary = module.read(file, allow_pickle_weights=allow_pickle_weights, norm_factor=norm_factor)

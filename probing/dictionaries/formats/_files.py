@@ -110,6 +110,34 @@ def whole_number(path: Path, name: str, value: object) -> int:
     return value
 
 
+def check_sizes(path: Path, settings: Mapping[str, Any], sizes: Mapping[str, int | None]) -> None:
+    """Compare sizes in the settings with those of the weights; a size of None is not known.
+
+    Raises:
+        InputError: a setting is no whole number, or another one.
+    """
+    for name, size in sizes.items():
+        if name in settings and size is not None and whole_number(path, name, settings[name]) != size:
+            raise no_dictionary(path, f"{name} {settings[name]}", needed=f"{name} {size}, the size of the weights")
+
+
+def flag(path: Path, settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return a setting that is true or false.
+
+    Raises:
+        InputError: it is something else.
+    """
+    value = settings.get(name, default)
+    if not isinstance(value, bool):
+        raise no_dictionary(path, f"{name} {value!r}"[:100], needed=f"{name}: true or false")
+    return value
+
+
+def size_of(matrix: Floats | None, axis: int) -> int | None:
+    """Return the size of a matrix along an axis; None if it is no matrix."""
+    return int(matrix.shape[axis]) if matrix is not None and matrix.ndim == 2 else None
+
+
 def transposed(matrix: Floats | None) -> Floats | None:
     """Return a matrix with rows and columns exchanged; None for None."""
     return None if matrix is None else np.ascontiguousarray(matrix.T)

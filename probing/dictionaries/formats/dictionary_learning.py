@@ -11,10 +11,12 @@ import numpy as np
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.formats._files import (
     Floats,
+    check_sizes,
     made,
     no_dictionary,
     not_supported,
     read_settings,
+    size_of,
     text_in,
     transposed,
     whole_number,
@@ -64,6 +66,8 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
     arrays: dict[str, Any] = {names[key]: value for key, value in weights.items() if names[key]}
     if "encoder.weight" in names:  # of torch's Linear: (out, in)
         arrays |= {key: transposed(arrays.get(key)) for key in ("encoder", "decoder")}
+    encoder = arrays.get("encoder")
+    check_sizes(file, trainer, {"activation_dim": size_of(encoder, 0), "dict_size": size_of(encoder, 1)})
     declared: dict[str, Any] = {}
     k = None
     if "k" in names:

@@ -16,11 +16,14 @@ import numpy as np
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.formats._files import (
     Floats,
+    check_sizes,
+    flag,
     made,
     no_dictionary,
     not_supported,
     read_safetensors,
     read_settings,
+    size_of,
     text_in,
 )
 from probing.dictionaries.formats._sites import site_of
@@ -77,6 +80,7 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
     hook, target, model, declared = _place(file, config)
     skip = weights.get("affine_skip_connection")
     is_transcoder = target is not None
+    _check_settings(file, config, weights, is_transcoder)
     if skip is not None and not is_transcoder:
         raise no_dictionary(file, "a skip connection", needed="a transcoder, by config.json or its folder's name")
     arrays: dict[str, Any] = {ours: weights.get(name) for name, ours in _ARRAYS.items()}
@@ -92,6 +96,31 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
         declared=declared,
         source="gemma_scope",
     )
+
+
+def _check_settings(file: Path, config: Mapping[str, Any], weights: Mapping[str, Floats], is_transcoder: bool) -> None:
+    """Refuse settings that are of another type than they have, or contradict the weights.
+
+    Raises:
+        UnsupportedFormat: the type is not known.
+        InputError: the settings do not fit the weights.
+    """
+    kind = config.get("type", "transcoder" if is_transcoder else "sae")
+    if kind not in ("sae", "transcoder"):
+        raise not_supported(file, "type", kind, "sae, transcoder")
+    if (kind == "transcoder") != is_transcoder:
+        raise no_dictionary(file, f"type {kind}", needed="a transcoder where hf_hook_point_out is another place")
+    check_sizes(file, config, {"width": size_of(weights.get("w_enc"), 1)})
+    has_skip = "affine_skip_connection" in weights
+    if flag(file, config, "affine_connection", has_skip) != has_skip:
+        needed = "affine_skip_connection where config.json has affine_connection"
+        raise no_dictionary(file, f"affine_skip_connection: {has_skip}", needed=needed)
+    for name in ("hf_hook_point_in", "hf_hook_point_out", "model_name"):
+        if name in config and text_in(config, name) is None:
+            raise no_dictionary(file, f"{name} {config[name]!r}"[:100], needed=f"{name}: a text")
+    l0 = config.get("l0", 1)
+    if isinstance(l0, bool) or not isinstance(l0, int | float) or not l0 > 0:
+        raise no_dictionary(file, f"l0 {l0!r}"[:100], needed="l0: a positive number")
 
 
 def _place(file: Path, config: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, dict[str, Any]]:

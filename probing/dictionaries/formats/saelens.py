@@ -11,11 +11,14 @@ import numpy as np
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.formats._files import (
     Floats,
+    check_sizes,
+    flag,
     made,
     no_dictionary,
     not_supported,
     read_safetensors,
     read_settings,
+    size_of,
     text_in,
     whole_number,
 )
@@ -72,6 +75,7 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
     if unknown := sorted(set(weights) - set(_ARRAYS)):
         raise not_supported(file, "array", ", ".join(unknown), ", ".join(_ARRAYS))
     ours, has_threshold = _ARCHITECTURES[theirs]
+    _check_architecture(file, theirs, config, weights)
     arrays = _arrays(file, config, weights, has_threshold)
     k = whole_number(file, "k", config.get("k")) if ours == "topk" else None
     factor = _norm_factor(file, config, norm_factor)
@@ -88,7 +92,7 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
         _folded(arrays, factor),
         architecture=ours,
         k=k,
-        subtract_decoder_bias=not is_transcoder and config.get("apply_b_dec_to_input", True) is not False,
+        subtract_decoder_bias=not is_transcoder and flag(file, config, "apply_b_dec_to_input", True),
         normalization=_normalization(file, config),
         model=model,
         site=site_of(hook, model),
@@ -96,6 +100,25 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
         declared=declared,
         source="saelens",
     )
+
+
+def _check_architecture(file: Path, theirs: str, config: Mapping[str, Any], weights: Mapping[str, Floats]) -> None:
+    """Refuse arrays that an architecture does not use, which would change what it encodes, and other sizes than those
+    of the settings.
+
+    Raises:
+        InputError: the settings do not fit the weights.
+    """
+    used = {"W_enc", "W_dec", "b_dec", "scaling_factor"}
+    used |= {"b_gate", "r_mag", "b_mag"} if theirs == "gated" else {"b_enc"}
+    used |= {"threshold", "log_threshold"} if "jumprelu" in theirs else set()
+    used |= {"threshold", "topk_threshold"} if "batchtopk" in theirs else set()
+    used |= {"W_skip"} if "skip" in theirs else set()
+    if foreign := sorted(set(weights) - used):
+        raise no_dictionary(file, f"{', '.join(foreign)} beside architecture {theirs}", needed=", ".join(sorted(used)))
+    encoder, decoder = weights.get("W_enc"), weights.get("W_dec")
+    sizes = {"d_in": size_of(encoder, 0), "d_sae": size_of(encoder, 1)}
+    check_sizes(file, config, sizes | ({"d_out": size_of(decoder, 1)} if "transcoder" in theirs else {}))
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

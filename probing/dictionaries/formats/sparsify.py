@@ -6,11 +6,13 @@ from pathlib import Path
 
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.formats._files import (
+    check_sizes,
     made,
     no_dictionary,
     not_supported,
     read_safetensors,
     read_settings,
+    size_of,
     text_in,
     transposed,
     whole_number,
@@ -41,6 +43,8 @@ def read(file: Path, *, allow_pickle_weights: bool = False, norm_factor: float |
     own = whole_number(file, "d_in", config.get("d_in"))
     if encoder is not None and encoder.shape[1:] != (own,):
         raise no_dictionary(file, f"encoder.weight {encoder.shape}", needed=f"(m, {own}), as cfg.json says")
+    if config.get("num_latents"):  # 0: expansion_factor times the width
+        check_sizes(file, config, {"num_latents": size_of(encoder, 0)})
     if bool(config.get("skip_connection")) != (skip is not None):
         raise no_dictionary(file, f"W_skip: {skip is not None}", needed="W_skip where cfg.json has skip_connection")
     folder, above = file.parent.resolve().name, file.parent.resolve().parent / "config.json"

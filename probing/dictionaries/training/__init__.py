@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.dictionaries._options import whole
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.losses import LossRecovered, loss_recovered
-from probing.dictionaries.training.fitting import STATE, Architecture, DictionaryOptions, Fit, fit_dictionary
-from probing.dictionaries.training.token_states import TokenStates
-from probing.errors import BadParameter, DegenerateDesign, ProbingError, ProvenanceMismatch, UnsupportedModel
-from probing.files.strict_json import strict_json
-from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
+from probing.dictionaries.training.fitting import Architecture, DictionaryOptions, Fit
+from probing.dictionaries.training.folder import EVALUATION, TWINS, fitted, make_room
+from probing.dictionaries.training.token_states import TokenStates, no_variance
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnsupportedModel
 from probing.neuronpedia.writing import write_evaluation
 from probing.probes._rows import low_precision_helps
 from probing.provenance import __version__, digest, model_called, weights_digest
@@ -26,8 +26,7 @@ from probing.results.dictionary_training import RANDOM, TRAINED, TWIN, Dictionar
 from probing.seeds import child_seed
 from probing.states.store import Store
 from probing.states.store.views import refuse_other_corpus
-from probing.system.machine import target_of
-from probing.system.progress import steps_bar
+from probing.system.machine import target_of, with_typed_errors
 
 if TYPE_CHECKING:
     from probing.models.language_model import LanguageModel
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-FIT = "fit.json"  # beside a dictionary that was trained here
-EVALUATION = "evaluation.json"  # the same numbers in the form of SAEBench
 _AT_ONCE = 8192
 _FAR = 4.0  # median distances from the mean, beyond which a state counts as an outlier
 _SAMPLE = 16_384
@@ -57,6 +54,7 @@ class TrainedDictionary:
     training: DictionaryTraining
 
 
+@with_typed_errors
 def train_dictionary(
     states: Store | str | Path | Floats,
     site: str = "",
@@ -76,6 +74,7 @@ def train_dictionary(
     controls: bool = True,
     seed: int = 0,
     to: str | Path | None = None,
+    replace: bool = False,
     progress: bool | None = None,
 ) -> TrainedDictionary:
     """Train a sparse dictionary of the tokens' states at a site, measure it beside its controls on held-out texts, and
@@ -106,12 +105,15 @@ def train_dictionary(
         seed: root of every random draw.
         to: folder for the dictionary, dictionary_training.json and .parquet, evaluation.json (the same in the form of
             SAEBench), and the state of training, from which a killed run resumes to the same result.
+        replace: whether a dictionary in `to` of other states, options or twin is deleted, with its twin's; else it is
+            refused.
         progress: whether progress is shown; None: if there is a terminal.
 
     Raises:
+        ConfigError: `to` holds another dictionary, and `replace` is not set.
         BadParameter: an option is out of range, or rows of the store are no tokens.
         DegenerateDesign: there are more latents than tokens, or too few tokens, the states do not vary, all latents are
-            dead, or training does not converge.
+            dead, or training does not converge (of several passes, the last leaves all variance unexplained).
         NonFiniteStates: a state is not finite.
         UnsupportedModel: a model was given that is not causal, or the site is not `resid.l`.
         ProvenanceMismatch: the twin is of a trained model or of another corpus, or the corpus or model is not that of
@@ -120,6 +122,7 @@ def train_dictionary(
         CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
     folder = target_of(to)
+    whole("seed", seed, 0)
     rows = TokenStates(states, site, skip=skip, max_rows=max_rows, seed=seed)
     if precision not in ("auto", "float32", "bfloat16"):
         raise BadParameter("unknown precision", needed="auto, float32 or bfloat16", found=repr(precision))
@@ -139,7 +142,9 @@ def train_dictionary(
     if twins is not None:
         _refuse_trained_twin(rows, twins)
     _refuse_others(rows, model, corpus)
-    fit = _fitted(rows, options, folder, "training", progress)
+    if folder is not None:
+        make_room(folder, rows, options, twins, replace=replace)
+    fit = fitted(rows, options, folder, "training", progress)
     mean = rows.sample(_SAMPLE, seed).mean(0)
     named = {TRAINED: fit.dictionary}
     qualities = [_quality(TRAINED, fit.dictionary, rows, mean, fit.alive)]
@@ -151,7 +156,7 @@ def train_dictionary(
         )
         qualities.append(_quality(RANDOM, named[RANDOM], rows, mean))
     if twins is not None:
-        other = _fitted(twins, options, None if folder is None else folder / "twin", "training on the twin", progress)
+        other = fitted(twins, options, None if folder is None else folder / TWINS, "training on the twin", progress)
         at = twins.sample(_SAMPLE, seed).mean(0)
         qualities.insert(1, _quality(TWIN, other.dictionary, twins, at, other.alive))
     if model is not None and corpus is not None:
@@ -169,48 +174,6 @@ def train_dictionary(
         training.write(folder)
         write_evaluation(_evaluation(training), folder / EVALUATION)
     return TrainedDictionary(fit.dictionary, training)
-
-
-def _fitted(
-    rows: TokenStates, options: DictionaryOptions, folder: Path | None, title: str, progress: bool | None
-) -> Fit:
-    """Return the dictionary in a folder if it was trained there on these rows with these options, else train it and
-    write it there.
-    """
-    mark = digest([__version__, asdict(options), rows.identity])
-    if folder is None:
-        with steps_bar(title, "steps", None, progress) as advance:
-            return fit_dictionary(rows, options, advance=advance)
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder_locked(folder):
-        sweep(folder)
-        known = _known(folder, mark)
-        if known is not None:
-            return known
-        with steps_bar(title, "steps", None, progress) as advance:
-            fit = fit_dictionary(rows, options, folder=folder, mark=mark, advance=advance)
-        fit.dictionary.save(folder)
-        facts = {"mark": mark, "content_id": fit.dictionary.content_id, "errors": fit.errors, "alive": fit.alive}
-        write_atomically(folder / FIT, sealed(json.dumps(facts | {"seconds": fit.seconds})))
-        (folder / STATE).unlink(missing_ok=True)
-    return fit
-
-
-def _known(folder: Path, mark: str) -> Fit | None:
-    """Return the dictionary that was trained in a folder with this mark, if it is as it was written."""
-    text = read_sealed(folder / FIT)
-    if text is None:
-        return None
-    facts = strict_json(text)
-    if facts.get("mark") != mark:
-        return None
-    try:
-        dictionary = Dictionary.load(folder)
-    except ProbingError:  # damaged: trained anew
-        return None
-    if dictionary.content_id != facts["content_id"]:
-        return None
-    return Fit(dictionary, tuple(facts["errors"]), facts["alive"], facts["seconds"])
 
 
 def _quality(
@@ -239,6 +202,8 @@ def _quality(
         )
     wrong, spread = np.concatenate(parts, axis=1)
     usual = spread <= _FAR**2 * np.median(spread)
+    if not spread[usual].sum() > 0:
+        raise no_variance(rows.name, f"{int(usual.sum()):,} of {len(usual):,} held-out rows that are the mean of train")
     return DictionaryQuality(
         role,
         l0=active / len(rows.dev),
@@ -259,7 +224,7 @@ def _texts(model: LanguageModel, corpus: Corpus, rows: TokenStates) -> list[Enco
 
 
 def _with_loss(one: DictionaryQuality, loss: LossRecovered) -> DictionaryQuality:
-    return replace(
+    return changed(
         one,
         loss_clean=loss.clean.value,
         loss_replaced=loss.reconstructed.value,

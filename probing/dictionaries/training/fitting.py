@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from probing.dictionaries._options import is_real, whole
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.training.learner import Learner, above
 from probing.dictionaries.training.token_states import Standard, TokenStates
@@ -29,6 +30,7 @@ _THRESHOLD_ROWS = 65_536  # rows of train on which the threshold of BatchTopK is
 _MEDIAN_ROWS = 16_384
 _WARM_UP, _DECAY_FROM = 0.02, 0.3  # shares of the steps
 _AT_ONCE = 8192
+_MOST = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class DictionaryOptions:
         if self.architecture not in ("topk", "batchtopk"):
             raise BadParameter("unknown architecture", needed="topk or batchtopk", found=repr(self.architecture))
         for name in ("latents", "k", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise BadParameter(f"{name} is too small", needed="1 or more", found=str(getattr(self, name)))
+            whole(name, getattr(self, name), 1, _MOST)
+        whole("seed", self.seed, 0)
         if self.k > self.latents // 2:
             raise BadParameter(
                 "too many active latents", needed=f"k of at most half of {self.latents} latents", found=str(self.k)
             )
-        if not 0 < self.rate < 1:
-            raise BadParameter("a learning rate out of range", needed="above 0, below 1", found=f"{self.rate:g}")
+        if not is_real(self.rate) or not 0 < self.rate < 1:
+            raise BadParameter("a learning rate out of range", needed="above 0, below 1", found=repr(self.rate))
         if self.latents > rows:
             raise DegenerateDesign(
                 "more latents than tokens to train them on",
@@ -116,7 +118,7 @@ def fit_dictionary(
     The state of training is written to `folder` every 30 s, and a killed run goes on from there to the same result.
 
     Raises:
-        DegenerateDesign: the states do not vary, or training does not converge.
+        DegenerateDesign: the states do not vary, or training does not converge: the last pass explains nothing.
         NonFiniteStates: a state is not finite.
     """
     size = min(options.batch, len(states.train))
@@ -132,11 +134,12 @@ def fit_dictionary(
             for rows in states.batches(size, epoch, options.seed, first=done - epoch * steps):
                 errors[epoch] += learner.step(standard(rows), _rate_at(done, total, options.rate)) / steps
                 done += 1
-                _check_converges(errors[epoch], options)
+                _check_finite(errors[epoch], options)
                 if folder is not None and time.monotonic() - saved >= _SAVE_SECONDS:
                     _save(folder, mark, learner, done, errors)
                     saved = time.monotonic()
                 advance(done, total)
+    _check_converged(errors, options, states.name)
     active = float((learner.idle < steps * size).float().mean())
     dictionary = _dictionary(learner, states, standard, options)
     seconds = time.monotonic() - begun if is_whole else None
@@ -155,7 +158,20 @@ class Fit:
     seconds: float | None
 
 
-def _check_converges(error: float, options: DictionaryOptions) -> None:
+def _check_converged(errors: Floats, options: DictionaryOptions, where: str) -> None:
+    """Refuse a training whose last pass leaves as much unexplained as the mean of the states does."""
+    if options.epochs > 1 and errors[-1] >= 1.0:
+        raise DegenerateDesign(
+            "training does not converge",
+            needed="a last pass that leaves less unexplained than the mean state does",
+            found=f"{errors[-1]:.1%} of the variance unexplained, after {errors[0]:.1%} in the first pass, at a "
+            f"learning rate of {options.rate:g}",
+            where=where,
+            next_step="give a smaller learning rate, more passes, or another k",
+        )
+
+
+def _check_finite(error: float, options: DictionaryOptions) -> None:
     if not np.isfinite(error):
         raise DegenerateDesign(
             "training does not converge",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.dictionaries._options import whole
 from probing.errors import BadParameter, DegenerateDesign, NonFiniteStates
 from probing.seeds import generator
 from probing.states.store import Store
+from probing.states.store.format import StoreLayout
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -26,6 +28,8 @@ _BUFFER_BYTES = 256 << 20  # of rows that are read together and shuffled
 _DEV_SHARE, _MOST_DEV, _LEAST_DEV = 0.05, 32_768, 16
 _MEDIAN_STEPS = 20
 _LONGEST = 4.0  # median lengths
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of the largest number: a spread below is rounding
+_LEAST_SCALE = 1e-30  # far enough from the least number of float32 for latents, which are smaller
 
 
 class TokenStates:
@@ -49,28 +53,45 @@ class TokenStates:
             max_rows: largest number of rows; None: all. Whole texts are left out at random.
             seed: seed of the choice of texts.
 
+        Rows of an array that are equal, and texts of a store that are, stay together: no held-out one has a copy in
+        train.
+
         Raises:
-            BadParameter: rows of the store are no tokens.
-            DegenerateDesign: there are too few rows.
+            BadParameter: rows of the store are no tokens, the states are no numbers, or an option is out of range.
+            DegenerateDesign: there are too few rows, or all are equal.
             UnknownSite: the store has no such site.
         """
+        whole("skip", skip, 0)
+        if max_rows is not None:
+            whole("max_rows", max_rows, 1)
         if isinstance(given, np.ndarray):
             if given.ndim != 2 or given.dtype.kind != "f":
                 raise BadParameter(
                     "no states", needed="(N, D) floating-point numbers", found=f"{given.dtype} {given.shape}"
                 )
-            self.source, self.site, self.width, texts = None, "", given.shape[1], np.arange(len(given))
+            self.source, self.site, self.width = None, "", given.shape[1]
             self._array, kept = given, np.ones(len(given), bool)
+            texts = _first_equal([row.tobytes() for row in np.ascontiguousarray(given)])
+            if len(given) > 1 and not texts.any():
+                raise no_variance(self.name, "rows that are all equal")
+        elif not isinstance(given, Store | str | Path):
+            raise BadParameter(
+                "no states",
+                needed="a store, its directory, or an array (N, D) of NumPy",
+                found=type(given).__name__,
+                next_step="give `np.asarray(states, dtype=np.float32)`",
+            )
         else:
             store = given if isinstance(given, Store) else Store.open(given)
             _refuse_no_tokens(store)
             self.source, self.site, self.width = store, site, store.width(site)
-            texts, kept = store.rows.example, store.rows.piece_start >= skip
+            texts, kept = _first_copies(store)[store.rows.example], store.rows.piece_start >= skip
         self.skipped = int((~kept).sum())
         order = generator(seed, "dictionary texts").permutation(np.unique(texts[kept]))
         counts = np.bincount(texts[kept], minlength=int(texts.max(initial=0)) + 1)[order]
-        used = np.cumsum(counts) if len(counts) else np.zeros(1, np.int64)
-        most = min(int(used[-1]), max_rows or int(used[-1]))
+        used = np.cumsum(counts)
+        all_rows = int(counts.sum())
+        most = all_rows if max_rows is None else min(all_rows, max_rows)
         dev_most = min(_MOST_DEV, max(_LEAST_DEV, round(_DEV_SHARE * most)))
         dev, train = order[used <= dev_most], order[(used > dev_most) & (used <= most)]
         self.train, self.dev = (np.flatnonzero(kept & np.isin(texts, some)) for some in (train, dev))
@@ -105,8 +126,11 @@ class TokenStates:
         Raises:
             NonFiniteStates: a state is not finite.
         """
-        found = self._array[rows] if self.source is None else self.source.read(self.site, rows)
-        if not np.isfinite(np.sum(found, dtype=np.float64)):
+        given = self._array[rows] if self.source is None else self.source.read(self.site, rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is refused
+            found = np.asarray(given, dtype=np.float32)
+            total = np.sum(found, dtype=np.float64)
+        if not np.isfinite(total):
             raise NonFiniteStates(
                 "states that are not finite",
                 needed="finite states",
@@ -114,7 +138,7 @@ class TokenStates:
                 where=self.name,
                 next_step="extract the states again, in float32",
             )
-        return np.asarray(found, dtype=np.float32)
+        return found
 
     def sample(self, count: int, seed: int) -> Floats:
         """Return the states of `count` random rows of train (all, if there are not so many)."""
@@ -141,6 +165,32 @@ class TokenStates:
             for at in range(0, len(rows), size):
                 if (begin + at) // size >= first:
                     yield states[place[at : at + size]]
+
+
+def _first_equal(keys: Sequence[bytes]) -> Ints:
+    """Return for each key the index of the first that is equal."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(key, index) for index, key in enumerate(keys)], dtype=np.int64)
+
+
+def _first_copies(store: Store) -> Ints:
+    """Return for each example of a store the number of the first with the same text."""
+    layout = StoreLayout.of(store.identity)
+    hashes: list[bytes] = []
+    for shard in range(layout.n_shards):
+        hashes += [row.tobytes() for row in store.dataset(shard, "/examples/text_sha256")]
+    return _first_equal(hashes)
+
+
+def no_variance(where: str, found: str) -> DegenerateDesign:
+    """Return the error for states from which nothing can be learned."""
+    return DegenerateDesign(
+        "the states do not vary, so all latents would be dead",
+        needed="states that differ between tokens by more than the rounding of float32",
+        found=found,
+        where=where,
+        next_step="choose another site",
+    )
 
 
 def _refuse_no_tokens(store: Store) -> None:
@@ -175,22 +225,18 @@ class Standard:
         Raises:
             DegenerateDesign: the states do not vary.
         """
-        rows = torch.from_numpy(sample)
+        rows = torch.from_numpy(sample).double()  # squares of states may be outside the range of float32
+        largest = float(rows.abs().max())
         centre = rows.mean(0)
         for _ in range(_MEDIAN_STEPS):  # Weiszfeld's algorithm
-            weights = 1.0 / (rows - centre).norm(dim=1).clamp_min(1e-6)
+            weights = 1.0 / (rows - centre).norm(dim=1).clamp_min(1e-6 * largest or 1.0)
             centre = (weights @ rows) / weights.sum()
         lengths = (rows - centre).norm(dim=1)
         longest = _LONGEST * float(lengths.median()) or float(lengths.max())
         scale = float((lengths.clamp_max(longest).square().mean() / rows.shape[1]).sqrt())
-        if not scale > 1e-6 * max(1e-6, float(rows.abs().max())):
-            raise DegenerateDesign(
-                "the states do not vary, so all latents would be dead",
-                needed="states that differ between tokens",
-                found=f"a spread of {scale:.2g}",
-                where=where,
-                next_step="choose another site",
-            )
+        if not scale > _ROUNDING * largest or scale < _LEAST_SCALE:
+            raise no_variance(where, f"a spread of {scale:.2g}, numbers of up to {largest:.2g}")
+        centre = centre.float()
         return cls(centre, scale, longest / scale)
 
     def __call__(self, states: Floats) -> Tensor:
