@@ -18,7 +18,7 @@ from probing.circuits.judging import (
 )
 from probing.circuits.searching import Options, Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
 from probing.models.language_model import LanguageModel
 from probing.models.splitting import SplitModel, SplitTransformer
 from probing.provenance import digest
@@ -147,16 +147,23 @@ def _read(
 def _read_given(path: str | Path) -> CircuitResult:
     found = read_circuit(path)
     if found is None:
-        raise FileNotFoundError(2, "there is no circuit.json", str(path))
+        raise InputError(
+            "there is no circuit to judge",
+            needed="the circuit.json of an earlier run, or its folder",
+            found="no such file",
+            where=str(path),
+        )
     return found
 
 
 def _check_same(earlier: CircuitResult, split: SplitModel, where: str) -> None:
-    if digest(dict(earlier.identity)) != digest(dict(split.identity)):
+    mine, theirs = dict(split.identity), dict(earlier.identity)
+    if digest(theirs) != digest(mine):
+        keys = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
         raise ProvenanceMismatch(
             "this circuit is of another model",
             needed=f"a circuit of {split.name}",
-            found=f"one of {earlier.model}",
+            found=f"one of {earlier.model}, which differs in: {', '.join(keys)}",
             where=where,
             next_step="give the model that it was found in, or leave the file out",
         )

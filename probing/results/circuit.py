@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically, write_parquet
@@ -167,7 +167,8 @@ class CircuitResult:
             row |= {"p_adjusted": part.p_adjusted, "detectable": part.detectable, "word": part.word}
             rows.append(row)
         numbers = ("effect", "removal", "low", "high", "p_adjusted", "detectable")
-        return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+        columns = ["model", "name", "effect", "in_circuit", *numbers[1:], "word"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, "float64"))
 
     def carried(self) -> pd.DataFrame:
         """Return one row per edge and property: the content of circuit_flows.parquet."""
@@ -192,7 +193,9 @@ class CircuitResult:
             for one in self.sizes
         ]
         numbers = ("value", "low", "high", "random_low", "random_high")
-        return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+        return pd.DataFrame(rows, columns=["model", "by", "asked", "edges", *numbers]).astype(
+            dict.fromkeys(numbers, "float64")
+        )
 
     def mib(self) -> dict[str, Any]:
         """Return the graph with the names of the MIB benchmark: nodes and edges, with their scores and whether they are
@@ -308,11 +311,13 @@ def read_circuit(folder: str | Path) -> CircuitResult | None:
         return None
     try:
         return TypeAdapter(CircuitResult).validate_json(path.read_bytes())
-    except ValueError as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise InputError(
             "a circuit cannot be read",
             needed=f"{NAME} as `probing circuit` wrote it",
-            found=str(error).splitlines()[0],
+            found=f"{place}: {first['msg']}" if place else f"another kind of file: {first['msg']}",
             where=str(path),
-            next_step="run the same `probing circuit` again",
+            next_step=f"give the {NAME} of a finished run, or run the same `probing circuit` again",
         ) from error
