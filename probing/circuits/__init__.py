@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from probing.circuits.checking import Options, check_others, check_paths, with_properties
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
+    Half,
     PartVerdict,
     judge_necessary,
     judge_parts,
     judge_sufficient,
     redundant,
 )
-from probing.circuits.searching import Options, Search
+from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
 from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
 from probing.models.language_model import LanguageModel
@@ -40,6 +43,7 @@ __all__ = ["SplitModel", "TokenPairs", "circuit"]
 
 
 @with_typed_errors
+@torch.inference_mode(mode=False)  # gradients are needed, whatever the caller has turned off
 def circuit(
     model: LanguageModel | SplitModel | str,
     pairs: str | TokenPairs,
@@ -82,7 +86,8 @@ def circuit(
         steps: steps of `eap_ig`.
         epsilon: ε, the share that a sufficient circuit may lack.
         delta: δ, the least effect of a material edge; None: ε / 2.
-        group: column whose equal values form a group, such as a template; None: each pair.
+        group: column whose equal values form a group, such as a template; None: each pair. Pairs of the same two
+            prompts are always in one group.
         properties: columns with a property of the clean prompt; `corrupted_NAME` has that of the corrupted prompt.
         transfer: files of other pairs on which the circuit is measured, too.
         given: circuit.json of an earlier run: its circuit is judged instead of a new one.
@@ -97,7 +102,8 @@ def circuit(
         BadParameter: prompts of a pair differ in length, or an option is out of range.
         NoBehaviour: an answer is not a single token, or there are none.
         TooFewGroups: there are too few groups of pairs; the message says how many are needed.
-        DegenerateDesign: the metric does not fall from clean to corrupted prompts.
+        DegenerateDesign: the metric is not finite or does not fall from clean to corrupted prompts, or the chosen
+            edges form no path from the input to the logits.
         ProvenanceMismatch: `given` is of another model.
     """
     options = Options(level, method, by, nodes, size, steps, epsilon, delta, random_circuits, random_pairs, seed)
@@ -109,15 +115,20 @@ def circuit(
         _check_same(earlier, split, str(given))
     read = _read(loaded, pairs, group, properties)
     others = {path: _read(loaded, path, group, ()) for path in transfer}
+    check_others(read, pairs, others)
     search = Search(split, read, options, folder=folder, progress=progress)
     identity = search.check_identity()
+    elsewhere = {path: search.half(other, by) for path, other in others.items()}
+    for path, half in elsewhere.items():
+        half.scale.check(path)
     if earlier is None:
         search.rank()
         chosen = search.choose()
     else:
-        chosen = search.graph.mask(earlier.edges)
+        chosen = search.graph.on_paths(search.graph.mask(earlier.edges))
         search.scores = np.zeros(search.candidates.shape if level == "edge" else len(search.graph.senders))
-    result = _report(search, chosen, source, identity, others, ranked=earlier is None)
+    check_paths(search.graph, chosen, options)
+    result = _report(search, chosen, source, identity, elsewhere, ranked=earlier is None)
     if folder is not None:
         result.write(folder)
     return result
@@ -132,7 +143,7 @@ def _read(
         BadParameter: a file is given, and the model has no tokenizer to read it with.
     """
     if isinstance(pairs, TokenPairs):
-        return pairs
+        return with_properties(pairs, group, properties)
     owner = model.model if isinstance(model, SplitTransformer) else model
     if isinstance(owner, SplitModel):
         raise BadParameter(
@@ -174,7 +185,7 @@ def _report(
     chosen: Mask,
     source: str,
     identity: float,
-    others: Mapping[str, TokenPairs],
+    others: Mapping[str, Half],
     *,
     ranked: bool,
 ) -> CircuitResult:
@@ -282,7 +293,7 @@ def _counted(items: Sequence[Mask], bar: Any) -> Any:
 
 
 def _elsewhere(
-    search: Search, chosen: Mask, others: Mapping[str, TokenPairs]
+    search: Search, chosen: Mask, others: Mapping[str, Half]
 ) -> tuple[dict[str, Estimated], list[str], float | None]:
     """Return f of a circuit under the other corruption and on other pairs, doubts, and the overlap of the circuits of
     its size that EAP finds under both corruptions (shared edges over all edges).
@@ -296,9 +307,7 @@ def _elsewhere(
         overlap = search.overlap(int(chosen.sum()), other)
     except DegenerateDesign as error:
         doubts.append(f"Not measured with the other corruption ({other}): {error.args[0]}.")
-    for path, pairs in others.items():
-        half = search.half(pairs, search.options.by)
-        half.scale.check(path)
+    for path, half in others.items():
         found[f"pairs: {path}"] = half.scale.share(half.metrics([chosen])[0])
     return found, doubts, overlap
 

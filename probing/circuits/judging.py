@@ -47,6 +47,23 @@ _KEPT_BYTES = 3 << 30  # of traces of a set of pairs that stay in memory
 Unit = tuple[int, int] | int  # an edge, or a node
 
 
+def check_groups(groups: NDArray[Any], least: int, where: str) -> None:
+    """Check that pairs are of enough groups.
+
+    Raises:
+        TooFewGroups: there are fewer than `least`.
+    """
+    count = len(np.unique(groups))
+    if count < least:
+        raise TooFewGroups(
+            "too few pairs for a test",
+            needed=f"{least} groups of pairs or more",
+            found=f"{count} groups of {len(groups)} pairs, in {where}",
+            next_step="give more pairs, or a column of groups with more values; without one each pair is a group, and "
+            "copies of a pair are one",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Scale:
     """Holds the metric of n pairs at both ends, in whose difference shares are counted.
@@ -86,17 +103,19 @@ class Scale:
 
         Raises:
             TooFewGroups: there are fewer than eight groups.
-            DegenerateDesign: the metric does not fall, by its 95 % interval.
+            DegenerateDesign: the metric is not finite, or does not fall, by its 95 % interval.
         """
-        count = int(self.codes.max()) + 1
-        if count < LEAST_GROUPS:
-            raise TooFewGroups(
-                "too few pairs for a test",
-                needed=f"{LEAST_GROUPS} groups of pairs or more in discovery and as many in test",
-                found=f"{count} in {where}",
-                next_step=f"give {2 * LEAST_GROUPS} groups or more; without a column of groups each pair is one",
-            )
+        check_groups(self.groups, LEAST_GROUPS, where)
         difference = self.full - self.corrupted
+        wrong = int((~np.isfinite(self.full) | ~np.isfinite(self.corrupted)).sum())
+        if wrong:
+            raise DegenerateDesign(
+                "the metric is not finite",
+                needed="finite logits (or numbers of `measure`) on every prompt",
+                found=f"NaN or infinite on {wrong} of {len(difference)} pairs",
+                where=where,
+                next_step="check the weights and the number type of the model",
+            )
         if not np.abs(difference).max() > 1e-9 * max(1e-30, float(np.abs(self.full).max())):
             raise self._flat("the metric is the same on clean and corrupted prompts", 0.0, 0.0, where)
         error = _error_of(difference - difference.mean(), self.codes)[0] / len(difference)

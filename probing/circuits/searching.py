@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,62 +12,19 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from probing.circuits.checking import Options
 from probing.circuits.graph import Graph, Mask, ten_sizes
-from probing.circuits.judging import LEAST_GROUPS, Half, Unit
+from probing.circuits.judging import LEAST_GROUPS, Half, Unit, check_groups
 from probing.circuits.running import Batch
 from probing.circuits.traces import Means, TokenPairs
-from probing.errors import BadParameter, DegenerateDesign, TooFewGroups, unknown_name
+from probing.errors import BadParameter, DegenerateDesign
 from probing.models.splitting import SplitModel
 from probing.seeds import child_seed, generator
 
 Floats = NDArray[np.float64]
-LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 SAMPLE = 200  # edges on which a screen is compared with exact patching
 _HALVINGS = 5
 _ROUNDS, _MOST_LOST = 3, 4
-
-
-@dataclass(frozen=True)
-class Options:
-    """Holds the options of `circuit` that a search needs, checked; names are those of `circuit`."""
-
-    level: str
-    method: str
-    by: str
-    nodes: int | None
-    size: int | None
-    steps: int
-    epsilon: float
-    delta: float | None
-    random_circuits: int
-    random_pairs: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UnknownName: there is no such level, method or corruption.
-            BadParameter: a number is out of range.
-        """
-        for what, value, known in (
-            ("level", self.level, LEVELS),
-            ("method", self.method, METHODS),
-            ("corruption", self.by, CORRUPTIONS),
-        ):
-            if value not in known:
-                raise unknown_name(what, value, known)
-        for name, number in (("nodes", self.nodes), ("size", self.size), ("steps", self.steps)):
-            if number is not None and number < 1:
-                raise BadParameter(f"{name} is out of range", needed="1 or more", found=str(number))
-        for name, share in (("epsilon", self.epsilon), ("delta", self.least)):
-            if not 0 < share < 1:
-                raise BadParameter(f"{name} is out of range", needed="between 0 and 1", found=str(share))
-
-    @property
-    def least(self) -> float:
-        """δ: the least effect of a material edge."""
-        return self.epsilon / 2 if self.delta is None else self.delta
 
 
 class Search:
@@ -121,14 +77,8 @@ class Search:
         Raises:
             TooFewGroups: there are too few groups.
         """
+        check_groups(self.pairs.groups, 2 * LEAST_GROUPS, "the pairs: half of the groups are for discovery")
         names, codes = np.unique(self.pairs.groups, return_inverse=True)
-        if len(names) < 2 * LEAST_GROUPS:
-            raise TooFewGroups(
-                "too few pairs for a test",
-                needed=f"{2 * LEAST_GROUPS} groups of pairs or more, half of them for discovery",
-                found=f"{len(names)} groups of {len(self.pairs)} pairs",
-                next_step="give more pairs, or a column of groups with more values",
-            )
         order = generator(self.options.seed, "circuit halves").permutation(len(names))
         is_first = np.isin(codes.reshape(-1), order[: len(names) // 2])
         return np.flatnonzero(is_first), np.flatnonzero(~is_first)
@@ -173,6 +123,14 @@ class Search:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
             self.notes["best_nodes"] = [self.graph.senders[k] for k in best]
+        most = self.most("absolute")
+        if options.size is not None and options.size > most:
+            raise BadParameter(
+                "size is larger than all there is to choose from",
+                needed=f"{most} or less",
+                found=str(options.size),
+                where=f"candidate {options.level}s",
+            )
         units, by_reader = self.every_unit(), options.level == "edge"
         screens = {"eap": self._screen(1, by_reader), "eap_ig": self._screen(options.steps, by_reader)}
         some = units

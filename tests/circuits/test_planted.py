@@ -9,12 +9,14 @@ import pytest
 
 from probing.circuits import circuit
 from probing.circuits.graph import Graph
+from probing.errors import DegenerateDesign
 from probing.results.circuit import EXCEEDS, MATERIAL, NECESSARY, NOT_SUFFICIENT, SUFFICIENT, CircuitResult
 from tests.samples.circuit_samples import (
     CANCELLING,
     NORMED,
     PLANS,
     REDUNDANT,
+    SHARED,
     WIDTH,
     Plan,
     Planted,
@@ -118,7 +120,7 @@ def test_a_redundant_pair_is_material_only_together() -> None:
     effects = {part.name: part.effect for part in result.parts}
     assert all(effects[edge] == 0 for edge in pair)
     assert len(pair & set(result.material)) == 1  # in a circuit that has one of them, it is needed
-    both = circuit(Planted(REDUNDANT), planted_pairs(), size=100, random_circuits=0, progress=False)
+    both = circuit(Planted(REDUNDANT), planted_pairs(), size=46, random_circuits=0, progress=False)
     assert pair <= set(both.edges) and not pair & set(both.material)
     assert both.word("the others together").word == "material together"
 
@@ -140,12 +142,14 @@ def test_a_property_flows_along_the_planted_edges() -> None:
 
 
 def test_a_circuit_among_too_few_nodes_is_called_so() -> None:
-    """Without m1, nothing among the edges left keeps the metric."""
-    result = circuit(Planted(CANCELLING), planted_pairs(), nodes=1, random_circuits=0, progress=False)
+    """Without the other head, nothing among the edges left keeps the metric; without m1 nothing is left."""
+    result = circuit(Planted(SHARED), planted_pairs(), nodes=1, random_circuits=0, progress=False)
     assert result.facts["candidates"] < result.facts["all_edges"]
-    result = circuit(Planted(REDUNDANT), planted_pairs(), nodes=1, random_circuits=0, progress=False)
+    assert result.word("sufficient").share.value == pytest.approx(0.6)
     assert result.word("sufficient").word == NOT_SUFFICIENT
-    assert "No circuit among these edges" in result.doubts[0]
+    assert any("No circuit among these edges" in doubt for doubt in result.doubts)
+    with pytest.raises(DegenerateDesign, match="no path"):
+        circuit(Planted(REDUNDANT), planted_pairs(), nodes=1, random_circuits=0, progress=False)
 
 
 def test_nodes_of_a_circuit() -> None:

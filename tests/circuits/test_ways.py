@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import probing as pb
 from probing.circuits import circuit
@@ -60,7 +61,9 @@ def pairs_file(path: Path, start: int, count: int = 24) -> str:
         logits = model.logits(model.encode([clean, corrupted]))[:, -1].numpy()
         fall = np.subtract(*(one[ids[0]] - one[ids[1]] for one in logits))
         answers = ("a", "b") if fall > 0 else ("b", "a")
-        rows.append(dict(zip(("clean", "corrupted", "answer", "corrupted_answer"), (clean, corrupted, *answers))))
+        rows.append(
+            dict(zip(("clean", "corrupted", "answer", "corrupted_answer"), (clean, corrupted, *answers), strict=True))
+        )
     path.write_text("".join(json.dumps(row | {"set": f"{k // 2}"}) + "\n" for k, row in enumerate(rows)))
     return str(path)
 
@@ -92,3 +95,10 @@ def test_the_same_model_with_other_weights_is_named_so(tmp_path: Path) -> None:
     other.identity = {"plan": "normed", "weights": "others"}
     with pytest.raises(ProvenanceMismatch, match="weights"):
         circuit(other, planted_pairs(), given=tmp_path, **FAST)
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_the_caller_has_turned_them_off(without: Any) -> None:
+    plain = circuit(Planted(NORMED), planted_pairs(), method="eap", **FAST)
+    with without():
+        assert circuit(Planted(NORMED), planted_pairs(), method="eap", **FAST).edges == plain.edges

@@ -135,6 +135,12 @@ NORMED = Plan(  # a1.h1 asks for what a0.h0 brought; the logits are read behind 
     (0.0, 0.0, 0.0, 1.0, 0.0, 0.0),
     has_norm=True,
 )
+SHARED = Plan(  # two heads write 0.6 and 0.4 of the sign for the logits
+    "shared",
+    ((PlantedHead(_axis(0), _axis(2, 0.6)), PlantedHead(_axis(0), _axis(2, 0.4))), (IDLE, IDLE)),
+    (_nothing, _nothing),
+    _axis(2),
+)
 PLANS = (CANCELLING, REDUNDANT, NORMED)
 
 
