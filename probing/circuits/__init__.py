@@ -12,13 +12,15 @@ import torch
 from probing.circuits.checking import Options, check_others, check_paths, with_properties
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
-    Half,
     PartVerdict,
+    doubts_of,
     judge_necessary,
     judge_parts,
+    judge_random,
     judge_sufficient,
     redundant,
 )
+from probing.circuits.measuring import Half
 from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
 from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
@@ -26,7 +28,7 @@ from probing.models.language_model import LanguageModel
 from probing.models.splitting import SplitModel, SplitTransformer
 from probing.provenance import digest
 from probing.results.circuit import (
-    MATERIAL,
+    JUDGED,
     CircuitPart,
     CircuitResult,
     CircuitSize,
@@ -36,8 +38,6 @@ from probing.results.circuit import (
 from probing.seeds import child_seed, generator
 from probing.system.machine import target_of, with_typed_errors
 from probing.system.progress import steps_bar
-
-LEAST_RIGHT = 0.75  # share of pairs on which a model does the task
 
 __all__ = ["SplitModel", "TokenPairs", "circuit"]
 
@@ -200,13 +200,19 @@ def _report(
         judge_sufficient(test.scale, judged, options.epsilon),
         judge_necessary(test.scale, without, options.epsilon),
     ]
-    idle = [unit for unit, one in zip(units, verdicts, strict=True) if one.word != MATERIAL]
+    idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen
         for unit in idle:
             less = search.less(less, unit)
         words.append(redundant(test.scale, judged - test.changed(chosen, [less])[0], options.least))
+    low, high = _random(search, chosen, "judged")
+    if high is not None:
+        few = search.some_of(test)
+        words.append(judge_random(few.scale, few.metrics([chosen])[0], high, options.random_circuits))
     sizes, areas = _sizes(search) if ranked else ([], {})
+    edges = int(chosen.sum())
+    sizes = [CircuitSize(JUDGED, len(units), edges, test.scale.share(judged), low, high), *sizes]
     elsewhere, doubts, overlap = _elsewhere(search, chosen, others)
     carried = {name: _carried(search, name, units, doubts) for name in search.pairs.values}
     facts = _facts(search) | {
@@ -226,7 +232,7 @@ def _report(
         areas,
         words,
         elsewhere,
-        doubts=[*_doubts(search), *doubts],
+        doubts=[*doubts_of(test.scale, words, search.notes), *doubts],
     )
 
 
@@ -264,16 +270,16 @@ def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
         metrics = test.metrics(masks, f"circuits by {choice}")
         edges = [int(mask.sum()) for mask in masks]
         for k, mask in enumerate(masks):
-            low, high = _random(search, mask, k) if choice == "absolute" and options.random_circuits else (None, None)
+            low, high = _random(search, mask, k) if choice == "absolute" else (None, None)
             sizes.append(CircuitSize(choice, asked[k], edges[k], test.scale.share(metrics[k]), low, high))
         cpr, cmd = test.scale.areas(metrics, edges, most)
         areas |= {f"CPR {choice}": cpr, f"CMD {choice}": cmd}
     return sizes, areas
 
 
-def _random(search: Search, mask: Mask, number: int) -> tuple[float | None, float | None]:
-    """Return the range of f of 95 % of random circuits with as many edges at every node as `mask`; None if there is no
-    such circuit but `mask` itself.
+def _random(search: Search, mask: Mask, number: int | str) -> tuple[float | None, float | None]:
+    """Return the range of f of 95 % of random circuits with as many edges at every node as `mask`; None if none are
+    asked for, or there is no such circuit but `mask` itself.
     """
     options, random = search.options, generator(search.options.seed, "random circuits", number)
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
@@ -367,20 +373,6 @@ def _passes(search: Search) -> dict[str, float]:
     """Return forward passes per pair, of discovery and of test; a backward pass counts as one."""
     halves = {"discovery": search.discovery, "test": search.test}
     return {name: round(half.passes / len(half.pairs), 1) for name, half in halves.items()}
-
-
-def _doubts(search: Search) -> list[str]:
-    """Return sentences on what weakens a circuit of these pairs."""
-    found = []
-    right = float((search.test.scale.full > 0).mean())
-    if right < LEAST_RIGHT:
-        found.append(f"The model prefers the answer on {right:.0%} of the test pairs only: it hardly does the task.")
-    if "size_rule" in search.notes:
-        found.append(
-            "No circuit among these edges keeps the metric on discovery within ε/2; that of all edges with an effect "
-            "of δ or more is judged."
-        )
-    return found
 
 
 def _nodes_of_readers(search: Search) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from probing.circuits.graph import Graph, Mask
-from probing.circuits.judging import LEAST_GROUPS, check_groups
+from probing.circuits.measuring import LEAST_GROUPS, check_groups
 from probing.circuits.traces import TokenPairs
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 

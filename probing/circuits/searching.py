@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from probing.circuits.checking import Options
 from probing.circuits.graph import Graph, Mask, ten_sizes
-from probing.circuits.judging import LEAST_GROUPS, Half, Unit, check_groups
+from probing.circuits.measuring import LEAST_GROUPS, Half, Unit, check_groups
 from probing.circuits.running import Batch
 from probing.circuits.traces import Means, TokenPairs
 from probing.errors import BadParameter, DegenerateDesign
@@ -208,35 +208,52 @@ class Search:
         return self.graph.greedy(scores, sizes, within=self.candidates)
 
     def choose(self) -> Mask:
-        """Return the circuit that is judged: the smallest by absolute effects that keeps, on discovery, between 1 − ε/2
-        and 1 + ε/2 of the metric, and has every edge (or node) with an effect of δ or more; where none does, that
-        of these edges alone. `size` fixes its size.
+        """Return the circuit that is judged: of those tried, the one with the fewest edges that keeps between 1 − ε/2
+        and 1 + ε/2 of the metric on discovery. `size` fixes its size.
+
+        Tried are ten sizes, and a bisection below the first that does, of edges (or nodes) in order of absolute and of
+        signed effects, each with all edges that have an effect of δ or more. Where none keeps the metric, these edges
+        alone are taken.
         """
         options = self.options
         if options.size is not None:
-            return self._sized(options.size)
-        most = self.most("absolute")
-        sizes = ten_sizes(most)
-        off = [self._off(size) for size in sizes]
-        within = [k for k, one in enumerate(off) if one < options.epsilon / 2]
-        if not within:
-            self.notes["size_rule"] = "no size keeps the metric on discovery: all edges of δ or more were taken"
-            return self._large if self._large.any() else self._sized(sizes[int(np.argmin(off))])
-        low, high = (sizes[within[0] - 1] if within[0] else 0), sizes[within[0]]
+            return self._sized(options.size, "absolute")
+        tried = [self._smallest(choice) for choice in ("absolute", "signed")]
+        within = [mask for off, mask in tried if off < options.epsilon / 2]
+        if within:
+            return min(within, key=lambda mask: int(mask.sum()))
+        self.notes["size_rule"] = "no size keeps the metric on discovery: all edges of δ or more were taken"
+        return self._large if self._large.any() else min(tried, key=lambda one: one[0])[1]
+
+    def _smallest(self, choice: str) -> tuple[float, Mask]:
+        """Return the smallest circuit tried in one order that keeps the metric on discovery, or else the one nearest to
+        it; and how far it is from it, as a share.
+        """
+        bound, sizes = self.options.epsilon / 2, ten_sizes(self.most(choice))
+        masks = [self._sized(size, choice) for size in sizes]
+        values = self.discovery.metrics(masks, f"sizes by {choice} effect")
+        off = np.abs(1 - self.discovery.scale.samples(values)[0])
+        within = np.flatnonzero(off < bound)
+        if not len(within):
+            nearest = int(np.argmin(off))
+            return float(off[nearest]), masks[nearest]
+        first = int(within[0])
+        low, high, best = (sizes[first - 1] if first else 0), sizes[first], (float(off[first]), masks[first])
         for _ in range(_HALVINGS):
             middle = (low + high) // 2
             if middle in (low, high):
                 break
-            low, high = (low, middle) if self._off(middle) < options.epsilon / 2 else (middle, high)
-        return self._sized(high)
+            mask = self._sized(middle, choice)
+            share = float(self.discovery.scale.samples(self.discovery.metrics([mask])[0])[0][0])
+            if abs(1 - share) < bound:
+                high, best = middle, (abs(1 - share), mask)
+            else:
+                low = middle
+        return best
 
-    def _off(self, size: int) -> float:
-        values = self.discovery.metrics([self._sized(size)])[0]
-        return abs(1 - float(self.discovery.scale.samples(values)[0][0]))
-
-    def _sized(self, size: int) -> Mask:
+    def _sized(self, size: int, choice: str) -> Mask:
         """Return a circuit of a size, with all edges or nodes that have an effect of δ or more."""
-        known = self.circuits([size], "absolute")[0]
+        known = self.circuits([size], choice)[0]
         return known if self.options.size is not None else self.graph.on_paths(known | self._large)
 
     @cached_property
@@ -312,6 +329,14 @@ class Search:
         found = [unit for unit, one in zip(units, share, strict=True) if one >= self.options.least]
         best = int(np.argmax(share))
         return found or ([units[best]] if share[best] >= self.options.least / 4 else [])
+
+    def idle(self, mask: Mask, units: Sequence[Unit]) -> list[Unit]:
+        """Return the units of a circuit without which its metric changes by less than δ on discovery."""
+        if not units:
+            return []
+        change = self.discovery.changed(mask, [*(self.less(mask, unit) for unit in units), mask])
+        share = np.abs((change[:-1] - change[-1]).sum(1)) / self.discovery.scale.total
+        return [unit for unit, of in zip(units, share, strict=True) if of < self.options.least]
 
     def some_of(self, half: Half) -> Half:
         """Return the first pairs of a half, on which what takes many runs is measured: `random_pairs` of them."""

@@ -23,6 +23,9 @@ NAME, MIB, NEURONPEDIA = "circuit.json", "circuit-mib.json", "circuit-neuronpedi
 MATERIAL, BELOW, INCONCLUSIVE = "material", "below δ", "inconclusive"
 SUFFICIENT, EXCEEDS, NOT_SUFFICIENT = "sufficient", "more than the model", "not sufficient"
 NECESSARY, NOT_NECESSARY = "necessary", "not necessary"
+ABOVE_RANDOM = "above random circuits"
+NOT_ABOVE_RANDOM = "no better than random circuits with as many edges at every node"
+JUDGED = "judged"  # `by` of the size of the circuit that is judged
 LIMITS = (
     "A circuit holds for these prompts, this corruption and this metric, and for no others.",
     "An edge that is not material may still work where another one does the same: look at what they do together.",
@@ -70,7 +73,8 @@ class CircuitSize:
     """Holds how much of the metric circuits of one size carry on test.
 
     Attributes:
-        by: how they were chosen: `absolute` or `signed` effect of edges, or `nodes` (all edges between the best nodes).
+        by: how they were chosen: `absolute` or `signed` effect of edges, or `nodes` (all edges between the best nodes);
+            `judged` is the circuit that is judged.
         asked: number of edges (for `nodes`, of nodes) that was asked for.
         edges: number of edges on a path from the input to the logits.
         faithfulness: f, the share of the metric's difference that the circuit keeps.
@@ -114,7 +118,7 @@ class CircuitResult:
         facts: options, numbers of pairs, cost in forward passes, rank correlations of screens, and so on.
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
-        sizes: circuits of ten sizes.
+        sizes: the circuit that is judged, and circuits of ten sizes.
         areas: CPR (area under f) and CMD (area between f and 1), by choice of edges: `CPR absolute`.
         words: see `Judged`.
         elsewhere: f of the circuit under another corruption and on other pairs, by name.

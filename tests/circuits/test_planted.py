@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ import pytest
 from probing.circuits import circuit
 from probing.circuits.graph import Graph
 from probing.errors import DegenerateDesign
-from probing.results.circuit import EXCEEDS, MATERIAL, NECESSARY, NOT_SUFFICIENT, SUFFICIENT, CircuitResult
+from probing.results.circuit import (
+    ABOVE_RANDOM,
+    BELOW,
+    EXCEEDS,
+    MATERIAL,
+    NECESSARY,
+    NOT_ABOVE_RANDOM,
+    NOT_SUFFICIENT,
+    SUFFICIENT,
+    CircuitResult,
+)
 from tests.samples.circuit_samples import (
     CANCELLING,
     NORMED,
@@ -161,7 +172,8 @@ def test_nodes_of_a_circuit() -> None:
 def test_random_pairs_give_no_material_edge_on_random_noise() -> None:
     """Metrics that do not depend on the edges of a circuit are never called so: the share of false words is bounded."""
     random = np.random.default_rng(0)
-    from probing.circuits.judging import Scale, judge_parts
+    from probing.circuits.judging import judge_parts
+    from probing.circuits.measuring import Scale
 
     wrong = 0
     for run in range(100):
@@ -170,3 +182,51 @@ def test_random_pairs_give_no_material_edge_on_random_noise() -> None:
         falls = DELTA + 0.1 * random.standard_normal((10, 40))  # every one is δ, the worst case
         wrong += any(one.word == MATERIAL for one in judge_parts(scale, falls, DELTA))
     assert wrong <= 10  # the 99 % point of the binomial at 5 % of 100
+
+
+@pytest.mark.parametrize("groups", [8, 20])
+def test_a_few_groups_that_carry_all_are_reckoned_with(groups: int) -> None:
+    """In 10 % of groups the circuit keeps nothing: no word says more than it may, although in four of ten tests of
+    eight groups none of them is seen.
+    """
+    from probing.circuits.judging import judge_necessary, judge_parts, judge_sufficient
+    from probing.circuits.measuring import Scale
+
+    random, wrong = np.random.default_rng(1), Counter[str]()
+    for run in range(60):
+        is_other = np.repeat(random.random(groups) < 0.1, 2)
+        scale = Scale(np.ones(2 * groups), np.zeros(2 * groups), np.arange(2 * groups) // 2, run)
+        share = judge_sufficient(scale, np.where(is_other, 0.0, 1.0), 0.1)
+        assert share.share.low is not None and share.share.high is not None and share.share.high > share.share.low
+        wrong[SUFFICIENT] += share.word == SUFFICIENT
+        wrong[NECESSARY] += judge_necessary(scale, np.where(is_other, 1.0, 0.0), 0.1).word == NECESSARY
+        wrong[BELOW] += judge_parts(scale, np.where(is_other, 1.0, 0.0)[None], DELTA)[0].word == BELOW
+    assert max(wrong.values()) <= 8  # the 99 % point of the binomial at 5 % of 60
+
+
+def test_alike_groups_are_enough_where_they_are_many() -> None:
+    from probing.circuits.judging import judge_necessary, judge_parts, judge_sufficient
+    from probing.circuits.measuring import Scale
+
+    scale = Scale(np.ones(100), np.zeros(100), np.arange(100))
+    assert judge_sufficient(scale, np.ones(100), 0.1).word == SUFFICIENT
+    assert judge_necessary(scale, np.zeros(100), 0.1).word == NECESSARY
+    assert [one.word for one in judge_parts(scale, np.zeros((1, 100)), DELTA)] == [BELOW]
+    few = Scale(np.ones(8), np.zeros(8), np.arange(8))
+    assert [one.word for one in judge_parts(few, np.ones((5, 8)), DELTA)] == [MATERIAL] * 5
+
+
+def test_circuits_are_held_against_random_ones_of_their_size() -> None:
+    from probing.circuits.judging import doubts_of, judge_random
+    from probing.circuits.measuring import Scale
+
+    scale = Scale(np.ones(40), np.zeros(40), np.arange(40))
+    above, same = (judge_random(scale, np.full(40, f), 0.5, 20) for f in (0.51, 0.5))
+    assert above.word == ABOVE_RANDOM and same.word == NOT_ABOVE_RANDOM
+    assert not doubts_of(scale, [above], {}) and NOT_ABOVE_RANDOM in doubts_of(scale, [same], {})[0]
+
+
+def test_the_size_that_is_judged_has_a_row() -> None:
+    result = circuit(Planted(CANCELLING), planted_pairs(), random_circuits=0, progress=False)
+    assert result.sizes[0].by == "judged" and result.sizes[0].edges == len(result.edges)
+    assert result.sizes[0].faithfulness == result.word("sufficient").share

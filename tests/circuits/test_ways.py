@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import probing as pb
 from probing.circuits import circuit
+from probing.cli.output import finish_circuit
 from probing.errors import InputError, ProvenanceMismatch
 from probing.results.circuit import CircuitResult, read_circuit
 from tests.samples.circuit_samples import NORMED, Planted, planted_pairs, split
@@ -102,3 +104,13 @@ def test_gradients_are_taken_where_the_caller_has_turned_them_off(without: Any) 
     plain = circuit(Planted(NORMED), planted_pairs(), method="eap", **FAST)
     with without():
         assert circuit(Planted(NORMED), planted_pairs(), method="eap", **FAST).edges == plain.edges
+
+
+def test_json_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each word and each part, without NaN."""
+    result = circuit(Planted(NORMED), planted_pairs(), to=tmp_path, **FAST)
+    job = SimpleNamespace(run=lambda progress: result, to=str(tmp_path))
+    finish_circuit(job, quiet=True, as_json=True, details=False)
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+    assert [row["word"] for row in rows[: len(result.words)]] == [one.word for one in result.words]
+    assert len(rows) == len(result.words) + len(result.parts)

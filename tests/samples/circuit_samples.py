@@ -183,7 +183,7 @@ def embedded(token: int) -> list[float]:
     return [sign, size, 0.0, 0.0, 0.0, noise]
 
 
-def planted_pairs(count: int = 40, seed: int = 0) -> TokenPairs:
+def planted_pairs(count: int = 80, seed: int = 0) -> TokenPairs:
     """Pairs of three tokens in whose first the sign differs."""
     random = np.random.default_rng(seed)
     rest = random.integers(0, 100, (count, 2)) * 2
