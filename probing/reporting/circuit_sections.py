@@ -133,6 +133,11 @@ def methods(result: CircuitResult) -> list[str]:
     if facts.get("overlap_with_other_corruption") is not None:
         share = decimal(facts["overlap_with_other_corruption"], 2)
         found.append(f"Circuits of this size that EAP finds under both corruptions share {share} of their edges.")
+    if result.areas:
+        found.append(
+            "CPR is the area under f over the share of edges (1 is best), CMD that between f and 1 (0 is best), of "
+            "circuits by each order."
+        )
     return [*found, *(f"{name}: {with_interval(one)}." for name, one in result.areas.items())]
 
 
