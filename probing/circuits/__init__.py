@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from probing.circuits.checking import Options, check_others, check_paths, with_properties
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
     PartVerdict,
+    doubts_of,
     judge_necessary,
     judge_parts,
+    judge_random,
     judge_sufficient,
     redundant,
 )
-from probing.circuits.searching import Options, Search
+from probing.circuits.measuring import Half
+from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
-from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch
+from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
 from probing.models.language_model import LanguageModel
 from probing.models.splitting import SplitModel, SplitTransformer
 from probing.provenance import digest
 from probing.results.circuit import (
-    MATERIAL,
+    JUDGED,
     CircuitPart,
     CircuitResult,
     CircuitSize,
@@ -34,12 +39,11 @@ from probing.seeds import child_seed, generator
 from probing.system.machine import target_of, with_typed_errors
 from probing.system.progress import steps_bar
 
-LEAST_RIGHT = 0.75  # share of pairs on which a model does the task
-
 __all__ = ["SplitModel", "TokenPairs", "circuit"]
 
 
 @with_typed_errors
+@torch.inference_mode(mode=False)  # gradients are needed, whatever the caller has turned off
 def circuit(
     model: LanguageModel | SplitModel | str,
     pairs: str | TokenPairs,
@@ -82,7 +86,8 @@ def circuit(
         steps: steps of `eap_ig`.
         epsilon: ε, the share that a sufficient circuit may lack.
         delta: δ, the least effect of a material edge; None: ε / 2.
-        group: column whose equal values form a group, such as a template; None: each pair.
+        group: column whose equal values form a group, such as a template; None: each pair. Pairs of the same two
+            prompts are always in one group.
         properties: columns with a property of the clean prompt; `corrupted_NAME` has that of the corrupted prompt.
         transfer: files of other pairs on which the circuit is measured, too.
         given: circuit.json of an earlier run: its circuit is judged instead of a new one.
@@ -97,7 +102,8 @@ def circuit(
         BadParameter: prompts of a pair differ in length, or an option is out of range.
         NoBehaviour: an answer is not a single token, or there are none.
         TooFewGroups: there are too few groups of pairs; the message says how many are needed.
-        DegenerateDesign: the metric does not fall from clean to corrupted prompts.
+        DegenerateDesign: the metric is not finite or does not fall from clean to corrupted prompts, or the chosen
+            edges form no path from the input to the logits.
         ProvenanceMismatch: `given` is of another model.
     """
     options = Options(level, method, by, nodes, size, steps, epsilon, delta, random_circuits, random_pairs, seed)
@@ -109,15 +115,20 @@ def circuit(
         _check_same(earlier, split, str(given))
     read = _read(loaded, pairs, group, properties)
     others = {path: _read(loaded, path, group, ()) for path in transfer}
+    check_others(read, pairs, others)
     search = Search(split, read, options, folder=folder, progress=progress)
     identity = search.check_identity()
+    elsewhere = {path: search.half(other, by) for path, other in others.items()}
+    for path, half in elsewhere.items():
+        half.scale.check(path)
     if earlier is None:
         search.rank()
         chosen = search.choose()
     else:
-        chosen = search.graph.mask(earlier.edges)
+        chosen = search.graph.on_paths(search.graph.mask(earlier.edges))
         search.scores = np.zeros(search.candidates.shape if level == "edge" else len(search.graph.senders))
-    result = _report(search, chosen, source, identity, others, ranked=earlier is None)
+    check_paths(search.graph, chosen, options)
+    result = _report(search, chosen, source, identity, elsewhere, ranked=earlier is None)
     if folder is not None:
         result.write(folder)
     return result
@@ -132,7 +143,7 @@ def _read(
         BadParameter: a file is given, and the model has no tokenizer to read it with.
     """
     if isinstance(pairs, TokenPairs):
-        return pairs
+        return with_properties(pairs, group, properties)
     owner = model.model if isinstance(model, SplitTransformer) else model
     if isinstance(owner, SplitModel):
         raise BadParameter(
@@ -147,16 +158,23 @@ def _read(
 def _read_given(path: str | Path) -> CircuitResult:
     found = read_circuit(path)
     if found is None:
-        raise FileNotFoundError(2, "there is no circuit.json", str(path))
+        raise InputError(
+            "there is no circuit to judge",
+            needed="the circuit.json of an earlier run, or its folder",
+            found="no such file",
+            where=str(path),
+        )
     return found
 
 
 def _check_same(earlier: CircuitResult, split: SplitModel, where: str) -> None:
-    if digest(dict(earlier.identity)) != digest(dict(split.identity)):
+    mine, theirs = dict(split.identity), dict(earlier.identity)
+    if digest(theirs) != digest(mine):
+        keys = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
         raise ProvenanceMismatch(
             "this circuit is of another model",
             needed=f"a circuit of {split.name}",
-            found=f"one of {earlier.model}",
+            found=f"one of {earlier.model}, which differs in: {', '.join(keys)}",
             where=where,
             next_step="give the model that it was found in, or leave the file out",
         )
@@ -167,7 +185,7 @@ def _report(
     chosen: Mask,
     source: str,
     identity: float,
-    others: Mapping[str, TokenPairs],
+    others: Mapping[str, Half],
     *,
     ranked: bool,
 ) -> CircuitResult:
@@ -182,13 +200,19 @@ def _report(
         judge_sufficient(test.scale, judged, options.epsilon),
         judge_necessary(test.scale, without, options.epsilon),
     ]
-    idle = [unit for unit, one in zip(units, verdicts, strict=True) if one.word != MATERIAL]
+    idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen
         for unit in idle:
             less = search.less(less, unit)
         words.append(redundant(test.scale, judged - test.changed(chosen, [less])[0], options.least))
+    low, high = _random(search, chosen, "judged")
+    if high is not None:
+        few = search.some_of(test)
+        words.append(judge_random(few.scale, few.metrics([chosen])[0], high, options.random_circuits))
     sizes, areas = _sizes(search) if ranked else ([], {})
+    edges = int(chosen.sum())
+    sizes = [CircuitSize(JUDGED, len(units), edges, test.scale.share(judged), low, high), *sizes]
     elsewhere, doubts, overlap = _elsewhere(search, chosen, others)
     carried = {name: _carried(search, name, units, doubts) for name in search.pairs.values}
     facts = _facts(search) | {
@@ -208,7 +232,7 @@ def _report(
         areas,
         words,
         elsewhere,
-        doubts=[*_doubts(search), *doubts],
+        doubts=[*doubts_of(test.scale, words, search.notes), *doubts],
     )
 
 
@@ -246,16 +270,16 @@ def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
         metrics = test.metrics(masks, f"circuits by {choice}")
         edges = [int(mask.sum()) for mask in masks]
         for k, mask in enumerate(masks):
-            low, high = _random(search, mask, k) if choice == "absolute" and options.random_circuits else (None, None)
+            low, high = _random(search, mask, k) if choice == "absolute" else (None, None)
             sizes.append(CircuitSize(choice, asked[k], edges[k], test.scale.share(metrics[k]), low, high))
         cpr, cmd = test.scale.areas(metrics, edges, most)
         areas |= {f"CPR {choice}": cpr, f"CMD {choice}": cmd}
     return sizes, areas
 
 
-def _random(search: Search, mask: Mask, number: int) -> tuple[float | None, float | None]:
-    """Return the range of f of 95 % of random circuits with as many edges at every node as `mask`; None if there is no
-    such circuit but `mask` itself.
+def _random(search: Search, mask: Mask, number: int | str) -> tuple[float | None, float | None]:
+    """Return the range of f of 95 % of random circuits with as many edges at every node as `mask`; None if none are
+    asked for, or there is no such circuit but `mask` itself.
     """
     options, random = search.options, generator(search.options.seed, "random circuits", number)
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
@@ -275,7 +299,7 @@ def _counted(items: Sequence[Mask], bar: Any) -> Any:
 
 
 def _elsewhere(
-    search: Search, chosen: Mask, others: Mapping[str, TokenPairs]
+    search: Search, chosen: Mask, others: Mapping[str, Half]
 ) -> tuple[dict[str, Estimated], list[str], float | None]:
     """Return f of a circuit under the other corruption and on other pairs, doubts, and the overlap of the circuits of
     its size that EAP finds under both corruptions (shared edges over all edges).
@@ -289,9 +313,7 @@ def _elsewhere(
         overlap = search.overlap(int(chosen.sum()), other)
     except DegenerateDesign as error:
         doubts.append(f"Not measured with the other corruption ({other}): {error.args[0]}.")
-    for path, pairs in others.items():
-        half = search.half(pairs, search.options.by)
-        half.scale.check(path)
+    for path, half in others.items():
         found[f"pairs: {path}"] = half.scale.share(half.metrics([chosen])[0])
     return found, doubts, overlap
 
@@ -351,20 +373,6 @@ def _passes(search: Search) -> dict[str, float]:
     """Return forward passes per pair, of discovery and of test; a backward pass counts as one."""
     halves = {"discovery": search.discovery, "test": search.test}
     return {name: round(half.passes / len(half.pairs), 1) for name, half in halves.items()}
-
-
-def _doubts(search: Search) -> list[str]:
-    """Return sentences on what weakens a circuit of these pairs."""
-    found = []
-    right = float((search.test.scale.full > 0).mean())
-    if right < LEAST_RIGHT:
-        found.append(f"The model prefers the answer on {right:.0%} of the test pairs only: it hardly does the task.")
-    if "size_rule" in search.notes:
-        found.append(
-            "No circuit among these edges keeps the metric on discovery within ε/2; that of all edges with an effect "
-            "of δ or more is judged."
-        )
-    return found
 
 
 def _nodes_of_readers(search: Search) -> dict[str, list[str]]:

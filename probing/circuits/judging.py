@@ -1,293 +1,33 @@
-"""Runs circuits on whole sets of pairs, and judges them from the metric of each pair: how much they keep, with
-intervals over groups of pairs, and words.
-
-f = Σ (m(circuit) − m(corrupted)) / Σ (m(model) − m(corrupted)) over pairs; effects are in the same unit.
-"""
+"""Judges circuits in words, from the metric of each pair."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from probing.circuits.graph import Graph, Mask
-from probing.circuits.running import Batch
-from probing.circuits.traces import Means, TokenPairs
-from probing.errors import DegenerateDesign, TooFewGroups
-from probing.files.whole_files import read_sealed, sealed, write_atomically
-from probing.models.splitting import SplitModel
-from probing.provenance import digest
+from probing.circuits.measuring import ALIKE, Floats, Scale
 from probing.results.circuit import (
+    ABOVE_RANDOM,
     BELOW,
     EXCEEDS,
     INCONCLUSIVE,
     MATERIAL,
     NECESSARY,
+    NOT_ABOVE_RANDOM,
     NOT_NECESSARY,
     NOT_SUFFICIENT,
     SUFFICIENT,
     Estimated,
     Judged,
 )
-from probing.statistics.bootstrap import Clusters, cluster_weights, detectable, interval
+from probing.statistics.bootstrap import detectable, unvaried_p
 from probing.statistics.multiplicity import holm
-from probing.system.progress import steps_bar
 from probing.use.inference import Estimate, max_t
 
-Floats = NDArray[np.float64]
-LEAST_GROUPS = 8  # in each half: t of 7 degrees of freedom is still near the normal
 LEVEL = 0.05
-_KEPT_BYTES = 3 << 30  # of traces of a set of pairs that stay in memory
-Unit = tuple[int, int] | int  # an edge, or a node
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Holds the metric of n pairs at both ends, in whose difference shares are counted.
-
-    Attributes:
-        full, corrupted: `(n,)` metric of the model, and with all edges corrupted.
-        groups: `(n,)` what is resampled together.
-        seed: seed of the resampling.
-    """
-
-    full: Floats
-    corrupted: Floats
-    groups: NDArray[Any]
-    seed: int = 0
-
-    @cached_property
-    def codes(self) -> NDArray[np.int64]:
-        """Group of each pair, counted from 0."""
-        return np.unique(self.groups, return_inverse=True)[1].reshape(-1)
-
-    @cached_property
-    def clusters(self) -> Clusters:
-        """Description of the groups."""
-        return Clusters.of_sizes(np.bincount(self.codes))
-
-    @cached_property
-    def _weights(self) -> NDArray[Any]:
-        return cluster_weights(int(self.codes.max()) + 1, seed=self.seed)
-
-    @property
-    def total(self) -> float:
-        """Σ (m(model) − m(corrupted))."""
-        return float((self.full - self.corrupted).sum())
-
-    def check(self, where: str) -> None:
-        """Check that the metric differs between clean and corrupted prompts, and that there are enough groups.
-
-        Raises:
-            TooFewGroups: there are fewer than eight groups.
-            DegenerateDesign: the metric does not fall, by its 95 % interval.
-        """
-        count = int(self.codes.max()) + 1
-        if count < LEAST_GROUPS:
-            raise TooFewGroups(
-                "too few pairs for a test",
-                needed=f"{LEAST_GROUPS} groups of pairs or more in discovery and as many in test",
-                found=f"{count} in {where}",
-                next_step=f"give {2 * LEAST_GROUPS} groups or more; without a column of groups each pair is one",
-            )
-        difference = self.full - self.corrupted
-        if not np.abs(difference).max() > 1e-9 * max(1e-30, float(np.abs(self.full).max())):
-            raise self._flat("the metric is the same on clean and corrupted prompts", 0.0, 0.0, where)
-        error = _error_of(difference - difference.mean(), self.codes)[0] / len(difference)
-        low = difference.mean() - 2 * error
-        if low <= 0:
-            raise self._flat(
-                "the metric does not fall from clean to corrupted prompts", difference.mean(), error, where
-            )
-
-    def _flat(self, what: str, mean: float, error: float, where: str) -> DegenerateDesign:
-        return DegenerateDesign(
-            what,
-            needed="a mean difference above 0, by its 95 % interval: shares are counted in it",
-            found=f"{mean:.3g} ± {2 * error:.2g}",
-            where=where,
-            next_step="choose pairs on which the model prefers the answer on the clean prompt, or another corruption",
-        )
-
-    def samples(self, values: Floats) -> tuple[Floats, Floats]:
-        """Return f of metrics `(n,)` or `(K, n)` and its bootstrap samples `(K, resamples)`."""
-        rows = np.atleast_2d(values) - self.corrupted
-        count = int(self.codes.max()) + 1
-        tops = np.stack([np.bincount(self.codes, row, count) for row in rows])
-        bottom = np.bincount(self.codes, self.full - self.corrupted, count)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return tops.sum(1) / bottom.sum(), (tops @ self._weights.T) / (self._weights @ bottom)
-
-    def share(self, values: Floats, *, level: float = 0.95) -> Estimated:
-        """Return f of the metric `(n,)` of a circuit, with its interval."""
-        value, samples = self.samples(values)
-        return self.estimated(float(value[0]), samples[0], level=level)
-
-    def estimated(self, value: float, samples: Floats, *, level: float = 0.95) -> Estimated:
-        """Return a value with the interval of its bootstrap samples."""
-        low, high = interval(samples, df=self.clusters.df, level=level)
-        return Estimated(value, low, high)
-
-    def areas(self, curves: Floats, edges: Sequence[int], most: int) -> tuple[Estimated, Estimated]:
-        """Return CPR and CMD: the area under f, and between f and 1, over the share of edges, by the trapezoid rule.
-
-        Args:
-            curves: `(K, n)` metric of circuits of K sizes; 0 edges keep nothing, and are added.
-            edges: `(K,)` their numbers of edges.
-            most: number of all edges, which is a share of 1.
-
-        References:
-            Mueller et al. 2025, MIB: A Mechanistic Interpretability Benchmark, §3 (CPR and CMD).
-        """
-        value, samples = self.samples(np.concatenate([self.corrupted[None], curves]))
-        order = np.argsort([0, *edges], kind="stable")
-        x = np.array([0, *edges])[order] / max(1, most)
-        found = []
-        for f, drawn in ((value, samples), (np.abs(1.0 - value), np.abs(1.0 - samples))):
-            area = float(np.trapezoid(f[order], x))
-            found.append(self.estimated(area, np.asarray(np.trapezoid(drawn[order], x, axis=0))))
-        return found[0], found[1]
-
-    def estimates(self, values: Floats) -> list[Estimate]:
-        """Return Σ d / Σ (m(model) − m(corrupted)) of differences d `(K, n)`, each with its error over groups."""
-        total, found = self.total, []
-        for row in np.atleast_2d(values):
-            mean = float(row.sum() / total)
-            error, by_group = _error_of((row - mean * (self.full - self.corrupted)) / total, self.codes)
-            found.append(Estimate(mean, error, self.clusters.df, by_group))
-        return found
-
-
-def _error_of(influence: Floats, codes: NDArray[np.int64]) -> tuple[float, Floats]:
-    """Return the standard error of a sum of influence values over groups, and what each group adds."""
-    by_group = np.bincount(codes, influence)
-    by_group = by_group * np.sqrt(len(by_group) / max(1, len(by_group) - 1))
-    return float(np.sqrt(np.square(by_group).sum())), by_group
-
-
-class Half:
-    """Runs circuits on some of the pairs.
-
-    Attributes:
-        pairs: the pairs.
-        scale: the metric of each at both ends.
-        passes: forward passes that were run, times pairs.
-    """
-
-    def __init__(
-        self, model: SplitModel, graph: Graph, pairs: TokenPairs, means: Means | None, seed: int, show: bool | None
-    ) -> None:
-        self.model, self.pairs, self._graph, self._means, self._show = model, pairs, graph, means, show
-        self.is_by_mean = means is not None
-        self.passes = 0.0
-        self._kept: list[Batch] | None = None
-        full, corrupted = np.empty((2, len(pairs)))
-        for batch in self.batches():
-            full[batch.rows], corrupted[batch.rows] = batch.ends()
-        self.scale = Scale(full, corrupted, pairs.groups, seed)
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield the batches of pairs; they stay in memory if they are small enough."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        made: list[Batch] | None = []
-        for rows in self.pairs.batches():
-            batch = Batch(self.model, self.pairs, rows, self._means, self._graph)
-            yield batch
-            if made is not None:
-                made.append(batch)
-                size = batch.clean.writes.numel() * batch.clean.writes.element_size() * 2
-                made = made if size * len(self.pairs) / len(rows) < _KEPT_BYTES else None
-        self._kept = made
-
-    def _each(self, count: int, run: Callable[[Batch], Floats], title: str = "") -> Floats:
-        found = np.empty((count, len(self.pairs)))
-        with steps_bar(title, "pairs", len(self.pairs), self._show if title else False) as bar:
-            done = 0
-            for batch in self.batches():
-                before = batch.passes
-                found[:, batch.rows] = run(batch)
-                self.passes += (batch.passes - before) * len(batch.rows)
-                done += len(batch.rows)
-                bar(done, len(self.pairs))
-        return found
-
-    def metrics(self, masks: Sequence[Mask], title: str = "") -> Floats:
-        """Return the metric of circuits on every pair, `(K, n)`."""
-        return self._each(len(masks), lambda batch: np.stack([batch.run(mask) for mask in masks]), title)
-
-    def changed(self, mask: Mask, others: Sequence[Mask]) -> Floats:
-        """Return the metric of circuits that differ little from `mask`, `(K, n)`."""
-        title = "one part less" if len(others) > 1 else ""
-        return self._each(len(others), lambda batch: batch.changed(mask, others), title)
-
-    def removals(
-        self, units: Sequence[Unit], *, folder: Path | None = None, title: str = "", shifts: Any = None
-    ) -> Floats:
-        """Return how much the metric of the whole model falls without each edge or node, `(K, n)`.
-
-        Args:
-            units: edges, or nodes.
-            folder: where results of each batch are committed, so that a run that was stopped continues.
-            title: title of the progress that is shown; "": none.
-            shifts: function that returns for a batch what is added to what senders wrote, instead of the corruption.
-        """
-        total, count = len(units) * len(self.pairs), 0
-
-        def run(batch: Batch) -> Floats:
-            def advance(some: int) -> None:
-                nonlocal count
-                count += some * len(batch.rows)
-                bar(count, total)
-
-            return _committed(folder, self, batch, units, lambda: _removals(batch, units, shifts, advance))
-
-        with steps_bar(title, "measurements", total, self._show if title else False) as bar:
-            return self._each(len(units), run)
-
-    def attributed(self, *, steps: int, by_reader: bool, title: str = "") -> Floats:
-        """Return mean estimates of `removals` from gradients over pairs: `(S, R)`, or `(S,)` if not `by_reader`."""
-        total: list[Floats] = []
-
-        def run(batch: Batch) -> Floats:
-            total.append(batch.attributed(steps=steps, by_reader=by_reader))
-            return np.empty((0, len(batch.rows)))
-
-        self._each(0, run, title)
-        return np.asarray(sum(total)) / len(self.pairs)
-
-
-def _removals(batch: Batch, units: Sequence[Unit], shifts: Any, advance: Callable[[int], None]) -> Floats:
-    given = None if shifts is None else shifts(batch)
-    if units and isinstance(units[0], tuple):
-        return batch.removals([unit for unit in units if isinstance(unit, tuple)], shifts=given, advance=advance)
-    return batch.node_removals([unit for unit in units if isinstance(unit, int)], shifts=given, advance=advance)
-
-
-def _committed(
-    folder: Path | None, half: Half, batch: Batch, units: Sequence[Unit], compute: Callable[[], Floats]
-) -> Floats:
-    """Return effects that were committed to a folder, or compute and commit them."""
-    if folder is None:
-        return compute()
-    prompts = [(half.pairs.clean[k], half.pairs.corrupted[k], half.pairs.answers[k].tolist()) for k in batch.rows]
-    key = digest(
-        [dict(half.model.identity), [[*map(int, a)] for p in prompts for a in p], list(units), half.is_by_mean]
-    )
-    path = folder / "units" / f"effects-{key[:16]}.json"
-    known = read_sealed(path)
-    if known is not None:
-        return np.array(json.loads(known))
-    found = compute()
-    write_atomically(path, sealed(json.dumps(found.tolist()) + "\n"))
-    return found
+MANY_GROUPS = 30  # at most a tenth of groups is then of a kind that was not seen
+LEAST_RIGHT = 0.75  # share of pairs on which a model does the task
 
 
 def judge_sufficient(scale: Scale, values: Floats, epsilon: float) -> Judged:
@@ -303,7 +43,7 @@ def judge_sufficient(scale: Scale, values: Floats, epsilon: float) -> Judged:
         word = EXCEEDS
     elif found.high < 1 - epsilon:
         word = NOT_SUFFICIENT
-    smallest = detectable(error, scale.clusters.df)
+    smallest = _smallest(scale, found, error)
     against = {
         SUFFICIENT: f"a share below {1 - epsilon:.2f} (or above {1 + epsilon:.2f}) on other pairs of these templates",
         EXCEEDS: f"a share of at most {1 + epsilon:.2f} on other pairs",
@@ -324,8 +64,27 @@ def judge_necessary(scale: Scale, rest: Floats, epsilon: float) -> Judged:
         NECESSARY: f"a rest that keeps {epsilon:.2f} or more on other pairs",
         NOT_NECESSARY: f"a rest that keeps less than {epsilon:.2f} on other pairs",
     }
-    smallest = detectable(error, scale.clusters.df)
+    smallest = _smallest(scale, found, error)
     return Judged("necessary", word, found, smallest, against.get(word, "more pairs, which would decide it"))
+
+
+def _smallest(scale: Scale, share: Estimated, error: float) -> float:
+    """Return the smallest difference from a bound that would have been shown."""
+    low, high = scale.unvaried(share.value)
+    return (
+        max(low - share.value, high - share.value, share.value - low)
+        if 2 * error <= ALIKE
+        else detectable(error, scale.clusters.df)
+    )
+
+
+def judge_random(few: Scale, values: Floats, high: float, count: int) -> Judged:
+    """Return whether a circuit keeps more than random circuits with as many edges at every node, measured on the same
+    pairs: whether its f is above their 97.5 % point.
+    """
+    share, side = float(few.samples(values)[0][0]), f"the 97.5 % point, {high:.3f}, of {count} random circuits"
+    word, other = (ABOVE_RANDOM, "at most") if share > high else (NOT_ABOVE_RANDOM, "above")
+    return Judged("beside random circuits", word, Estimated(share), None, f"a share {other} {side}")
 
 
 @dataclass(frozen=True)
@@ -342,28 +101,72 @@ def judge_parts(scale: Scale, falls: Floats, delta: float) -> list[PartVerdict]:
     """Return a word on each edge (or node) of a circuit, from the falls of the metric without it, `(K, n)`.
 
     It is material if |fall| is above δ, by max-T over all of them at 5 %; below δ if two one-sided tests, adjusted by
-    Holm, place it between −δ and δ; else inconclusive.
+    Holm, place it between −δ and δ; else inconclusive. Where all groups agree on a fall, p is the probability that none
+    of them is one of the others that would be needed (`unvaried_p`).
     """
     known = scale.estimates(falls)
+    is_alike = [2 * e.error <= ALIKE for e in known]
     beyond = [Estimate(max(0.0, abs(e.value) - delta), e.error, e.df, e.by_group) for e in known]
     p = [
         1.0 if b.value == 0 else q
         for b, q in zip(beyond, max_t(beyond, [True] * len(beyond), seed=scale.seed), strict=True)
     ]
-    inside = holm([e.equivalence_p(delta) for e in known])
+    p = [
+        max(q, min(1.0, len(known) * _alike_p(scale, e.value, delta))) if alike else q
+        for q, e, alike in zip(p, known, is_alike, strict=True)
+    ]
+    inside = holm(
+        [
+            _alike_p(scale, e.value, delta, is_below=True) if alike else e.equivalence_p(delta)
+            for e, alike in zip(known, is_alike, strict=True)
+        ]
+    )
     found = []
-    for one, above, below in zip(known, p, inside, strict=True):
+    for one, above, below, alike in zip(known, p, inside, is_alike, strict=True):
         word = MATERIAL if above <= LEVEL else BELOW if below <= LEVEL else INCONCLUSIVE
         smallest = detectable(one.error, one.df, margin=delta, alpha=LEVEL / 2 / len(known))
-        found.append(PartVerdict(Estimated(one.value, *one.interval()), above, smallest, word))
+        if alike:
+            smallest = delta * (LEVEL / len(known)) ** (-1 / scale.clusters.effective)
+        bounds = scale.unvaried(one.value) if alike else one.interval()
+        found.append(PartVerdict(Estimated(one.value, *bounds), above, smallest, word))
     return found
 
 
+def _alike_p(scale: Scale, value: float, delta: float, *, is_below: bool = False) -> float:
+    """Return the p value of a removal that is the same in all groups: that it is above δ, or below it."""
+    size, count = abs(value), scale.clusters.effective
+    if is_below:
+        return unvaried_p(-size, count, margin=-delta, least=-max(1.0, size))
+    return unvaried_p(size, count, margin=delta, least=0.0)
+
+
 def redundant(scale: Scale, without: Floats, delta: float) -> Judged:
-    """Return what the edges that are not material do together, from the fall `(n,)` of the circuit's metric without all
-    of them: material together, although none is alone, where one does what another does.
+    """Return what the edges whose removal changes the metric by less than δ on discovery do together, from the fall
+    `(n,)` of the circuit's metric on test without all of them: material together, although none is alone, where one
+    does what another does.
     """
     verdict = judge_parts(scale, without[None], delta)[0]
     words = {MATERIAL: "material together", BELOW: "below δ together", INCONCLUSIVE: INCONCLUSIVE}
     step = "a fall of the metric below δ (or above it) without all of them, on other pairs"
     return Judged("the others together", words[verdict.word], verdict.removal, verdict.detectable, step)
+
+
+def doubts_of(scale: Scale, words: Sequence[Judged], notes: Mapping[str, Any]) -> list[str]:
+    """Return sentences on what weakens a circuit of these pairs."""
+    found = []
+    right, count = float((scale.full > 0).mean()), scale.clusters.count
+    if right < LEAST_RIGHT:
+        found.append(f"The model prefers the answer on {right:.0%} of the test pairs only: it hardly does the task.")
+    if "size_rule" in notes:
+        found.append(
+            "No circuit among these edges keeps the metric on discovery within ε/2; that of all edges with an effect "
+            "of δ or more is judged."
+        )
+    if count < MANY_GROUPS:
+        found.append(
+            f"All words rest on {count} groups of test pairs: an effect that only a few of the groups carry would not "
+            f"be seen. Up to {1 - LEVEL ** (1 / count):.0%} of all groups may be of a kind that is not among {count}."
+        )
+    if any(one.word == NOT_ABOVE_RANDOM for one in words):
+        found.append(f"The circuit is {NOT_ABOVE_RANDOM}: what it keeps says nothing for these edges.")
+    return found

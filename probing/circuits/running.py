@@ -248,6 +248,7 @@ class Batch:
         self.passes += len(senders) / 2
         return found
 
+    @torch.enable_grad()
     def gradients(self, x: Tensor, *, by_reader: bool) -> Tensor:
         """Return derivatives of the metric, `(R, B, T, D)` by what each reader reads; or by what each sender writes,
         `(S, B, T, D)`, if not `by_reader`. `x` is what enters the first block.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,62 +12,19 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from probing.circuits.checking import Options
 from probing.circuits.graph import Graph, Mask, ten_sizes
-from probing.circuits.judging import LEAST_GROUPS, Half, Unit
+from probing.circuits.measuring import LEAST_GROUPS, Half, Unit, check_groups
 from probing.circuits.running import Batch
 from probing.circuits.traces import Means, TokenPairs
-from probing.errors import BadParameter, DegenerateDesign, TooFewGroups, unknown_name
+from probing.errors import BadParameter, DegenerateDesign
 from probing.models.splitting import SplitModel
 from probing.seeds import child_seed, generator
 
 Floats = NDArray[np.float64]
-LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 SAMPLE = 200  # edges on which a screen is compared with exact patching
 _HALVINGS = 5
 _ROUNDS, _MOST_LOST = 3, 4
-
-
-@dataclass(frozen=True)
-class Options:
-    """Holds the options of `circuit` that a search needs, checked; names are those of `circuit`."""
-
-    level: str
-    method: str
-    by: str
-    nodes: int | None
-    size: int | None
-    steps: int
-    epsilon: float
-    delta: float | None
-    random_circuits: int
-    random_pairs: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UnknownName: there is no such level, method or corruption.
-            BadParameter: a number is out of range.
-        """
-        for what, value, known in (
-            ("level", self.level, LEVELS),
-            ("method", self.method, METHODS),
-            ("corruption", self.by, CORRUPTIONS),
-        ):
-            if value not in known:
-                raise unknown_name(what, value, known)
-        for name, number in (("nodes", self.nodes), ("size", self.size), ("steps", self.steps)):
-            if number is not None and number < 1:
-                raise BadParameter(f"{name} is out of range", needed="1 or more", found=str(number))
-        for name, share in (("epsilon", self.epsilon), ("delta", self.least)):
-            if not 0 < share < 1:
-                raise BadParameter(f"{name} is out of range", needed="between 0 and 1", found=str(share))
-
-    @property
-    def least(self) -> float:
-        """δ: the least effect of a material edge."""
-        return self.epsilon / 2 if self.delta is None else self.delta
 
 
 class Search:
@@ -121,14 +77,8 @@ class Search:
         Raises:
             TooFewGroups: there are too few groups.
         """
+        check_groups(self.pairs.groups, 2 * LEAST_GROUPS, "the pairs: half of the groups are for discovery")
         names, codes = np.unique(self.pairs.groups, return_inverse=True)
-        if len(names) < 2 * LEAST_GROUPS:
-            raise TooFewGroups(
-                "too few pairs for a test",
-                needed=f"{2 * LEAST_GROUPS} groups of pairs or more, half of them for discovery",
-                found=f"{len(names)} groups of {len(self.pairs)} pairs",
-                next_step="give more pairs, or a column of groups with more values",
-            )
         order = generator(self.options.seed, "circuit halves").permutation(len(names))
         is_first = np.isin(codes.reshape(-1), order[: len(names) // 2])
         return np.flatnonzero(is_first), np.flatnonzero(~is_first)
@@ -173,6 +123,14 @@ class Search:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
             self.notes["best_nodes"] = [self.graph.senders[k] for k in best]
+        most = self.most("absolute")
+        if options.size is not None and options.size > most:
+            raise BadParameter(
+                "size is larger than all there is to choose from",
+                needed=f"{most} or less",
+                found=str(options.size),
+                where=f"candidate {options.level}s",
+            )
         units, by_reader = self.every_unit(), options.level == "edge"
         screens = {"eap": self._screen(1, by_reader), "eap_ig": self._screen(options.steps, by_reader)}
         some = units
@@ -250,35 +208,52 @@ class Search:
         return self.graph.greedy(scores, sizes, within=self.candidates)
 
     def choose(self) -> Mask:
-        """Return the circuit that is judged: the smallest by absolute effects that keeps, on discovery, between 1 − ε/2
-        and 1 + ε/2 of the metric, and has every edge (or node) with an effect of δ or more; where none does, that
-        of these edges alone. `size` fixes its size.
+        """Return the circuit that is judged: of those tried, the one with the fewest edges that keeps between 1 − ε/2
+        and 1 + ε/2 of the metric on discovery. `size` fixes its size.
+
+        Tried are ten sizes, and a bisection below the first that does, of edges (or nodes) in order of absolute and of
+        signed effects, each with all edges that have an effect of δ or more. Where none keeps the metric, these edges
+        alone are taken.
         """
         options = self.options
         if options.size is not None:
-            return self._sized(options.size)
-        most = self.most("absolute")
-        sizes = ten_sizes(most)
-        off = [self._off(size) for size in sizes]
-        within = [k for k, one in enumerate(off) if one < options.epsilon / 2]
-        if not within:
-            self.notes["size_rule"] = "no size keeps the metric on discovery: all edges of δ or more were taken"
-            return self._large if self._large.any() else self._sized(sizes[int(np.argmin(off))])
-        low, high = (sizes[within[0] - 1] if within[0] else 0), sizes[within[0]]
+            return self._sized(options.size, "absolute")
+        tried = [self._smallest(choice) for choice in ("absolute", "signed")]
+        within = [mask for off, mask in tried if off < options.epsilon / 2]
+        if within:
+            return min(within, key=lambda mask: int(mask.sum()))
+        self.notes["size_rule"] = "no size keeps the metric on discovery: all edges of δ or more were taken"
+        return self._large if self._large.any() else min(tried, key=lambda one: one[0])[1]
+
+    def _smallest(self, choice: str) -> tuple[float, Mask]:
+        """Return the smallest circuit tried in one order that keeps the metric on discovery, or else the one nearest to
+        it; and how far it is from it, as a share.
+        """
+        bound, sizes = self.options.epsilon / 2, ten_sizes(self.most(choice))
+        masks = [self._sized(size, choice) for size in sizes]
+        values = self.discovery.metrics(masks, f"sizes by {choice} effect")
+        off = np.abs(1 - self.discovery.scale.samples(values)[0])
+        within = np.flatnonzero(off < bound)
+        if not len(within):
+            nearest = int(np.argmin(off))
+            return float(off[nearest]), masks[nearest]
+        first = int(within[0])
+        low, high, best = (sizes[first - 1] if first else 0), sizes[first], (float(off[first]), masks[first])
         for _ in range(_HALVINGS):
             middle = (low + high) // 2
             if middle in (low, high):
                 break
-            low, high = (low, middle) if self._off(middle) < options.epsilon / 2 else (middle, high)
-        return self._sized(high)
+            mask = self._sized(middle, choice)
+            share = float(self.discovery.scale.samples(self.discovery.metrics([mask])[0])[0][0])
+            if abs(1 - share) < bound:
+                high, best = middle, (abs(1 - share), mask)
+            else:
+                low = middle
+        return best
 
-    def _off(self, size: int) -> float:
-        values = self.discovery.metrics([self._sized(size)])[0]
-        return abs(1 - float(self.discovery.scale.samples(values)[0][0]))
-
-    def _sized(self, size: int) -> Mask:
+    def _sized(self, size: int, choice: str) -> Mask:
         """Return a circuit of a size, with all edges or nodes that have an effect of δ or more."""
-        known = self.circuits([size], "absolute")[0]
+        known = self.circuits([size], choice)[0]
         return known if self.options.size is not None else self.graph.on_paths(known | self._large)
 
     @cached_property
@@ -354,6 +329,14 @@ class Search:
         found = [unit for unit, one in zip(units, share, strict=True) if one >= self.options.least]
         best = int(np.argmax(share))
         return found or ([units[best]] if share[best] >= self.options.least / 4 else [])
+
+    def idle(self, mask: Mask, units: Sequence[Unit]) -> list[Unit]:
+        """Return the units of a circuit without which its metric changes by less than δ on discovery."""
+        if not units:
+            return []
+        change = self.discovery.changed(mask, [*(self.less(mask, unit) for unit in units), mask])
+        share = np.abs((change[:-1] - change[-1]).sum(1)) / self.discovery.scale.total
+        return [unit for unit, of in zip(units, share, strict=True) if of < self.options.least]
 
     def some_of(self, half: Half) -> Half:
         """Return the first pairs of a half, on which what takes many runs is measured: `random_pairs` of them."""

@@ -32,7 +32,8 @@ class TokenPairs:
         clean, corrupted: for each pair, the ids of its two prompts, which are equally many.
         answers: `(n, A)` what the metric of the pair reads: for language models the ids of the answer and of the
             corrupted answer.
-        groups: `(n,)` what is resampled together, such as the template of a pair.
+        groups: `(n,)` what is resampled together, such as the template of a pair. Groups that hold the same two
+            prompts, in either order, become one: copies are no new evidence.
         values: by name of a property, its values for the clean and the corrupted prompt of each pair.
         texts: the texts of the pairs, for messages; may be empty.
     """
@@ -48,12 +49,28 @@ class TokenPairs:
         return len(self.clean)
 
     def __post_init__(self) -> None:
-        """Check that the pairs are of equal length.
+        """Check the pairs, and join the groups of those that hold the same two prompts.
 
         Raises:
-            BadParameter: a pair has prompts of different lengths, or numbers of pairs differ.
+            BadParameter: a pair has prompts of different lengths or without tokens, numbers of pairs differ, or answers
+                are not a table.
         """
-        uneven = [k for k, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=False)) if len(a) != len(b)]
+        sizes = {len(self.clean), len(self.corrupted), len(self.answers), len(self.groups)}
+        if len(sizes) > 1 or not len(self):
+            raise BadParameter("pairs with parts missing", needed="equally many of each", found=str(sorted(sizes)))
+        if np.ndim(self.answers) != 2:
+            raise BadParameter(
+                "answers are not a table",
+                needed="an array (n, A): a row for each pair",
+                found=f"shape {np.shape(self.answers)}",
+                next_step="give answers[:, None] if the metric reads one number a pair",
+            )
+        empty = [k for k, one in enumerate(self.clean) if not len(one)]
+        if empty:
+            raise BadParameter(
+                "a prompt without tokens", needed="one token or more", found="none", where=f"pair {empty[0] + 1}"
+            )
+        uneven = [k for k, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=True)) if len(a) != len(b)]
         if uneven:
             k = uneven[0]
             raise BadParameter(
@@ -63,9 +80,14 @@ class TokenPairs:
                 where=f"pair {k + 1}",
                 next_step="leave these pairs out, or change their words for some of equal length",
             )
-        sizes = {len(self.clean), len(self.corrupted), len(self.answers), len(self.groups)}
-        if len(sizes) > 1 or not len(self):
-            raise BadParameter("pairs with parts missing", needed="equally many of each", found=str(sorted(sizes)))
+        object.__setattr__(self, "groups", _joined(self.groups, self.prompts))
+
+    @property
+    def prompts(self) -> list[frozenset[tuple[int, ...]]]:
+        """The two prompts of each pair, without their order."""
+        return [
+            frozenset((tuple(map(int, a)), tuple(map(int, b)))) for a, b in zip(self.clean, self.corrupted, strict=True)
+        ]
 
     def chosen(self, rows: Ints) -> TokenPairs:
         """Return some of the pairs, by their indices."""
@@ -87,6 +109,24 @@ class TokenPairs:
             size = max(1, most // length)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
+
+
+def _joined(groups: NDArray[Any], keys: Sequence[Any]) -> NDArray[Any]:
+    """Return groups of which those that have a key in common are one; as they are if none have."""
+    codes = np.unique(groups, return_inverse=True)[1].reshape(-1).tolist()
+    parents = list(range(max(codes) + 1))
+
+    def root(code: int) -> int:
+        while parents[code] != code:
+            code = parents[code]
+        return code
+
+    first: dict[Any, int] = {}
+    for code, key in zip(codes, keys, strict=True):
+        parents[root(code)] = root(first.setdefault(key, code))
+    if all(parent == code for code, parent in enumerate(parents)):
+        return groups
+    return np.array([root(code) for code in codes])
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -202,12 +203,18 @@ def finish_circuit(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     result = job.run(progress=not quiet)
     page = import_module("probing.reporting").report(Path(job.to))
     if as_json:
-        _print_rows(result.table().to_dict("records"))
+        _print_rows(asdict(one) for one in result.words)
+        _print_rows(_without_nan(row) for row in result.table().to_dict("records"))
         warn(result.doubts)
         return
     import_module("probing.reporting.circuit_sections").print_circuit(result, console(), details=details)
     warn(result.doubts)
     say(f"results: {Path(job.to) / 'circuit.json'}\nreport: {page}")
+
+
+def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with None for numbers that there are not."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
 
 
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -19,7 +19,12 @@ TITLE = "The circuit"
 _COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
 _SHIFT = {"q": -0.14, "k": 0.0, "v": 0.14}  # of the ends of edges, so that those of a head lie side by side
 _WIDEST, _LEAST = 7.0, 0.8
-_CHOICES = {"absolute": "by absolute effect", "signed": "by signed effect", "nodes": "edges between the best nodes"}
+_CHOICES = {
+    "judged": "the circuit that is judged",
+    "absolute": "by absolute effect",
+    "signed": "by signed effect",
+    "nodes": "edges between the best nodes",
+}
 _MOST_ROWS = 25  # in the terminal, without --details
 
 
@@ -96,7 +101,8 @@ def claims(result: CircuitResult) -> list[str]:
 _SENTENCES = {
     "sufficient": "Is the circuit sufficient? {0}: it keeps {1} of the metric",
     "necessary": "Is it necessary? {0}: without it, the rest keeps {1}",
-    "the others together": "What the edges that are not material do together: {0}, {1}",
+    "the others together": "What those do together whose removal changes less than δ on discovery: {0}, {1}",
+    "beside random circuits": "On the test pairs that random circuits are measured on it is {0}: it keeps {1}",
 }
 
 
@@ -127,6 +133,11 @@ def methods(result: CircuitResult) -> list[str]:
     if facts.get("overlap_with_other_corruption") is not None:
         share = decimal(facts["overlap_with_other_corruption"], 2)
         found.append(f"Circuits of this size that EAP finds under both corruptions share {share} of their edges.")
+    if result.areas:
+        found.append(
+            "CPR is the area under f over the share of edges (1 is best), CMD that between f and 1 (0 is best), of "
+            "circuits by each order."
+        )
     return [*found, *(f"{name}: {with_interval(one)}." for name, one in result.areas.items())]
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically, write_parquet
@@ -23,6 +23,9 @@ NAME, MIB, NEURONPEDIA = "circuit.json", "circuit-mib.json", "circuit-neuronpedi
 MATERIAL, BELOW, INCONCLUSIVE = "material", "below δ", "inconclusive"
 SUFFICIENT, EXCEEDS, NOT_SUFFICIENT = "sufficient", "more than the model", "not sufficient"
 NECESSARY, NOT_NECESSARY = "necessary", "not necessary"
+ABOVE_RANDOM = "above random circuits"
+NOT_ABOVE_RANDOM = "no better than random circuits with as many edges at every node"
+JUDGED = "judged"  # `by` of the size of the circuit that is judged
 LIMITS = (
     "A circuit holds for these prompts, this corruption and this metric, and for no others.",
     "An edge that is not material may still work where another one does the same: look at what they do together.",
@@ -70,7 +73,8 @@ class CircuitSize:
     """Holds how much of the metric circuits of one size carry on test.
 
     Attributes:
-        by: how they were chosen: `absolute` or `signed` effect of edges, or `nodes` (all edges between the best nodes).
+        by: how they were chosen: `absolute` or `signed` effect of edges, or `nodes` (all edges between the best nodes);
+            `judged` is the circuit that is judged.
         asked: number of edges (for `nodes`, of nodes) that was asked for.
         edges: number of edges on a path from the input to the logits.
         faithfulness: f, the share of the metric's difference that the circuit keeps.
@@ -114,7 +118,7 @@ class CircuitResult:
         facts: options, numbers of pairs, cost in forward passes, rank correlations of screens, and so on.
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
-        sizes: circuits of ten sizes.
+        sizes: the circuit that is judged, and circuits of ten sizes.
         areas: CPR (area under f) and CMD (area between f and 1), by choice of edges: `CPR absolute`.
         words: see `Judged`.
         elsewhere: f of the circuit under another corruption and on other pairs, by name.
@@ -167,7 +171,8 @@ class CircuitResult:
             row |= {"p_adjusted": part.p_adjusted, "detectable": part.detectable, "word": part.word}
             rows.append(row)
         numbers = ("effect", "removal", "low", "high", "p_adjusted", "detectable")
-        return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+        columns = ["model", "name", "effect", "in_circuit", *numbers[1:], "word"]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, "float64"))
 
     def carried(self) -> pd.DataFrame:
         """Return one row per edge and property: the content of circuit_flows.parquet."""
@@ -192,7 +197,9 @@ class CircuitResult:
             for one in self.sizes
         ]
         numbers = ("value", "low", "high", "random_low", "random_high")
-        return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+        return pd.DataFrame(rows, columns=["model", "by", "asked", "edges", *numbers]).astype(
+            dict.fromkeys(numbers, "float64")
+        )
 
     def mib(self) -> dict[str, Any]:
         """Return the graph with the names of the MIB benchmark: nodes and edges, with their scores and whether they are
@@ -308,11 +315,13 @@ def read_circuit(folder: str | Path) -> CircuitResult | None:
         return None
     try:
         return TypeAdapter(CircuitResult).validate_json(path.read_bytes())
-    except ValueError as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise InputError(
             "a circuit cannot be read",
             needed=f"{NAME} as `probing circuit` wrote it",
-            found=str(error).splitlines()[0],
+            found=f"{place}: {first['msg']}" if place else f"another kind of file: {first['msg']}",
             where=str(path),
-            next_step="run the same `probing circuit` again",
+            next_step=f"give the {NAME} of a finished run, or run the same `probing circuit` again",
         ) from error

@@ -12,7 +12,8 @@ import pytest
 
 import probing as pb
 from probing.circuits import circuit
-from probing.circuits.judging import LEAST_GROUPS
+from probing.circuits.measuring import LEAST_GROUPS
+from probing.circuits.running import Batch
 from probing.circuits.traces import TokenPairs
 from probing.errors import (
     BadParameter,
@@ -90,6 +91,14 @@ def test_too_few_pairs() -> None:
         ({"nodes": 0}, BadParameter),
         ({"epsilon": 1.5}, BadParameter),
         ({"delta": 0.0}, BadParameter),
+        ({"random_circuits": -1}, BadParameter),
+        ({"random_pairs": 0}, BadParameter),
+        ({"size": 2.5}, BadParameter),
+        ({"size": 10_000}, BadParameter),
+        ({"nodes": 2, "size": 500}, BadParameter),
+        ({"level": "node", "size": 7}, BadParameter),
+        ({"group": "template"}, BadParameter),
+        ({"properties": ["colour"]}, UnknownName),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], error: type[Exception]) -> None:
@@ -98,7 +107,7 @@ def test_options_out_of_range(options: dict[str, Any], error: type[Exception]) -
 
 
 def test_properties_that_do_not_differ() -> None:
-    pairs = replace(planted_pairs(), values={"sign": (["a"] * 40, ["a"] * 40)})
+    pairs = replace(planted_pairs(40), values={"sign": (["a"] * 40, ["a"] * 40)})
     with pytest.raises(DegenerateDesign, match="same in both prompts"):
         circuit(Planted(CANCELLING), pairs, **FAST)
 
@@ -111,6 +120,69 @@ def test_masked_models_are_refused(tmp_path: Path) -> None:
 def test_pairs_with_parts_missing() -> None:
     with pytest.raises(BadParameter, match="parts missing"):
         TokenPairs([[1, 2]], [[1, 3]], np.zeros((2, 2)), np.zeros(1))
+
+
+@pytest.mark.parametrize("empty", [[], [[]]])
+def test_prompts_without_tokens(empty: list[Any]) -> None:
+    with pytest.raises(BadParameter, match=r"without tokens|parts missing"):
+        TokenPairs(empty, empty, np.zeros((len(empty), 2)), np.zeros(len(empty)))
+
+
+def test_answers_that_are_no_table() -> None:
+    with pytest.raises(BadParameter, match=r"\(2,\)"):
+        TokenPairs([[1], [2]], [[3], [4]], np.zeros(2), np.arange(2))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_copies_of_a_pair_are_one_group(turned: bool) -> None:
+    """Also where groups are given, and where prompts are exchanged; and they cannot be in both halves."""
+    pairs = planted_pairs(20)
+    rows = [(a, b) for a, b in zip(pairs.clean, pairs.corrupted, strict=True)]
+    copies = [(b, a) if turned else (a, b) for a, b in rows]
+    clean, corrupted = zip(*rows, *copies, strict=True)
+    given = np.r_[np.arange(20) // 2, 100 + np.arange(20)]
+    joined = TokenPairs(clean, corrupted, np.zeros((40, 2), dtype=np.int64), given)
+    assert len(np.unique(joined.groups)) == 10
+    assert (joined.groups[:20] == joined.groups[20:]).all()
+    assert (joined.chosen(np.arange(20, 40)).groups == joined.groups[20:]).all()
+
+
+def test_copies_are_no_further_evidence(tmp_path: Path) -> None:
+    few = planted_pairs(5)
+    copies = TokenPairs([*few.clean] * 20, [*few.corrupted] * 20, np.zeros((100, 2), dtype=np.int64), np.arange(100))
+    with pytest.raises(TooFewGroups, match="5 groups of 100 pairs"):
+        circuit(Planted(CANCELLING), copies, **FAST)
+    row = (tmp_path / "pairs.jsonl", '{"clean": "a", "corrupted": "b", "answer": "a", "corrupted_answer": "b"}\n')
+    row[0].write_text(row[1] * 20)
+    with pytest.raises(TooFewGroups, match="1 groups of 20 pairs"):
+        circuit(split("gpt2").model, str(row[0]), **FAST)
+
+
+def test_transfer_is_to_other_pairs_and_to_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are said before anything is measured."""
+    monkeypatch.setattr("probing.circuits.Search", lambda *_, **__: pytest.fail("work was begun"))
+    path = file_of(tmp_path)
+    rows = Path(path).read_text().splitlines()
+    copy, few = tmp_path / "copy.jsonl", tmp_path / "few.jsonl"
+    copy.write_text("\n".join(rows))
+    few.write_text("\n".join(row.replace("the", "of") for row in rows[:7]))
+    for other, error in ((path, BadParameter), (str(copy), BadParameter), (str(few), TooFewGroups)):
+        with pytest.raises(error):
+            circuit(split("gpt2").model, path, transfer=[other], **FAST)
+
+
+def test_metrics_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Planted(CANCELLING)
+    monkeypatch.setattr(model, "measure", lambda x, answers: x[:, -1, 0] * float("nan"))
+    with pytest.raises(DegenerateDesign, match="not finite"):
+        circuit(model, planted_pairs(), **FAST)
+
+
+@pytest.mark.parametrize("options", [{"size": 1}, {"size": 1, "nodes": 3}])
+def test_edges_without_a_path_are_no_circuit(options: dict[str, Any]) -> None:
+    """The logits read most from a head, which the input is not yet connected to."""
+    with pytest.raises(DegenerateDesign, match="no path"):
+        circuit(Planted(CANCELLING), planted_pairs(), **FAST | options)
 
 
 @pytest.fixture(scope="module")
@@ -148,15 +220,19 @@ def test_a_circuit_is_judged_again_and_never_in_another_model(written: tuple[Pat
         circuit(Planted(NORMED), planted_pairs(), given=folder / "circuit.json", **FAST)
 
 
-def test_a_stopped_run_continues(written: tuple[Path, CircuitResult]) -> None:
-    """What was measured before is read, not measured again."""
+def test_a_stopped_run_continues(written: tuple[Path, CircuitResult], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before is read, not measured again, and the record says the same, cost included."""
     folder, result = written
-    units = sorted((folder / "units").iterdir())
-    assert units
-    passes = result.facts["passes"]["discovery"]
+    assert sorted((folder / "units").iterdir())
+    measured = Batch.removals
+
+    def only_shifted(self: Batch, edges: Any, *, shifts: Any = None, advance: Any = None) -> Any:
+        assert shifts is not None, "measured again"
+        return measured(self, edges, shifts=shifts, advance=advance)
+
+    monkeypatch.setattr(Batch, "removals", only_shifted)
     again = circuit(Planted(CANCELLING), planted_pairs(), properties=["sign"], to=folder, **FAST)
-    assert again.facts["passes"]["discovery"] < passes
-    assert [part.effect for part in again.parts] == [part.effect for part in result.parts]
+    assert json.dumps(asdict(again)) == json.dumps(asdict(result))
 
 
 def test_the_same_seed_gives_the_same_result() -> None:

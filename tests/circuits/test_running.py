@@ -100,3 +100,22 @@ def test_means_are_those_of_tokens_from_the_end() -> None:
     torch.testing.assert_close(found.writes[:, 0, 1], traces[0].writes[:, 0, 0])
     torch.testing.assert_close(found.writes[:, 0, 0], traces[0].writes[:, 0, 0])
     torch.testing.assert_close(found.end[0, -2], sum(one.end[0, -2] for one in traces) / 3)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("family", KNOWN)
+def test_estimates_are_mean_derivatives_between_the_inputs(family: str, steps: int) -> None:
+    """Of what the logits read, by small steps at runs of inputs between the corrupted and the clean ones (eq. 3 of
+    Hanna, Pezzelle and Belinkov 2024).
+    """
+    batch = batch_of(family)
+    first, last = batch.corrupted.writes[0], batch.clean.writes[0]
+    expected = np.zeros(len(batch.graph.senders))
+    with torch.no_grad():
+        for k in range(1, steps + 1):
+            end = batch._through(0, first + (last - first) * (k / steps))
+            for sender, difference in enumerate(batch.differences):
+                up, down = (batch.measure(end + sign * 1e-2 * difference)[0].double() for sign in (1, -1))
+                expected[sender] += float((up - down).sum()) / 2e-2 / steps
+    found = batch.attributed(steps=steps, by_reader=True)[:, -1]
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())

@@ -135,6 +135,12 @@ NORMED = Plan(  # a1.h1 asks for what a0.h0 brought; the logits are read behind 
     (0.0, 0.0, 0.0, 1.0, 0.0, 0.0),
     has_norm=True,
 )
+SHARED = Plan(  # two heads write 0.6 and 0.4 of the sign for the logits
+    "shared",
+    ((PlantedHead(_axis(0), _axis(2, 0.6)), PlantedHead(_axis(0), _axis(2, 0.4))), (IDLE, IDLE)),
+    (_nothing, _nothing),
+    _axis(2),
+)
 PLANS = (CANCELLING, REDUNDANT, NORMED)
 
 
@@ -177,7 +183,7 @@ def embedded(token: int) -> list[float]:
     return [sign, size, 0.0, 0.0, 0.0, noise]
 
 
-def planted_pairs(count: int = 40, seed: int = 0) -> TokenPairs:
+def planted_pairs(count: int = 80, seed: int = 0) -> TokenPairs:
     """Pairs of three tokens in whose first the sign differs."""
     random = np.random.default_rng(seed)
     rest = random.integers(0, 100, (count, 2)) * 2

@@ -1,0 +1,125 @@
+"""Checks the options of circuits, and pairs that a circuit is measured on beside those that it is found on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from probing.circuits.graph import Graph, Mask
+from probing.circuits.measuring import LEAST_GROUPS, check_groups
+from probing.circuits.traces import TokenPairs
+from probing.errors import BadParameter, DegenerateDesign, unknown_name
+
+LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Holds the options of `circuit` that a search needs, checked; names are those of `circuit`."""
+
+    level: str
+    method: str
+    by: str
+    nodes: int | None
+    size: int | None
+    steps: int
+    epsilon: float
+    delta: float | None
+    random_circuits: int
+    random_pairs: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UnknownName: there is no such level, method or corruption.
+            BadParameter: a number is out of range.
+        """
+        for what, value, known in (
+            ("level", self.level, LEVELS),
+            ("method", self.method, METHODS),
+            ("corruption", self.by, CORRUPTIONS),
+        ):
+            if value not in known:
+                raise unknown_name(what, value, known)
+        for name, number, least in (
+            ("nodes", self.nodes, 1),
+            ("size", self.size, 1),
+            ("steps", self.steps, 1),
+            ("random_circuits", self.random_circuits, 0),
+            ("random_pairs", self.random_pairs, 1),
+            ("seed", self.seed, 0),
+        ):
+            if number is not None and not (isinstance(number, int | np.integer) and number >= least):
+                raise BadParameter(
+                    f"{name} is out of range", needed=f"a whole number, {least} or more", found=repr(number)
+                )
+        for name, share in (("epsilon", self.epsilon), ("delta", self.least)):
+            if not 0 < share < 1:
+                raise BadParameter(f"{name} is out of range", needed="between 0 and 1", found=str(share))
+
+    @property
+    def least(self) -> float:
+        """δ: the least effect of a material edge."""
+        return self.epsilon / 2 if self.delta is None else self.delta
+
+
+def check_paths(graph: Graph, chosen: Mask, options: Options) -> None:
+    """Check that a circuit has edges through which the input reaches the logits.
+
+    Raises:
+        DegenerateDesign: it has none.
+    """
+    if graph.on_paths(chosen).any():
+        return
+    given = {"nodes": options.nodes, "size": options.size}
+    asked = ", ".join(f"{name} {number}" for name, number in given.items() if number is not None)
+    raise DegenerateDesign(
+        "the chosen edges form no path from the input to the logits",
+        needed="edges through which the input reaches the logits",
+        found=f"none, with {asked}" if asked else "none",
+        next_step="give a larger size or more nodes, or leave these options out",
+    )
+
+
+def check_others(pairs: TokenPairs, source: str | TokenPairs, others: Mapping[str, TokenPairs]) -> None:
+    """Check that pairs of transfer are other pairs, and enough.
+
+    Raises:
+        BadParameter: they are the pairs of the circuit.
+        TooFewGroups: they are of fewer than eight groups.
+    """
+    known = set(pairs.prompts)
+    for path, other in others.items():
+        is_same = isinstance(source, str) and Path(path).resolve() == Path(source).resolve()
+        if is_same or set(other.prompts) <= known:
+            raise BadParameter(
+                "transfer to the same pairs",
+                needed="other pairs than those that the circuit is found on",
+                found="the same pairs" if not is_same else "the same file",
+                where=path,
+            )
+        check_groups(other.groups, LEAST_GROUPS, path)
+
+
+def with_properties(pairs: TokenPairs, group: str | None, properties: Sequence[str]) -> TokenPairs:
+    """Return pairs that were given as tokens with the properties that are asked for; all, if none are.
+
+    Raises:
+        BadParameter: a column of groups is named.
+        UnknownName: the pairs lack a property.
+    """
+    if group is not None:
+        raise BadParameter(
+            "pairs of tokens have no columns",
+            needed="the groups of pairs in TokenPairs(groups=…)",
+            found=f"group={group!r}",
+        )
+    for name in properties:
+        if name not in pairs.values:
+            raise unknown_name("property", name, pairs.values)
+    return replace(pairs, values={name: pairs.values[name] for name in properties or pairs.values})
