@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
-from probing.reporting.charts import INK, Chart, Row, described, layer, nominal, panel_chart, rounded, tip
+from probing.reporting.charts import GREY, Chart, Row, described, layer, nominal, panel_chart, rounded, tip
 from probing.reporting.panels import Curve, Panel, Point
 from probing.reporting.tables import grid
 from probing.reporting.wording import decimal, plural, probability
@@ -195,12 +195,12 @@ def _laid_out(result: CircuitResult, rows: list[Row], depth: int) -> Chart:
         tooltip=tips,
     )
     dots = layer(
-        {"type": "point", "filled": True, "size": 90, "color": INK, "opacity": 1},
+        {"type": "point", "filled": True, "size": 90, "color": GREY, "opacity": 1},
         where="datum.kind === 'node'",
         tooltip=[tip("name", "node")],
     )
     names = layer(
-        {"type": "text", "dx": 8, "dy": -8, "align": "left", "fontSize": 10},
+        {"type": "text", "dx": 8, "dy": -8, "align": "left", "fontSize": 10, "color": GREY},
         where="datum.kind === 'node'",
         text=nominal("label"),
     )

@@ -25,6 +25,7 @@ from probing.verdicts.verdict import write_use_run
 from tests.conftest import REFERENCE, ROOT, module_at
 from tests.samples.basis_dictionaries import basis, dictionary
 from tests.samples.circuit_samples import CANCELLING, Planted, planted_pairs
+from tests.samples.page_samples_of_parts import dictionary_and_contexts
 from tests.samples.training_samples import vector_of, word_corpus, word_store
 from tests.samples.use_report_samples import a_result, run_of
 
@@ -149,7 +150,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[pd.DataF
     _export(to)
     _score(to)
     _inspect(to)
-    _dictionary(to)
+    dictionary_and_contexts(to)
     kinds = {"patching-*": "patching-{title}", "ablation-*": "ablation-{part}-{by}", "export-*": "{name}"}
     names = [
         "results",
@@ -219,17 +220,6 @@ def _inspect(to: Path) -> None:
     model = pb.LanguageModel.load(MODEL, attention="eager")
     one, other = "nowadays the doctor clearly", "nowadays the painter clearly"
     pb.inspect(model, one, against=other, check=True, to=to, progress=False)
-
-
-def _dictionary(to: Path) -> None:
-    whole = pb.Corpus.read({split: REFERENCE / f"{split}.jsonl" for split in ("train", "dev", "test")})
-    chosen = [one for split in whole.splits for one in [e for e in whole.examples if e.split == split][:40]]
-    corpus, model = pb.Corpus(tuple(chosen)), pb.LanguageModel.load(MODEL)
-    store = pb.extract(model, corpus, rows="piece", sites="resid.2", to=to / "tokens", progress=False)
-    given: dict[str, Any] = {"latents": 64, "k": 4, "epochs": 1, "batch": 64, "model": model, "corpus": corpus}
-    made = pb.train_dictionary(store, "resid.2", **given, to=to, progress=False)
-    property: dict[str, Any] = {"task": "column:subject_number", "rows": "sentence:last", "count": 5}
-    pb.top_contexts(made.dictionary, store, corpus, **property, to=to, progress=False)
 
 
 def _export(to: Path) -> None:

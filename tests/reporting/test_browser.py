@@ -23,6 +23,7 @@ from probing.reporting.wording import decimal
 from tests.conftest import some
 from tests.samples import page_samples as samples
 from tests.samples import page_samples_of_looks as looks
+from tests.samples import page_samples_of_parts as parts
 from tests.samples.browsing import CUT_NAMES, FAINT, OVERFLOWING, chromium, draw, opened
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ PAGES: dict[str, Callable[[], Any]] = {
     "lenses and prompts": looks.lenses,
     "similarity": looks.similarities,
     "inspection": looks.inspection,
+    "dictionary": parts.dictionary,
+    "circuit": parts.circuit,
     "many": samples.many,
 }
 WIDTHS = (390, 800, 1000, 1400, 1800)
