@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically, write_parquet
+from probing.results._reading import read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,18 +309,6 @@ def read_circuit(folder: str | Path) -> CircuitResult | None:
         InputError: the file is damaged.
     """
     path = Path(folder)
-    path = path / NAME if path.is_dir() else path
-    if not path.is_file():
-        return None
-    try:
-        return TypeAdapter(CircuitResult).validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(
-            "a circuit cannot be read",
-            needed=f"{NAME} as `probing circuit` wrote it",
-            found=f"{place}: {first['msg']}" if place else f"another kind of file: {first['msg']}",
-            where=str(path),
-            next_step=f"give the {NAME} of a finished run, or run the same `probing circuit` again",
-        ) from error
+    return read_result(
+        CircuitResult, path / NAME if path.is_dir() else path, "a circuit cannot be read", "probing circuit"
+    )

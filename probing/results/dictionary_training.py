@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
-from probing.errors import InputError
 from probing.files.whole_files import write_atomically, write_parquet
+from probing.results._reading import read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,16 +160,5 @@ def read_training(folder: str | Path) -> DictionaryTraining | None:
     Raises:
         InputError: the file holds no such result.
     """
-    path = Path(folder) / NAME
-    if not path.is_file():
-        return None
-    try:
-        return TypeAdapter(DictionaryTraining).validate_json(path.read_bytes())
-    except ValueError as error:
-        raise InputError(
-            "this file holds no training of a dictionary",
-            needed=f"{NAME} as `probing dictionary train` wrote it",
-            found=str(error).splitlines()[0],
-            where=str(path),
-            next_step="run the same `probing dictionary train` again, or remove the file",
-        ) from error
+    mistake = "this file holds no training of a dictionary"
+    return read_result(DictionaryTraining, Path(folder) / NAME, mistake, "probing dictionary train")

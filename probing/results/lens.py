@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from probing.errors import InputError
 from probing.files.whole_files import write_atomically, write_parquet
+from probing.results._reading import read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,16 +274,4 @@ def read_lens(folder: str | Path) -> LensResult | None:
     Raises:
         InputError: the file is damaged.
     """
-    path = Path(folder) / NAME
-    if not path.is_file():
-        return None
-    try:
-        return TypeAdapter(LensResult).validate_json(path.read_bytes())
-    except ValueError as error:
-        raise InputError(
-            "results of lenses cannot be read",
-            needed=f"{NAME} as `probing lens` wrote it",
-            found=str(error).splitlines()[0],
-            where=str(path),
-            next_step="run the same `probing lens` again",
-        ) from error
+    return read_result(LensResult, Path(folder) / NAME, "results of lenses cannot be read", "probing lens")
