@@ -38,7 +38,8 @@ class SignedMeans:
 
     The weight of a stratum is its share of the rows; within it, that of a pair of classes is the product of their
     shares, with both directions of a pair equal. The step for real values is the root mean square of the step to the
-    value half the ranks away in the stratum, as in the edits of `probing use`.
+    value half the ranks away in the stratum, as in the edits of `probing use`; where all rows of a stratum start from
+    one value, that of the edits themselves.
 
     Attributes:
         codes: `(n,)` code of each row's cell.
@@ -88,6 +89,8 @@ class SignedMeans:
             inside = np.flatnonzero(codes == w)
             order = inside[np.argsort(start[inside], kind="stable")]
             usual[order] = start[np.roll(order, len(order) // 2)] - start[order]
+            if not usual[inside].any():
+                usual[inside] = step[inside]
         mean_square, shares = np.bincount(codes, usual**2) / counts, counts / len(codes)
         steps = step / np.sqrt(mean_square)[codes]
         factors = steps / np.bincount(codes, steps**2)[codes]

@@ -132,6 +132,21 @@ def test_real_values_step_to_the_row_half_the_ranks_away() -> None:
     assert found.s == pytest.approx(found.of_total, rel=0.02)
 
 
+def test_rows_that_all_start_from_one_value_step_as_their_edits_do() -> None:
+    """A stratum of one start has no ranks to step over; the other strata weigh as without it."""
+    rng = generator(8, "one start")
+    start = np.concatenate([np.full(40, 0.5), rng.normal(size=60)])
+    goal, strata = rng.normal(size=100), np.repeat([0, 1], [40, 60])
+    means = SignedMeans.of(start, goal, strata, n_classes=0)
+    step = goal - start
+    moved = means(3.0 * step[:, None])
+    assert moved[0, 0] == pytest.approx(3.0 * np.sqrt(np.mean(step[:40] ** 2)))
+    np.testing.assert_allclose(means.shares, [0.4, 0.6])
+    assert means.rows.sum() == pytest.approx(1.0)
+    alone = SignedMeans.of(start[40:], goal[40:], strata[40:], n_classes=0)
+    assert moved[1, 0] == pytest.approx(alone(3.0 * step[40:, None])[0, 0])
+
+
 def test_certificates_along_and_off_a_contrast_are_those_of_a_model_written_by_hand() -> None:
     """y = (3 c, z·a + ε): the property moves the second column alone, by 2 a of its own SD."""
     n = 2000
