@@ -91,7 +91,7 @@ def encode(options: argparse.Namespace) -> None:
 
 def call(code: str) -> str:
     """Run a function of this file in a process of its own, and return what it prints."""
-    program = f"from pathlib import Path\nfrom scripts.bench_dictionaries import *\n{code}"
+    program = f"from pathlib import Path\nfrom scripts._bench_dictionary_encoding import *\n{code}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

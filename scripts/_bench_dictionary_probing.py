@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from bench_prompt_sets import PIECES, binary_sets, write_rows
 
 import probing as pb
@@ -125,16 +120,26 @@ def print_summary(sets: dict[str, dict[str, Any]]) -> None:
     print(f"{sum(seconds):.1f} s of probing in all, {np.median(seconds):.1f} s a set (median), extraction apart")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--dictionary", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--sets", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=20261130)
-    parser.add_argument("--rows", type=int, default=600)
-    given = parser.parse_args(arguments)
+def add(commands: Any) -> None:
+    """Add the subcommand `probing`."""
+    part = commands.add_parser(
+        "probing",
+        help="probes of latents beside those of states, on labelled prompt sets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    part.add_argument("--model", required=True)
+    part.add_argument("--dictionary", required=True)
+    part.add_argument("--data", type=Path, required=True)
+    part.add_argument("--to", type=Path, required=True)
+    part.add_argument("--sets", type=int, default=20)
+    part.add_argument("--seed", type=int, default=20261130)
+    part.add_argument("--rows", type=int, default=600)
+    part.set_defaults(run=probe_sets)
+
+
+def probe_sets(given: argparse.Namespace) -> None:
+    """Score every chosen set that is not done, then print means over sets."""
     dictionary = pb.Dictionary.load(given.dictionary)
     names = binary_sets(given.data)
     chosen = random.Random(given.seed).sample(names, min(given.sets, len(names)))
@@ -159,7 +164,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quiver = f"quiver {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]"
         print(f"{name.split('.')[0]}: {line}  {quiver}  {one['seconds']:.1f} s", flush=True)
     print_summary(sets)
-
-
-if __name__ == "__main__":
-    main()

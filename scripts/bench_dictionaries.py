@@ -3,7 +3,7 @@
     python scripts/bench_dictionaries.py encode [--rows 65000] [--width 576] [--latents 16384] [--k 64]
     python scripts/bench_dictionaries.py train [--store STORE --site resid.15 --model MODEL --corpus FILE]
     python scripts/bench_dictionaries.py planted [--rows 30000] [--features 128] [--steps 4000]
-    python scripts/_bench_dictionary_probing.py --model DIR --dictionary DIR --data FOLDER --to DIR
+    python scripts/bench_dictionaries.py probing --model DIR --dictionary DIR --data FOLDER --to DIR
 
 `encode`: rows a second of encoding, against rows a second of the matrix product alone (torch.mm into a buffer, the same
 block of rows); the largest memory, for two numbers of rows; and the size of the latents on disk against values and
@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import _bench_dictionary_encoding
+import _bench_dictionary_probing
 import _bench_dictionary_training
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     """Run the benchmark that was named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for part in (_bench_dictionary_encoding, _bench_dictionary_training):
+    for part in (_bench_dictionary_encoding, _bench_dictionary_training, _bench_dictionary_probing):
         part.add(commands)
     given = parser.parse_args()
     given.run(given)
