@@ -7,12 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from probing.similarities.nulls import cka_nulls, r2_nulls
 from probing.similarities.rows import Floats, Ints, SharedRows
 from probing.similarities.sums import Pair, SiteSums, Source, States, block_rows, hsic, hsic_derivatives, row_products
+from probing.system.threads import in_threads
 
 _GROUP_BYTES = 512 << 20
 
@@ -152,8 +154,9 @@ def _cross_products(first: Source, second: Source, pairs: Sequence[Pair], rows: 
         for h in (0, 1):
             chosen = rows.half[part] == h
             x, y = ({site: states[chosen] for site, states in side.items()} for side in (ours, theirs))
-            for a, b in pairs:
-                found[a, b][h] += x[a].T @ y[b]
+            products = in_threads(lambda pair, x=x, y=y: x[pair[0]].T @ y[pair[1]], pairs)  # type: ignore[misc]
+            for pair, product in zip(pairs, products, strict=True):
+                found[pair][h] += product
     return found
 
 
@@ -168,36 +171,85 @@ def _rows_of(
 ) -> Iterator[tuple[Pair, LinearPair]]:
     """Read the states once more for the terms of each row, and yield what is measured of each pair."""
     counts = np.bincount(rows.half, minlength=2)
-    crosses = {pair: cross.sum(0) for pair, cross in halves.items()}
-    maps = {
-        (a, b): [_half_map(first.sums[a], second.sums[b], cross, h, counts) for h in (0, 1)]
-        for (a, b), cross in halves.items()
-    }
-    narrow = {pair: cross.astype(np.float32) for pair, cross in crosses.items()}
-    rotations = {pair: [one.rotation.astype(np.float32) for one in both] for pair, both in maps.items()}
-    products = {pair: np.empty(len(rows)) for pair in pairs}
-    errors = {pair: np.empty(len(rows)) for pair in pairs}
-    for part, ours, theirs in _blocks(first, second, pairs, rows):
-        chosen = [np.flatnonzero(rows.half[part] == h) for h in (0, 1)]
-        split_x, split_y = (
-            {site: [states[of_half] for of_half in chosen] for site, states in side.items()} for side in (ours, theirs)
+    terms = dict(
+        zip(
+            pairs,
+            in_threads(
+                lambda pair: _RowTerms.of(first.sums[pair[0]], second.sums[pair[1]], halves[pair], counts), pairs
+            ),
+            strict=True,
         )
-        for a, b in pairs:
-            products[a, b][part] = row_products(ours[a] @ narrow[a, b], theirs[b])
-            of_a, of_b = first.sums[a], second.sums[b]
-            for h in (0, 1):  # the rows of a half are put in place by the map of the other half
-                train, at = 1 - h, part.start + chosen[h]
-                put, there = split_x[a][h] @ rotations[a, b][train], split_y[b][h]
-                shift_x = of_a.away[train].astype(np.float32) @ rotations[a, b][train]
-                shift_y = of_b.away[train].astype(np.float32)
-                match = row_products(put, there) - put @ shift_y - there @ shift_x + float(shift_x @ shift_y)
-                scale = maps[a, b][train].scale
-                errors[a, b][at] = of_b.across[at] - 2.0 * scale * match + scale**2 * of_a.across[at]
-    for a, b in pairs:
-        one = _measured(first.sums[a], second.sums[b], crosses[a, b], products[a, b], errors[a, b], rows)
+    )
+    for part, ours, theirs in _blocks(first, second, pairs, rows):
+        fill = partial(_fill, terms, part, _by_half(ours, rows.half[part]), _by_half(theirs, rows.half[part]))
+        list(in_threads(fill, pairs))
+    for (a, b), of_pair in terms.items():
+        errors = of_pair.errors
+        one = _measured(first.sums[a], second.sums[b], halves[a, b].sum(0), of_pair.products, errors, rows)
         if drift and a == b:
-            one.drift = errors[a, b] / max(float(second.sums[b].across.mean()), 1e-300)
+            one.drift = errors / max(float(second.sums[b].across.mean()), 1e-300)
         yield (a, b), one
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Holds a block of states `(M, D)` and, for each half, the numbers of its rows in the block and their states."""
+
+    states: States
+    rows: list[Ints]
+    halves: list[States]
+
+
+def _by_half(side: Mapping[str, States], half: Ints) -> dict[str, _Block]:
+    chosen = [np.flatnonzero(half == h) for h in (0, 1)]
+    return {site: _Block(states, chosen, [states[rows] for rows in chosen]) for site, states in side.items()}
+
+
+def _fill(
+    terms: Mapping[Pair, _RowTerms], part: slice, ours: Mapping[str, _Block], theirs: Mapping[str, _Block], pair: Pair
+) -> None:
+    terms[pair].fill(part, ours[pair[0]], theirs[pair[1]])
+
+
+@dataclass(frozen=True, eq=False)
+class _RowTerms:
+    """Holds what each row adds to the measures of a pair of sites.
+
+    Attributes:
+        a, b: sums of the two sites.
+        cross: `(A, B)` X'Y.
+        rotations, scales: of the maps that are fitted on each half.
+        products: `(N,)` x' X'Y y of each row.
+        errors: `(N,)` squared distance of each row of the second store from where the map of the half that it is not in
+            puts it.
+    """
+
+    a: SiteSums
+    b: SiteSums
+    cross: States
+    rotations: list[States]
+    scales: list[float]
+    products: Floats
+    errors: Floats
+
+    @classmethod
+    def of(cls, a: SiteSums, b: SiteSums, halves: Floats, counts: Ints) -> _RowTerms:
+        """Return the terms of no rows yet, from X'Y `(2, A, B)` of each half and the numbers of rows of the halves."""
+        maps = [_half_map(a, b, halves, h, counts) for h in (0, 1)]
+        rotations = [one.rotation.astype(np.float32) for one in maps]
+        products, errors = np.empty(len(a.norms)), np.empty(len(a.norms))
+        return cls(a, b, halves.sum(0).astype(np.float32), rotations, [one.scale for one in maps], products, errors)
+
+    def fill(self, part: slice, ours: _Block, theirs: _Block) -> None:
+        """Fill the terms of a block of rows."""
+        self.products[part] = row_products(ours.states @ self.cross, theirs.states)
+        for h in (0, 1):  # the rows of a half are put in place by the map of the other half
+            train, at, there = 1 - h, part.start + ours.rows[h], theirs.halves[h]
+            put, scale = ours.halves[h] @ self.rotations[train], self.scales[train]
+            shift_x = self.a.away[train].astype(np.float32) @ self.rotations[train]
+            shift_y = self.b.away[train].astype(np.float32)
+            match = row_products(put, there) - put @ shift_y - there @ shift_x + float(shift_x @ shift_y)
+            self.errors[at] = self.b.across[at] - 2.0 * scale * match + scale**2 * self.a.across[at]
 
 
 def _half_map(a: SiteSums, b: SiteSums, cross: Floats, half: int, counts: Ints) -> Map:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from probing.seeds import generator
 from probing.similarities.rows import Floats, Ints, SharedRows
 from probing.similarities.sums import Pair, SiteSums, Source, States
+from probing.system.threads import in_threads
 
 NULL_ROWS, _LEAST_CLUSTERS = 1500, 20
 _KERNEL_BYTES = 384 << 20  # of the kernels of the first store's sites that are held at once
@@ -81,12 +82,16 @@ def cka_nulls(first: Source, second: Source, pairs: Sequence[Pair], rows: Shared
             sites = [site for site in place if (site, b) in group]
             kernels = ours if len(sites) == len(place) else ours[[place[site] for site in sites]]
             theirs = u_centred(second.centred(b, chosen))
-            for start in range(0, count, _AT_ONCE):
+
+            def sample(start: int, kernels: States = kernels, theirs: States = theirs) -> Floats:
                 part = moves[start : start + _AT_ONCE]
                 moved = np.stack([theirs.take(move, axis=0).take(move, axis=1).reshape(-1) for move in part])
-                for site, values in zip(sites, kernels @ moved.T, strict=True):
-                    own = first.sums[site].own_hsic * second.sums[b].own_hsic
-                    samples[site, b][start : start + len(part)] = factor * values / math.sqrt(own)
+                return np.asarray(kernels @ moved.T)
+
+            sampled = np.concatenate(list(in_threads(sample, range(0, count, _AT_ONCE))), axis=1)
+            for site, values in zip(sites, sampled, strict=True):
+                own = first.sums[site].own_hsic * second.sums[b].own_hsic
+                samples[site, b][:] = factor * values / math.sqrt(own)
     return samples
 
 
@@ -110,12 +115,13 @@ def r2_nulls(first: Source, second: Source, pairs: Sequence[Pair], rows: SharedR
     ours, theirs = (
         _Stacked(source, [pair[side] for pair in pairs], halves) for side, source in enumerate((first, second))
     )
-    samples = {pair: np.empty(count) for pair in pairs}
-    for draw, permutation in enumerate(rows.permutations(count)):
+
+    def sample(permutation: Ints) -> list[float]:
         crosses = _products(ours, theirs, pairs, [permutation[half] for half in halves])
-        for a, b in pairs:
-            samples[a, b][draw] = _null_r2(first.sums[a], second.sums[b], crosses[a, b])
-    return samples
+        return [_null_r2(first.sums[a], second.sums[b], crosses[a, b]) for a, b in pairs]
+
+    sampled = np.array(list(in_threads(sample, rows.permutations(count))))
+    return dict(zip(pairs, sampled.T, strict=True))
 
 
 class _Stacked:

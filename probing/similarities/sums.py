@@ -14,6 +14,7 @@ from probing.models.site import select_sites
 from probing.results.similarity import Role
 from probing.seeds import generator
 from probing.similarities.rows import Floats, Ints, SharedRows
+from probing.system.threads import in_threads
 
 States = NDArray[np.float32]
 Pair = tuple[str, str]
@@ -188,14 +189,19 @@ class Source:
             NonFiniteStates: states are NaN or infinite.
             DegenerateDesign: states do not vary, unless `passes_over`.
         """
-        for site in self.sites:
-            if site not in self.sums:
-                try:
-                    self.sums[site] = self._measured_without_outliers(site)
-                except DegenerateDesign:
-                    if not self.passes_over:
-                        raise
-                advance()
+        unknown = [site for site in self.sites if site not in self.sums]
+        for site, found in zip(unknown, in_threads(self._measured_or_passed_over, unknown), strict=True):
+            if found is not None:
+                self.sums[site] = found
+            advance()
+
+    def _measured_or_passed_over(self, site: str) -> SiteSums | None:
+        try:
+            return self._measured_without_outliers(site)
+        except DegenerateDesign:
+            if not self.passes_over:
+                raise
+            return None
 
     def _measured_without_outliers(self, site: str) -> SiteSums:
         found = self._measured(site)
