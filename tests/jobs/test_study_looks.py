@@ -33,7 +33,10 @@ extract:
   - {{rows: "word:mean", sites: "resid.0,resid.1", untrained: 0}}
 train: {{task: upos, probes: linear, controls: ["word_type:draws=1"]}}
 """
-LENS = "lens: {lenses: [tuned, logit], no_controls: true, max_rows: 60, train_rows: 80, dev_rows: 40, epochs: 1, use_rows: 3}\n"
+LENS = """
+lens:
+  {lenses: [tuned, logit], no_controls: true, max_rows: 60, train_rows: 80, dev_rows: 40, epochs: 1, use_rows: 3}
+"""
 SIMILARITY = "similarity: {sites: resid.1, permutations: 19, neighbour_rows: 100}\n"
 CIRCUIT = "circuit: {pairs: pairs.jsonl, method: eap, size: 8, random_circuits: 0}\n"
 
