@@ -387,6 +387,9 @@ STUDY_PARTS = (
     ("train", "StudyTrain"),
     ("use", "StudyUse"),
     ("inspect", "InspectOptions"),
+    ("lens", "LensOptions"),
+    ("similarity", "StudySimilarity"),
+    ("circuit", "CircuitOptions"),
     ("truth", "KnownTruth"),
 )
 

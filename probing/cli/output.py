@@ -46,7 +46,23 @@ def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool, detail
         show(written(study.folder(to), None, failure), as_json, details)
         raise
     show_study(page.parent, study.certified() if study.use else {}, as_json, details)
+    if any(entry.threshold for entry in study.train):
+        results = import_module("probing.training.results").ProbeResults.read(page.parent)
+        _show_saved(results, page.parent, as_json, is_asked=True)
+    _show_looks(study, page.parent, as_json, details)
     return page
+
+
+def _show_looks(study: Any, folder: Path, as_json: bool, details: bool) -> None:
+    """Print the results of lenses, of circuits and of the comparison of states that a study asks for."""
+    reporting = import_module("probing.reporting")
+    for result in reporting.lenses_in(folder) if study.lens else ():
+        _show_lens(result, as_json, details)
+    if study.similarity:
+        results = import_module("probing.results.similarity").SimilarityResults.read(folder)
+        _show_similarity(results, as_json, details)
+    for result in reporting.circuits_in(folder) if study.circuit else ():
+        _show_circuit(result, as_json, details)
 
 
 def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
@@ -59,8 +75,20 @@ def finish_train(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
         say(f"{results.missing} units of work are left to other processes: the last one writes the results", err=True)
         return
     show(results, as_json, details, folder=Path(job.to))
+    _show_saved(results, Path(job.to), as_json, is_asked=job.threshold is not None)
     if not as_json:
         say(f"results: {Path(job.to) / 'results.parquet'}\nnext: probing report {job.to}")
+
+
+def _show_saved(results: Any, folder: Path, as_json: bool, *, is_asked: bool) -> None:
+    """Print for each task where its saved probe that is best on dev lies, with its threshold; as JSON lines only if a
+    threshold is asked for.
+    """
+    if as_json and not is_asked:
+        return
+    card = import_module("probing.reporting.probe_card")
+    for facts in card.saved_facts(import_module("probing.reporting.task_results").by_task(results), folder):
+        say(json.dumps(facts, sort_keys=True) if as_json else card.saved_line(facts))
 
 
 def written(folder: Path, tasks: Iterable[str] | None, failure: UnitFailed) -> Any:
@@ -189,27 +217,35 @@ def finish_ablate(job: Any, quiet: bool, as_json: bool) -> None:
 def finish_lens(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     result = job.run(progress=not quiet)
     page = import_module("probing.reporting").report(Path(job.to))
+    _show_lens(result, as_json, details)
+    if not as_json:
+        say(f"results: {Path(job.to) / 'lens.parquet'}\nreport: {page}")
+
+
+def _show_lens(result: Any, as_json: bool, details: bool) -> None:
     if as_json:
         _print_rows(result.table().to_dict("records"))
         _print_rows(result.difference_table().to_dict("records"))
-        warn(result.doubts)
-        return
-    import_module("probing.reporting.lens_sections").print_lens(result, console(), details=details)
+    else:
+        import_module("probing.reporting.lens_sections").print_lens(result, console(), details=details)
     warn(result.doubts)
-    say(f"results: {Path(job.to) / 'lens.parquet'}\nreport: {page}")
 
 
 def finish_circuit(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     result = job.run(progress=not quiet)
     page = import_module("probing.reporting").report(Path(job.to))
+    _show_circuit(result, as_json, details)
+    if not as_json:
+        say(f"results: {Path(job.to) / 'circuit.json'}\nreport: {page}")
+
+
+def _show_circuit(result: Any, as_json: bool, details: bool) -> None:
     if as_json:
         _print_rows(asdict(one) for one in result.words)
         _print_rows(_without_nan(row) for row in result.table().to_dict("records"))
-        warn(result.doubts)
-        return
-    import_module("probing.reporting.circuit_sections").print_circuit(result, console(), details=details)
+    else:
+        import_module("probing.reporting.circuit_sections").print_circuit(result, console(), details=details)
     warn(result.doubts)
-    say(f"results: {Path(job.to) / 'circuit.json'}\nreport: {page}")
 
 
 def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,14 +359,18 @@ def finish_cross(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
 
 def finish_similarity(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
     results = job.run(progress=not quiet)
-    module = import_module("probing.reporting.similarity_words")
+    _show_similarity(results, as_json, details)
+    if not as_json:
+        say(f"results: {Path(job.to) / 'similarity.parquet'}\nnext: probing report {job.to}")
+
+
+def _show_similarity(results: Any, as_json: bool, details: bool) -> None:
     if as_json:
         say(results.json_lines(), nl=False)
-        warn([*results.remarks, *module.doubts(list(results))])
-        return
-    import_module("probing.reporting.similarity_sections").print_similarity(results, console(), details=details)
-    warn([*results.remarks, *module.doubts(list(results))])
-    say(f"results: {Path(job.to) / 'similarity.parquet'}\nnext: probing report {job.to}")
+    else:
+        import_module("probing.reporting.similarity_sections").print_similarity(results, console(), details=details)
+    doubts = import_module("probing.reporting.similarity_words").doubts(list(results))
+    warn([*results.remarks, *doubts])
 
 
 def print_json(results: Any) -> None:

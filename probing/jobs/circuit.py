@@ -1,25 +1,23 @@
-"""CircuitJob: validated options of circuits, which heads and MLPs through which edges give a model's answers."""
+"""CircuitOptions and CircuitJob: validated options of circuits, which parts of a model give its answers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import probing as pb
+from probing.errors import InputError
 from probing.jobs import Many, option
-from probing.jobs.patch import RunningModel
+from probing.jobs.patch import LoadingOptions, RunningModel
 
 if TYPE_CHECKING:
+    from probing.jobs.models import ModelOptions
     from probing.results.circuit import CircuitResult
 
 
-class CircuitJob(RunningModel):
-    """Find which heads and MLPs, through which edges, give a model's answers, and say how sure that is.
-
-    The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer, as for
-    `probing patch`. Edges are ranked on half of the groups of pairs and the circuit is judged on the other half, beside
-    random circuits: is it sufficient, is it necessary, is each edge material. Writes circuit.json (which the report
-    shows), Parquet, and graphs for MIB and Neuronpedia. A circuit is of these prompts, this corruption and this metric.
-    """
+class CircuitOptions(LoadingOptions):
+    """Options of circuits."""
 
     pairs: str = option(help="file of pairs: columns clean, corrupted, answer, corrupted_answer")
     level: Literal["edge", "node"] = option("edge", help="parts of a circuit: edge, or node (all edges between them)")
@@ -44,7 +42,42 @@ class CircuitJob(RunningModel):
     random_pairs: int = option(16, help="test pairs on which random circuits are measured")
     seed: int = option(0, help="root of every random draw")
 
+    def rooted(self, root: Path) -> Self:
+        """Return the options with files taken from the folder `root`."""
+        given = None if self.given is None else str(root / Path(self.given).expanduser())
+        pairs, *transfer = (str(root / Path(file).expanduser()) for file in (self.pairs, *self.transfer))
+        return self.model_copy(update={"pairs": pairs, "transfer": transfer, "given": given})
+
+    def check(self, where: str) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            UnknownName, BadParameter: an option is wrong.
+            InputError: a file is missing.
+        """
+        checked = import_module("probing.circuits.checking").Options
+        checked(**self.given_to(checked))
+        for file in (self.pairs, *self.transfer, *filter(None, [self.given])):
+            if not Path(file).exists():
+                raise InputError("there is no such file", needed="pairs, or a circuit.json", found=file, where=where)
+
+    def circuit(self, model: str | ModelOptions, to: str | Path, *, progress: bool) -> CircuitResult:
+        """Load the model, run `probing.circuit` with these options, and return the results. Options in a `ModelOptions`
+        take precedence.
+        """
+        own: dict[str, Any] = {"model": self.loaded(model), "to": to, "progress": None if progress else False}
+        return pb.circuit(**self.given_to(pb.circuit) | own)
+
+
+class CircuitJob(CircuitOptions, RunningModel):
+    """Find which heads and MLPs, through which edges, give a model's answers, and say how sure that is.
+
+    The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer, as for
+    `probing patch`. Edges are ranked on half of the groups of pairs and the circuit is judged on the other half, beside
+    random circuits: is it sufficient, is it necessary, is each edge material. Writes circuit.json (which the report
+    shows), Parquet, and graphs for MIB and Neuronpedia. A circuit is of these prompts, this corruption and this metric.
+    """
+
     def run(self, *, progress: bool = True) -> CircuitResult:
         """Load the model, find and judge the circuit, write the results and return them."""
-        own = {"model": self.load(), "progress": None if progress else False}
-        return pb.circuit(**self.given_to(pb.circuit) | own)
+        return self.circuit(self.model, self.to, progress=progress)

@@ -1,24 +1,24 @@
-"""LensJob: validated options of lenses, which read the state of every site as an output of the model."""
+"""LensOptions and LensJob: validated options of lenses, which read states of every site as outputs of the model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import probing as pb
+from probing.errors import CorpusError, InputError
 from probing.jobs import CorpusOptions, Many, option
-from probing.jobs.patch import RunningModel
+from probing.jobs.patch import LoadingOptions, RunningModel
 
 if TYPE_CHECKING:
+    from probing.jobs.models import ModelOptions
     from probing.results.lens import LensResult
+    from probing.text.corpus import Corpus
 
 
-class LensJob(CorpusOptions, RunningModel):
-    """Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with controls.
-
-    States are put in at the model's own end; KL to the final output, cross-entropy, agreement and ranks are printed by
-    site, beside what happens when the state is replaced by its mean. Writes lens.json (which the report shows), Parquet
-    and report.html. A lens says what a reader of its form finds at a site, not what the model does with it.
-    """
+class LensOptions(LoadingOptions):
+    """Options of lenses."""
 
     lenses: Many = option(
         ["logit"],
@@ -45,7 +45,61 @@ class LensJob(CorpusOptions, RunningModel):
     allow_pickle_weights: bool = option(False, help="read a lens from a pickle, by torch.load(weights_only=True)")
     any_model: bool = option(False, help="accept a lens from a file that names another model")
 
+    def rooted(self, root: Path) -> Self:
+        """Return the options with files of lenses taken from the folder `root`."""
+        named = [one.partition(":") for one in self.lenses]
+        places = [f"{kind}:{root / Path(file).expanduser()}" if file else kind + colon for kind, colon, file in named]
+        return self.model_copy(update={"lenses": places})
+
+    def check(self, corpus: Corpus, where: str) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            UnknownName, BadParameter, ConfigError: an option is wrong.
+            CorpusError: the corpus lacks a split.
+            InputError: a file of a lens is missing.
+        """
+        check = import_module("probing.lenses").check_options
+        check(**self.given_to(check))
+        is_trained = any(one in ("tuned", "jacobian") for one in self.lenses)
+        needed = (["train"] if is_trained else []) + (["dev"] if "tuned" in self.lenses else [])
+        needed += [self.split or "test"] if is_trained or self.split else []
+        if missing := [split for split in needed if split not in corpus.splits]:
+            raise CorpusError(
+                "the corpus lacks a split that lenses need",
+                needed=f"texts of {', '.join(needed)}",
+                found=f"no text of {', '.join(missing)}; splits: {', '.join(map(str, corpus.splits))}",
+                where=where,
+            )
+        for one in self.lenses:
+            kind, _, file = one.partition(":")
+            if file and not Path(file).expanduser().exists():
+                raise InputError(
+                    "there is no lens here",
+                    needed=f"{kind}:{'FOLDER' if kind == 'tuned' else 'FILE'} of a lens",
+                    found=one,
+                    where=where,
+                )
+
+    def lens(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> LensResult:
+        """Load the model, run `probing.lens` with these options, and return the results. Options in a `ModelOptions`
+        take precedence.
+        """
+        own: dict[str, Any] = {"model": self.loaded(model), "corpus": corpus, "to": to}
+        own |= {"controls": not self.no_controls, "progress": None if progress else False}
+        return pb.lens(**self.given_to(pb.lens) | own)
+
+
+class LensJob(CorpusOptions, LensOptions, RunningModel):
+    """Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with controls.
+
+    States are put in at the model's own end; KL to the final output, cross-entropy, agreement and ranks are printed by
+    site, beside what happens when the state is replaced by its mean. Writes lens.json (which the report shows), Parquet
+    and report.html. A lens says what a reader of its form finds at a site, not what the model does with it.
+    """
+
     def run(self, *, progress: bool = True) -> LensResult:
-        """Load the model, train lenses that are not from files, measure all, write the results and return them."""
-        own = {"model": self.load(), "corpus": self.read_corpus(), "controls": not self.no_controls}
-        return pb.lens(**self.given_to(pb.lens) | own | {"progress": None if progress else False})
+        """Load the model, train lenses that are not from files, measure all, write the results and return them. Results
+        of the same model, texts and options that are there already are returned as they are.
+        """
+        return self.lens(self.model, self.read_corpus(), self.to, progress=progress)

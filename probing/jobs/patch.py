@@ -20,6 +20,7 @@ from probing.jobs import MODEL_HELP, CorpusOptions, Job, Many, option
 from probing.jobs.flag_values import named_pairs
 
 if TYPE_CHECKING:
+    from probing.jobs.models import ModelOptions
     from probing.models.language_model import LanguageModel
     from probing.results.patching import PatchingResult
     from probing.results.use import Answers
@@ -27,18 +28,28 @@ if TYPE_CHECKING:
     from probing.use.patching.prompt_pairs import PairPatching
 
 
-class LoadedModel(Job):
-    """Holds the options of the model to run."""
+class LoadingOptions(Job):
+    """Holds the options with which a model is loaded."""
 
-    model: str = option(help=MODEL_HELP)
     device: str = option("cpu", help="torch device")
     dtype: str = option("float32", help="data type to compute in: float32, float16 or bfloat16")
     kind: Literal["auto", "base", "causal", "masked"] = option("auto", help="head to load: auto, base, causal, masked")
     revision: str | None = option(None, help="revision of a hub model")
 
+    def loaded(self, model: str | ModelOptions) -> LanguageModel:
+        """Load a model, run its self-check, and return it. Options in a `ModelOptions` take precedence."""
+        name, own = (model, {}) if isinstance(model, str) else (model.name, model.loaded_with())
+        return pb.LanguageModel.load(name, **self.given_to(pb.LanguageModel.load) | own)
+
+
+class LoadedModel(LoadingOptions):
+    """Holds the options of the model to run."""
+
+    model: str = option(help=MODEL_HELP)
+
     def load(self) -> LanguageModel:
         """Load the model, run its self-check, and return it."""
-        return pb.LanguageModel.load(self.model, **self.given_to(pb.LanguageModel.load))
+        return self.loaded(self.model)
 
 
 class RunningModel(LoadedModel):

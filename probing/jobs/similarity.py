@@ -1,40 +1,34 @@
-"""SimilarityJob: validated options of the comparison of stores on the same rows."""
+"""SimilarityOptions and SimilarityJob: validated options of the comparison of stores on the same rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 import probing as pb
-from probing.errors import ConfigError
-from probing.jobs import CorpusOptions, Files, Many, option
+from probing.errors import BadParameter, ConfigError
+from probing.jobs import CorpusOptions, Files, Job, Many, option
 from probing.jobs.models import ModelOptions, parsed
 
 if TYPE_CHECKING:
     from probing.results.similarity import SimilarityResults
+    from probing.text.corpus import Corpus
 
 
-class SimilarityJob(CorpusOptions):
-    """Compare the states of stores on the same rows, site by site: similarity.jsonl, similarity.parquet, drift.parquet.
+class SimilarityOptions(Job):
+    """Options of the comparison of stores."""
 
-    The first store is compared with each of the others, such as checkpoints of its training. Rows are words, sentences,
-    positions or tokens of one corpus.
-    """
-
-    stores: Many = Field(
-        description="directories of two stores or more",
-        json_schema_extra={"argument": True, "metavar": "STORE_DIR..."},
-    )
     twin: str | None = option(None, help="store of the untrained twin of the first model, as the floor")
     sites: str = option("*", help="sites of the stores, with wildcards")
     pairs: Literal["auto", "all", "same"] = option(
         "auto", help="pairs of sites: all, same (of one name), auto: all if there are two stores"
     )
-    corpus: Files = option([], help="corpus of the stores, for --task, --model and the forms of words: SPLIT=FILE, …")
     task: str | None = option(None, help="task of probes that are trained on one store and scored on the other")
     probe: str | None = option(None, help="probe with options (default: the task's first)")
-    models: Many = option([], help="models of the stores, in their order: the KL of their outputs", flag="model")
     kl_texts: int = option(200, help="largest number of texts on which outputs are compared")
     resample_by: Literal["sentence", "document"] = option(
         "sentence", help="clusters that are resampled and permuted whole: sentence, or document (needs --corpus)"
@@ -49,6 +43,49 @@ class SimilarityJob(CorpusOptions):
         "apart", help="outlier coordinates: apart (CKA with and without them), or leave-out of all measures of states"
     )
     root_seed: int = option(0, help="root of every random draw")
+
+    def check(self) -> None:
+        """Check what can be checked without stores.
+
+        Raises:
+            BadParameter: an option is wrong.
+        """
+        rows = import_module("probing.similarities.rows")
+        rows.check_options(self.sites, **{name: getattr(self, name) for name in rows.CHECKED})
+        if self.probe is not None and self.task is None:
+            raise BadParameter("probe needs a task", needed="the task of the probe", found="none", where="task")
+
+    def similarity(
+        self,
+        stores: Sequence[str | Path],
+        corpus: Corpus | None,
+        to: str | Path,
+        *,
+        models: Sequence[ModelOptions] = (),
+        progress: bool,
+        **own: Any,
+    ) -> SimilarityResults:
+        """Load the models, if outputs are compared, run `probing.similarity` with these options, and return the
+        results.
+        """
+        own |= {"corpus": corpus, "to": to, "progress": progress or False}
+        own["models"] = [pb.LanguageModel.load(one.name, **one.loaded_with()) for one in models] or None
+        return pb.similarity(*stores, **self.given_to(pb.similarity) | own)
+
+
+class SimilarityJob(CorpusOptions, SimilarityOptions):
+    """Compare the states of stores on the same rows, site by site: similarity.jsonl, similarity.parquet, drift.parquet.
+
+    The first store is compared with each of the others, such as checkpoints of its training. Rows are words, sentences,
+    positions or tokens of one corpus.
+    """
+
+    stores: Many = Field(
+        description="directories of two stores or more",
+        json_schema_extra={"argument": True, "metavar": "STORE_DIR..."},
+    )
+    corpus: Files = option([], help="corpus of the stores, for --task, --model and the forms of words: SPLIT=FILE, …")
+    models: Many = option([], help="models of the stores, in their order: the KL of their outputs", flag="model")
     to: str = option(help="directory of the results")
 
     def run(self, *, progress: bool = True) -> SimilarityResults:
@@ -57,10 +94,6 @@ class SimilarityJob(CorpusOptions):
             raise ConfigError(
                 "one store alone has nothing to be compared with", needed="two stores or more", found="one"
             )
-        read: dict[str, Any] = {"corpus": self.read_corpus() if self.corpus else None, "progress": progress or False}
-        read["models"] = [self._loaded(one) for one in self.models] or None
-        return pb.similarity(*self.stores, **self.given_to(pb.similarity) | read)
-
-    def _loaded(self, recipe: str) -> Any:
-        one = ModelOptions.read(parsed(recipe), f"model {recipe}")
-        return pb.LanguageModel.load(one.name, **one.loaded_with())
+        corpus = self.read_corpus() if self.corpus else None
+        models = [ModelOptions.read(parsed(one), f"model {one}") for one in self.models]
+        return self.similarity(self.stores, corpus, self.to, models=models, progress=progress)

@@ -18,8 +18,11 @@ from probing.errors import ConfigError, UnitFailed, unknown_name
 from probing.files.strict_json import strict_json
 from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
+from probing.jobs.circuit import CircuitOptions
 from probing.jobs.inspect import InspectOptions
+from probing.jobs.lens import LensOptions
 from probing.jobs.models import ModelOptions, Models, models_of
+from probing.jobs.study_looks import StudyLooks, StudySimilarity
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
 from probing.reference import folder as shipped_folder
@@ -103,6 +106,15 @@ class Study(Job):
     inspect: InspectOptions | None = Field(
         default=None, description="a look at states and attention on the corpus, in a folder of its own"
     )
+    lens: LensOptions | None = Field(
+        default=None, description="lenses, which read the state of every site as an output of the model"
+    )
+    similarity: StudySimilarity | None = Field(
+        default=None, description="how alike extracted states are: of several models, or of one and its untrained twin"
+    )
+    circuit: CircuitOptions | None = Field(
+        default=None, description="which heads and MLPs, through which edges, give the answers to pairs of prompts"
+    )
     truth: KnownTruth | None = Field(default=None, description="file of known truth, shown beside the verdicts")
     root: Path = Path()
 
@@ -134,7 +146,7 @@ class Study(Job):
         return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Extract states, train probes, measure use, write the report, and return the path of the page. `progress`:
+        """Extract states, train probes, measure use, look inside, write the report, and return its path. `progress`:
         whether to show progress on standard error. `to` is the folder of the results (see `folder`).
 
         Raises:
@@ -147,6 +159,8 @@ class Study(Job):
         corpus = CorpusOptions(
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
         ).read_corpus(self.root)
+        looks = StudyLooks(self.inspect, self.lens, self.similarity, self.circuit).rooted(self.root)
+        looks.check(models, self.extract, corpus, f"study {self.name}")
         stores = [
             self._extracted(one, corpus, out / "states" / (one.folder if len(models) > 1 else ""), progress)
             for one in models
@@ -163,7 +177,7 @@ class Study(Job):
         try:
             run_all(attempts, out, "tasks")
             self._use(models, corpus, out, progress)
-            self._inspect(models, corpus, out, progress)
+            looks.run(models, stores, self.extract, corpus, out, progress=progress)
         except UnitFailed:
             if (out / "results.jsonl").is_file():
                 pb.report(out)
@@ -228,14 +242,6 @@ class Study(Job):
             for model in models:
                 entry.use(model, corpus, out, progress=progress)
 
-    def _inspect(self, models: Sequence[ModelOptions], corpus: Corpus, out: Path, progress: bool) -> None:
-        """Look at states and attention of every model, if the study asks for it."""
-        if self.inspect is None:
-            return
-        for model in models:
-            folder = out / "inspection" / (model.folder if len(models) > 1 else "")
-            self.inspect.inspect(model, corpus, folder, progress=progress)
-
     def certified(self) -> dict[tuple[str, str], str]:
         """Read the study's file of known truth, and return whether the model uses each property: a mapping from (task,
         place) to `used`, `unused` or `band` (between the two). It is empty if the study names no such file.
@@ -295,7 +301,8 @@ class Study(Job):
         """Return everything that determines the study, as canonical JSON (sorted keys, no spaces): its options, without
         the folder it was read from.
         """
-        unset = {"root"} | {name for name in ("model", "models", "inspect") if not getattr(self, name)}
+        optional = ("model", "models", "inspect", "lens", "similarity", "circuit")
+        unset = {"root"} | {name for name in optional if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=unset))
 
 

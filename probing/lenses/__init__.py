@@ -17,12 +17,12 @@ from probing.lenses._measuring import Reading, measure, result_of
 from probing.lenses._reading import Tail, TokenRows, fast, final_outputs, lens_sites, token_rows
 from probing.lenses.jacobian import JacobianLens
 from probing.lenses.logit import LogitLens
-from probing.lenses.tuned import TunedLens, check_outputs, model_facts, not_finite
+from probing.lenses.tuned import TunedLens, check_outputs, model_facts, not_finite, recipe_of
 from probing.models.batching import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import untrained_twin
 from probing.provenance import digest
-from probing.results.lens import BIAS, CONTROLS, FIRST, PERMUTED, TWIN, LensResult, Trajectory
+from probing.results.lens import BIAS, CONTROLS, FIRST, PERMUTED, TWIN, LensResult, Trajectory, read_if_same
 from probing.results.use import visible
 from probing.system.machine import target_of, with_typed_errors
 from probing.system.progress import steps_bar
@@ -79,7 +79,8 @@ def lens(
             lens that is computed here leaves out the first 16 at any rate, of the texts that it is computed from.
         max_length: longest input in tokens; the rest of a text is left out.
         seed: root of every random draw.
-        to: folder of the results, and of trained lenses, which are taken up again; None: nothing is written.
+        to: folder of the results, and of trained lenses, which are taken up again; results of the same model, texts and
+            options that are there are returned as they are. None: nothing is written.
         allow_pickle_weights: whether a lens from a pickle (`params.pt`, `.pt`) may be read, by `weights_only=True`.
         any_model: whether a lens from a file that names another model is accepted.
         progress: whether to show progress on standard error; None: if it is a terminal.
@@ -93,21 +94,29 @@ def lens(
             outputs of a lens are not finite; nothing is then written.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
     """
-    folder = target_of(to)
-    names = _checked(lenses, max_rows, train_rows, dev_rows, epochs, use_rows, skip, max_length)
+    folder, names = target_of(to), list(lenses)
+    sizes = {"max_rows": max_rows, "train_rows": train_rows, "dev_rows": dev_rows, "epochs": epochs}
+    sizes |= {"use_rows": use_rows, "skip": skip, "max_length": max_length}
+    check_options(names, **sizes)
     reader = LanguageModel.load(model) if isinstance(model, str) else model
     tail = Tail(reader)
     chosen = lens_sites(tail, sites)
     read = {name: _from_file(name, tail, allow_pickle_weights, any_model) for name in names if ":" in name}
     is_trained = any(name in ("tuned", "jacobian") for name in names)
     measured = split if split is not None else ("test" if is_trained else None)
+    made_of = [names, chosen, list(prompts), measured, controls, sizes, seed, any_model]
+    recipe = recipe_of(tail, corpus, read, made_of)
+    if folder is not None and (known := read_if_same(folder, recipe)) is not None:
+        return known
     shared: dict[str, Any] = {"skip": skip, "max_length": max_length, "seed": seed}
     rows = token_rows(reader, corpus, split=measured, max_rows=max_rows, **shared)
     identity = tail.check(rows.inputs[:4])
     states = {site: state[0] for site, state in reader.states(rows.inputs[:1], chosen).items()}
     for one in read.values():
         check_outputs(tail, one, states)
-    training = _Training(tail, chosen, {"lenses": list(names), "identity": identity, "skip": skip}, progress, seed)
+    training = _Training(
+        tail, chosen, {"lenses": names, "identity": identity, "skip": skip, "recipe": recipe}, progress, seed
+    )
     readings = _readings(names, read, training, corpus, (train_rows, dev_rows, epochs), shared, folder, controls)
     measured_rows = measure(tail, rows, readings, training.twin_if_made, progress)
     for (name, site), columns in measured_rows.columns.items():
@@ -175,40 +184,37 @@ def _readings(
     return sorted(readings, key=lambda one: one.is_control)
 
 
-def _checked(
+def check_options(
     lenses: Sequence[str],
+    *,
     max_rows: int,
     train_rows: int,
     dev_rows: int,
     epochs: int,
     use_rows: int,
     skip: int,
-    length: int,
-) -> list[str]:
-    """Return the names of the lenses.
+    max_length: int,
+) -> None:
+    """Check options of `lens`.
 
     Raises:
         UnknownName: there is no such lens.
         BadParameter: a number is out of range.
         ConfigError: two lenses are of the same kind, or there is none.
     """
-    names = list(lenses)
-    for name in names:
+    for name in lenses:
         kind, _, file = name.partition(":")
         if kind not in LENSES or (kind == "logit" and file) or (":" in name and not file):
             raise unknown_name("lens", name, (*LENSES, "tuned:FOLDER", "jacobian:FILE"))
-    if not names or len({name.partition(":")[0] for name in names}) < len(names):
+    if not lenses or len({name.partition(":")[0] for name in lenses}) < len(lenses):
         raise ConfigError(
-            "lenses that cannot be told apart", needed="each kind once, at least one", found=", ".join(names)
+            "lenses that cannot be told apart", needed="each kind once, at least one", found=", ".join(lenses)
         )
     bounds = {"max_rows": max_rows, "train_rows": train_rows, "dev_rows": dev_rows, "epochs": epochs}
-    for name, value in [*bounds.items(), ("max_length", length)]:
-        if value < 1:
-            raise BadParameter(f"{name} is out of range", needed="1 or more", found=str(value))
-    for name, value in (("use_rows", use_rows), ("skip", skip)):
-        if value < 0:
-            raise BadParameter(f"{name} is out of range", needed="0 or more", found=str(value))
-    return names
+    for least, numbers in ((1, bounds | {"max_length": max_length}), (0, {"use_rows": use_rows, "skip": skip})):
+        for name, value in numbers.items():
+            if value < least:
+                raise BadParameter(f"{name} is out of range", needed=f"{least} or more", found=str(value))
 
 
 def _unchecked(lens: Lens) -> list[str]:

@@ -322,6 +322,14 @@ QUANTITIES: Mapping[str, str] = {
 _BITS = 1.0 / float(np.log(2.0))
 
 
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Return log probabilities `(n, V)` in float32 that sum to 1. Those of `torch.log_softmax` are off by 1e-5 for
+    50,000 tokens, and a KL of 20 bits of them by 2e-4.
+    """
+    shifted = logits - logits.max(-1, keepdim=True).values
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
+
+
 class FinalOutputs:
     """Holds the model's own outputs of n rows, with which those of lenses are compared.
 
@@ -332,7 +340,7 @@ class FinalOutputs:
     """
 
     def __init__(self, logits: Tensor, true: Tensor) -> None:
-        self.log_p = torch.log_softmax(logits, -1)
+        self.log_p = _log_softmax(logits)
         self.p = self.log_p.exp()
         self.top = logits.argmax(-1)
         self._true = true
@@ -340,7 +348,7 @@ class FinalOutputs:
 
     def kl(self, logits: Tensor) -> Tensor:
         """Return KL(p ‖ q) in bits for the outputs `(n, V)` of a lens, `(n,)`."""
-        return (self._own - (self.p * logits).sum(-1) + torch.logsumexp(logits, -1)) * _BITS
+        return (self._own - (self.p * _log_softmax(logits)).sum(-1)) * _BITS
 
     def compare(self, logits: Tensor, lanes: ParallelBatches) -> dict[str, Tensor]:
         """Return the columns of `QUANTITIES` for the outputs `(n, V)` of a lens, each `(n,)`.
@@ -364,18 +372,19 @@ class FinalOutputs:
         high, best = logits.max(-1, keepdim=True)
         top, true = self.top[rows, None], self._true[rows, None]
         of_top, of_true = logits.gather(1, top), logits.gather(1, true)
-        weights = torch.sub(logits, high).exp_()
+        shifted = torch.sub(logits, high)  # small numbers, so that sums of them are exact enough
+        weights = shifted.exp()
         total = weights.sum(-1)
-        scale = high[:, 0] + total.log()  # log of the sum over the vocabulary
-        work = weights * logits
+        scale = total.log()  # log of the sum over the vocabulary
+        work = weights * shifted
         mean = work.sum(-1) / total
         against = torch.mul(weights, self.log_p[rows], out=work).sum(-1) / total
-        expected = torch.mul(self.p[rows], logits, out=work).sum(-1)
+        expected = torch.mul(self.p[rows], shifted, out=work).sum(-1)
         ranks = [1.0 + work.copy_(logits).gt_(level).sum(-1) for level in (of_top, of_true)]
         return {
             "kl": (self._own[rows] - expected + scale) * _BITS,
             "kl_reverse": (mean - scale - against) * _BITS,
-            "cross_entropy": (scale - of_true[:, 0]) * _BITS,
+            "cross_entropy": (scale + (high - of_true)[:, 0]) * _BITS,
             "entropy": (scale - mean) * _BITS,
             "agreement": (best == top)[:, 0].float(),
             "rank_of_final": ranks[0],

@@ -18,7 +18,8 @@ from probing.errors import InputError, ProvenanceMismatch
 from probing.files.pickles import read_pickle, refused_pickle
 from probing.files.whole_files import write_atomically
 from probing.lenses._reading import Tail
-from probing.provenance import model_called, tokenizer_digest, weights_digest
+from probing.provenance import __version__, digest, file_sha256, model_called, tokenizer_digest, weights_digest
+from probing.text.corpus import Corpus
 
 FORMAT = 1
 ABOUT, WEIGHTS = "lens.json", "lens.safetensors"
@@ -195,6 +196,18 @@ def model_facts(tail: Tail) -> dict[str, Any]:
         "width": tail.model.width(tail.site),
         "last_site": tail.site,
     }
+
+
+def recipe_of(tail: Tail, corpus: Corpus, names: Iterable[str], options: Sequence[Any]) -> str:
+    """Return a digest of all that results of lenses depend on: model, texts with their splits and groups, the contents
+    of the files of lenses (`KIND:PATH`) and options.
+    """
+    paths = [Path(name.partition(":")[2]).expanduser() for name in names]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    hashes = [file_sha256(file) for file in files if file.is_file()]
+    texts = [corpus.fingerprint, [one.split for one in corpus.examples], corpus.units.tolist()]
+    facts = [model_facts(tail), str(tail.dtype), tail.model.device, tail.model.suffix.head]
+    return digest([__version__, facts, texts, hashes, *options])
 
 
 def check_model(tail: Tail, given: Mapping[str, Any], *, where: str, any_model: bool) -> None:

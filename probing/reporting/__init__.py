@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from probing.errors import ConfigError, InputError
 from probing.files.whole_files import write_atomically
@@ -17,13 +18,13 @@ from probing.reporting.task_results import by_task
 from probing.reporting.use_panels import uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
-from probing.results.circuit import read_circuit
+from probing.results.circuit import CircuitResult, read_circuit
 from probing.results.dictionary_training import NAME as DICTIONARY
 from probing.results.dictionary_training import read_training
 from probing.results.latent_contexts import NAME as CONTEXTS
 from probing.results.latent_contexts import read_contexts
 from probing.results.lens import NAME as LENS
-from probing.results.lens import read_lens
+from probing.results.lens import LensResult, read_lens
 from probing.results.patching import NAME as PATCHING
 from probing.results.patching import read_patching
 from probing.results.probe import ProbeResult, read_results
@@ -39,6 +40,7 @@ RESULTS = "results.jsonl"
 ANALYSES = "analyses.jsonl"
 USE = "use.jsonl"
 PAGE = "report.html"
+Result = TypeVar("Result")
 
 
 @with_typed_errors
@@ -70,14 +72,30 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
         transfer=read_cross(folder),
         failures=read_failures(folder),
         similarity=SimilarityResults.read(folder) if folder.is_dir() else SimilarityResults(()),
-        lens=read_lens(folder),
+        lenses=lenses_in(folder),
         dictionary=read_training(folder),
         contexts=read_contexts(folder),
-        circuit=read_circuit(folder) if folder.is_dir() else None,
+        circuits=circuits_in(folder),
     )
     if not found.has_results:
         raise _no_results(folder, "no such file" if not path.is_file() else "no results in it")
     return _written(found, to if to is not None else folder / PAGE)
+
+
+def lenses_in(folder: Path) -> list[LensResult]:
+    """Return the results of lenses in a folder; of a study of several models, those of each."""
+    return _of_each_model(read_lens, folder, "lens")
+
+
+def circuits_in(folder: Path) -> list[CircuitResult]:
+    """Return the circuits in a folder; of a study of several models, those of each."""
+    return _of_each_model(read_circuit, folder, "circuit")
+
+
+def _of_each_model(read: Callable[[Path], Result | None], folder: Path, name: str) -> list[Result]:
+    """Return the results of one kind in a folder, then those of the models of a study, in `folder/name/MODEL`."""
+    places = [place for place in (folder, *sorted((folder / name).glob("*"))) if place.is_dir()]
+    return [found for place in places if (found := read(place)) is not None]
 
 
 def _check_whole(folder: Path) -> None:

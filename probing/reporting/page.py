@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -52,7 +52,7 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer, of similarity, of lenses and of dictionaries; a circuit; and failed tasks.
+    results of transfer, of similarity, of lenses and of dictionaries; circuits; and failed tasks.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -62,18 +62,16 @@ class Contents:
     failures: Sequence[Failure] = ()
     across: Sequence[AcrossModels] = ()
     similarity: SimilarityResults = field(default_factory=lambda: SimilarityResults(()))
-    lens: LensResult | None = None
+    lenses: Sequence[LensResult] = ()
     dictionary: DictionaryTraining | None = None
     contexts: LatentContexts | None = None
-    circuit: CircuitResult | None = None
+    circuits: Sequence[CircuitResult] = ()
 
     @property
     def has_results(self) -> bool:
         """Whether there is anything to show."""
-        lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity)
-        return any(map(len, lists)) or any(
-            one is not None for one in (self.lens, self.dictionary, self.contexts, self.circuit)
-        )
+        lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity, self.lenses, self.circuits)
+        return any(map(len, lists)) or self.dictionary is not None or self.contexts is not None
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -121,15 +119,22 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         sections.append(transfer_section(contents.transfer, "transfer"))
     if contents.similarity:
         sections.append(similarity_section(contents.similarity, "similarity"))
-    if contents.lens is not None:
-        sections.append(lens_section(contents.lens, "lens"))
+    sections += _of_models([lens_section(one, "lens") for one in contents.lenses])
     if contents.dictionary is not None:
         sections.append(training_section(contents.dictionary, "dictionary"))
     if contents.contexts is not None:
         sections.append(contexts_section(contents.contexts, "latents"))
-    if contents.circuit is not None:
-        sections.append(circuit_section(contents.circuit, "circuit"))
-    return sections
+    return sections + _of_models([circuit_section(one, "circuit") for one in contents.circuits])
+
+
+def _of_models(sections: Sequence[Section]) -> list[Section]:
+    """Return sections of one kind, which say in their titles whose they are if there are several."""
+    if len(sections) < 2:
+        return list(sections)
+    return [
+        replace(one, anchor=f"{one.anchor}-{i}", title=f"{one.title}: {', '.join(one.models)}")
+        for i, one in enumerate(sections, start=1)
+    ]
 
 
 _PATCHING = (
@@ -308,10 +313,10 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
-    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lens)
-    if contents.circuit is not None and not any(others):
+    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lenses)
+    if contents.circuits and not any(others):
         return "Which parts give the answers"
-    if contents.lens is not None and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
+    if contents.lenses and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
         return "What lenses read at each site"
     if not contents.tasks and not contents.uses:
         if contents.dictionary is not None:

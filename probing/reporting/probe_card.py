@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from probing.reporting.task_results import TaskResults
 from probing.reporting.wording import plural
 from probing.statistics.thresholds import Threshold
 
 UNKNOWN = "not recorded (saved by an earlier version)"
 _MOST = 12
+_USUAL = 0.01  # rate of false positives of which a probe without a threshold is told
 
 
 def title_of(probe: Any) -> str:
@@ -106,3 +111,42 @@ def _interval(ends: Sequence[float | None]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def saved_facts(tasks: Iterable[TaskResults], folder: Path) -> list[dict[str, Any]]:
+    """Return facts about the saved probe of each task that is best on dev: `task` (and model), `site`, `probe`, path
+    (`saved`), `threshold` (None: it has none), and what is `needed` for one. Tasks without a saved probe are left out.
+    """
+    found = []
+    for task in tasks:
+        best = task.best()
+        path = folder / f"{best.provenance['saved']}.json" if best and best.provenance.get("saved") else None
+        if best is None or path is None or not path.is_file():
+            continue
+        about = import_module("probing.probes._estimator").load_probe(path).about
+        facts = {"task": task.title, "site": best.site, "probe": best.probe, "saved": str(path)}
+        threshold = about.get("threshold")
+        found.append(facts | {"threshold": threshold, "needed": "" if threshold else _needed(about)})
+    return found
+
+
+def saved_line(facts: Mapping[str, Any]) -> str:
+    """Return one line on a saved probe: where it lies, and its threshold, or what a threshold needs."""
+    found = f"{facts['task']}: {facts['probe']} at {facts['site']} is saved in {facts['saved']}"
+    if facts["threshold"]:
+        threshold = Threshold.of(facts["threshold"])
+        return f"{found}; threshold: log odds of {threshold.label} {threshold}"
+    return f"{found}; {facts['needed']}" if facts["needed"] else found
+
+
+def _needed(about: Mapping[str, Any]) -> str:
+    """Return what a threshold of a probe of two classes needs that has none."""
+    counts, clusters = about.get("row_counts"), about.get("clusters")
+    if about.get("kind") != "classes" or len(about.get("labels") or ()) != 2 or not counts or not clusters:
+        return ""
+    least, unit = math.ceil(1 / _USUAL) - 1, str(about.get("resampled_by", "cluster"))
+    return (
+        f"no threshold: --threshold fpr={_USUAL:g} chooses one, from {least} rows of the other class in dev or more "
+        f"(of documents or groups, {least} of them); dev has {counts['dev']:,} rows of both classes in "
+        f"{plural(clusters['dev'], unit)}"
+    )

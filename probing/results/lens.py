@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,3 +275,22 @@ def read_lens(folder: str | Path) -> LensResult | None:
         InputError: the file is damaged.
     """
     return read_result(LensResult, Path(folder) / NAME, "results of lenses cannot be read", "probing lens")
+
+
+def read_if_same(folder: Path, recipe: str) -> LensResult | None:
+    """Return the results in a folder, with their rows, if they were made by the recipe; None if there are no such
+    results, or files of them are missing or damaged.
+    """
+    import pandas as pd
+
+    tables = [folder / f"{name}.parquet" for name in ("lens", "lens_differences", "lens_rows")]
+    try:
+        known = read_lens(folder)
+        if known is None or known.facts.get("recipe") != recipe or not all(map(Path.is_file, tables)):
+            return None
+        has_lens = (
+            "tuned" not in known.facts.get("training", {}) or (folder / "lenses" / "tuned" / "lens.json").is_file()
+        )
+        return replace(known, rows=pd.read_parquet(tables[-1])) if has_lens else None
+    except (InputError, OSError, ValueError):  # pyarrow's errors are ValueErrors
+        return None

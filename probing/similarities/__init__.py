@@ -31,12 +31,11 @@ from probing.similarities.linear import Estimate, LinearPair, linear_pairs
 from probing.similarities.neighbours import MutualNeighbours, mutual_neighbours, sampled_rows
 from probing.similarities.rows import (
     SharedRows,
+    check_options,
     named,
     opened,
-    refuse_no_sites,
     refuse_store,
     refuse_trained,
-    refuse_values,
     refuse_without_corpus,
     shared_rows,
 )
@@ -144,23 +143,19 @@ def similarity(
     if not others:
         raise BadParameter("one store alone has nothing to be compared with", needed="two stores or more", found="one")
     folder = target_of(to)
-    refuse_values(
-        {
-            "permutations": (permutations, 0),
-            "kl_texts": (kl_texts, 2),
-            "neighbours": (neighbours, 1),
-            "neighbour_rows": (neighbour_rows, 2),
-            "root_seed": (root_seed, 0),
-        },
-        {
-            "pairs": (pairs, ("auto", "all", "same")),
-            "resample_by": (resample_by, ("sentence", "document")),
-            "first_token": (first_token, ("leave-out", "keep")),
-            "outliers": (outliers, ("apart", "leave-out")),
-        },
+    check_options(
+        sites,
+        pairs=pairs,
+        kl_texts=kl_texts,
+        resample_by=resample_by,
+        neighbours=neighbours,
+        neighbour_rows=neighbour_rows,
+        permutations=permutations,
+        first_token=first_token,
+        outliers=outliers,
+        root_seed=root_seed,
     )
     refuse_without_corpus(corpus, task, probe, models, resample_by)
-    refuse_no_sites(sites)
     refuse_store(folder)
     stores = named([first, *others])
     twins = {} if twin is None else {"untrained twin": opened(twin)}

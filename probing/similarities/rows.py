@@ -268,9 +268,25 @@ def refuse_without_corpus(
         raise BadParameter(f"{name} needs the corpus", needed="the corpus of the stores", found="none", where=name)
 
 
-def refuse_values(counts: Mapping[str, tuple[Any, int]], names: Mapping[str, tuple[Any, tuple[str, ...]]]) -> None:
-    """Refuse numbers that are no whole ones or below their least value, and names that are none of those allowed."""
-    for name, (value, least) in counts.items():
+_LEAST = {"permutations": 0, "kl_texts": 2, "neighbours": 1, "neighbour_rows": 2, "root_seed": 0}
+_ALLOWED = {
+    "pairs": ("auto", "all", "same"),
+    "resample_by": ("sentence", "document"),
+    "first_token": ("leave-out", "keep"),
+    "outliers": ("apart", "leave-out"),
+}
+CHECKED = (*_LEAST, *_ALLOWED)
+
+
+def check_options(sites: Any, **options: Any) -> None:
+    """Check the options in `CHECKED` of `similarity`.
+
+    Raises:
+        BadParameter: a number is no whole one or below its least value, a name is none of those allowed, or patterns of
+            sites are no texts, or none.
+    """
+    for name, least in _LEAST.items():
+        value = options[name]
         if isinstance(value, bool) or not isinstance(value, int):
             raise BadParameter(f"{name} is no whole number", needed=f"{least} or more", found=repr(value), where=name)
         if value < least:
@@ -278,12 +294,13 @@ def refuse_values(counts: Mapping[str, tuple[Any, int]], names: Mapping[str, tup
         if name == "permutations" and 0 < value < LEAST_PERMUTATIONS:
             needed = f"{LEAST_PERMUTATIONS} or more, of which 95 % can be told from the rest; or 0 for no null"
             raise BadParameter(f"{name} is too small", needed=needed, found=str(value), where=name)
-    for name, (chosen, allowed) in names.items():
-        if chosen not in allowed:
-            raise BadParameter(f"{name} is wrong", needed=" or ".join(allowed), found=str(chosen), where=name)
+    for name, allowed in _ALLOWED.items():
+        if options[name] not in allowed:
+            raise BadParameter(f"{name} is wrong", needed=" or ".join(allowed), found=str(options[name]), where=name)
+    _refuse_no_sites(sites)
 
 
-def refuse_no_sites(sites: Any) -> None:
+def _refuse_no_sites(sites: Any) -> None:
     """Refuse patterns of sites that are no texts, or none."""
     patterns = [sites] if isinstance(sites, str) else list(sites) if isinstance(sites, Sequence) else [None]
     if not patterns or not all(isinstance(one, str) and one.strip() for one in patterns):

@@ -21,6 +21,7 @@ from probing.results.probe import from_json
 from probing.states.store import Store
 from probing.states.store.commit_record import unknown_share
 from probing.states.store.format import REASONS
+from probing.statistics.thresholds import Threshold
 from probing.text.corpus import Corpus, Example
 from probing.training.label_checks import data_warnings
 from tests.conftest import REFERENCE, ROOT
@@ -288,3 +289,31 @@ def test_the_lines_of_the_page_of_data_for_labels_of_sentences_run_in_python(tmp
     store = pb.extract(model, corpus, rows="sentence:mean", sites="resid.2", to=tmp_path / "s")
     result = eval(line.replace("to=...", "to=None"), {"pb": pb, "store": store, "corpus": corpus})
     assert result.selectivity("accuracy").value > 0.2
+
+
+def test_the_saved_probe_and_its_threshold_are_printed(store: Path, tmp_path: Path) -> None:
+    asked = ("--task", "column:tense", "--probe", "linear", "--threshold", "fpr=0.2")
+    shown = trained(store, tmp_path / "r", *asked)
+    assert shown.exit_code == 0, shown.output
+    line = next(one for one in shown.stdout.splitlines() if "is saved in" in one)
+    place = re.search(r"is saved in (\S+\.json)", line)
+    assert place and line.startswith("column:tense: linear at resid.2 ")
+    threshold = Threshold.of(pb.load_probe(place[1]).about["threshold"])
+    assert str(threshold) in line and f"{threshold.value:.4g}" in line and "0.2 of other rows may be" in line
+    assert re.search(r"chosen on \d+ of dev", line) and re.search(
+        r"false positives [\d.e-]+ \[[\d.e-]+, [\d.e-]+\]", line
+    )
+    lines = [json.loads(one) for one in trained(store, tmp_path / "r", *asked, "--json").stdout.splitlines()]
+    saved = [one for one in lines if "saved" in one]
+    assert [one["threshold"]["value"] for one in saved] == [threshold.value] and saved[0]["saved"] == place[1]
+
+
+def test_a_probe_of_two_classes_without_a_threshold_says_what_one_needs(store: Path, tmp_path: Path) -> None:
+    asked = ("--task", "column:tense", "--task", "column:subject", "--probe", "linear")
+    lines = [one for one in trained(store, tmp_path / "r", *asked).stdout.splitlines() if "is saved in" in one]
+    tense, subject = lines
+    assert "no threshold: --threshold fpr=0.01" in tense and "99 rows of the other class" in tense
+    assert re.search(r"dev has \d+ rows of both classes in \d+ ", tense)
+    assert "threshold" not in subject
+    few = trained(store, tmp_path / "r", *asked[:2], "--threshold", "fpr=0.001")
+    assert few.exit_code == 1 and "at least 999" in " ".join(few.stderr.split())

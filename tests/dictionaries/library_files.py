@@ -8,6 +8,8 @@ the library computed from its own files, loaded by its own function.
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import accelerate  # noqa: F401 - and datasets: they look for optional packages, before there are stand-ins
+import datasets  # noqa: F401
 import numpy as np
 import torch
 
+UNUSED = ("wandb", "nnsight", "zstandard")  # imported by the libraries, and nothing that their dictionaries use
 D, M, OUT, N = 16, 48, 12, 40
 ABOUT = {"model_name": "gpt2", "hook_name": "blocks.3.hook_resid_pre", "prepend_bos": True}
 
@@ -223,6 +228,9 @@ def dictionary_learning(to: Path) -> None:
 
 
 if __name__ == "__main__":
+    for name in UNUSED:
+        if importlib.util.find_spec(name) is None:
+            sys.modules[name] = mock.MagicMock(__spec__=importlib.machinery.ModuleSpec(name, None))
     with torch.no_grad():
         {"saelens": saelens, "gemma_scope": gemma_scope, "sparsify": sparsify}.get(sys.argv[1], dictionary_learning)(
             Path(sys.argv[2])

@@ -1,13 +1,12 @@
 """Dictionaries written by other libraries' own classes encode and decode here as there, to 1e-5.
 
-Each library runs in a process of its own, by the Python that PROBING_DICTIONARY_PYTHON names (default: this one); where
-it is not installed there, its test is skipped by name.
+Each library runs in a process of its own, by the Python that PROBING_DICTIONARY_PYTHON names (default: this one);
+where it is not installed (see `tests/samples/other_libraries.py`), its test is skipped by name.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 import probing as pb
-from tests.conftest import ROOT
+from tests.samples.other_libraries import run_with
 
 MODULES = {
     "saelens": "sae_lens",
@@ -36,15 +35,7 @@ SITES = {
 @pytest.mark.parametrize("library", MODULES)
 def test_a_dictionary_of_a_library_encodes_and_decodes_as_there(library: str, tmp_path: Path) -> None:
     python, module = os.environ.get("PROBING_DICTIONARY_PYTHON", sys.executable), MODULES[library]
-    seek = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    if subprocess.run([python, "-c", seek], check=False).returncode:
-        pytest.skip(f"the package {module} is not installed")
-    done = subprocess.run(
-        [python, "-m", "tests.dictionaries.library_files", library, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_with(module, "tests.dictionaries.library_files", library, str(tmp_path), python=python)
     assert done.returncode == 0, done.stderr[-2000:]
     folders = sorted(file.parent for file in tmp_path.rglob("expected.npz"))
     assert len(folders) == CASES[library]

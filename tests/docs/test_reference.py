@@ -110,6 +110,9 @@ def test_every_key_of_a_study_file_is_documented(pages: dict[str, str]) -> None:
         "train": "StudyTrain",
         "use": "StudyUse",
         "inspect": "InspectOptions",
+        "lens": "LensOptions",
+        "similarity": "StudySimilarity",
+        "circuit": "CircuitOptions",
         "truth": "KnownTruth",
         "models": "ModelOptions",
     }.items():

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 import probing as pb
 from probing.errors import BadParameter, ConfigError, CorpusError, ProbingError, UnknownName, UnsupportedModel
 from probing.lenses import _reading
-from probing.lenses._reading import IDENTITY, Tail, token_rows
+from probing.lenses._reading import IDENTITY, FinalOutputs, Tail, token_rows
+from probing.models.batching import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.results.lens import read_lens
 from tests.samples.family_samples import architectures, model_class, takes_text, tiny_model
@@ -84,6 +85,24 @@ def test_the_end_of_a_model_gives_its_own_outputs(family: str, side: str) -> Non
         found = tail.logits(states[tail.site][row, own])
         spread = float(expected[row, own].std())
         assert float((found - expected[row, own]).abs().max()) <= IDENTITY * spread
+
+
+def test_large_vocabularies_and_logits_far_from_0_are_compared_to_float64() -> None:
+    """Of 50,000 tokens, float32 probabilities do not sum to 1, which must not be taken for a divergence."""
+    generator, tokens = torch.Generator().manual_seed(0), 50_000
+    final = torch.randn(6, tokens, generator=generator) * 2 + 200
+    true, places = torch.randint(0, tokens, (6,), generator=generator), torch.arange(6)
+    outputs = FinalOutputs(final, true)
+    noise = torch.randn(6, tokens, generator=generator)
+    for other in (final, final + noise - 350, 30 * noise):
+        with ParallelBatches.opened(1) as lanes:
+            found = outputs.compare(other, lanes)
+        p, q = (logits.double().log_softmax(-1) for logits in (final, other))
+        expected = {"kl": (p.exp() * (p - q)).sum(-1), "kl_reverse": (q.exp() * (q - p)).sum(-1)}
+        expected |= {"cross_entropy": -q[places, true], "entropy": -(q.exp() * q).sum(-1)}
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name].double(), value / np.log(2), atol=2e-5, rtol=2e-6)
+        torch.testing.assert_close(outputs.kl(other).double(), expected["kl"] / np.log(2), atol=2e-5, rtol=2e-6)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def lenses() -> Contents:
     facts = {"rows": 500, "texts": 60, "head": "causal", "skip": 1, "used_bits": 0.1}
     prompts = [trajectory(lens, tokens) for lens in ("tuned", "logit") for tokens in (_TOKENS, ("the",))]
     about = {name: f"the lens {name}" for name in (*names, "unigram")}
-    return Contents(lens=LensResult("tiny-gpt2", facts, about, SITES, means, gains, [shares], use, prompts))
+    return Contents(lenses=[LensResult("tiny-gpt2", facts, about, SITES, means, gains, [shares], use, prompts)])
 
 
 def similarities() -> Contents:

@@ -37,4 +37,4 @@ def dictionary() -> Contents:
 def circuit() -> Contents:
     """The page of a circuit whose paths cancel."""
     given: dict[str, Any] = {"properties": ["sign"], "random_circuits": 2, "progress": False}
-    return Contents(circuit=pb.circuit(Planted(CANCELLING), planted_pairs(), **given))
+    return Contents(circuits=[pb.circuit(Planted(CANCELLING), planted_pairs(), **given)])
