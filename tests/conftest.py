@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.samples.warm_python import warm_python
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -55,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def reference() -> Path:
     """Folder of the reference corpus, model and study."""
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[list[str]]:
+    """The words that stand for `python` where no test is of how it starts: a process with the libraries loaded."""
+    with warm_python() as words:
+        yield words
 
 
 @pytest.fixture(scope="session")
