@@ -28,23 +28,34 @@ REFERENCE = ROOT / "datasets" / "reference"
 
 # Begun first, so that all processes end at about the same time: a file's tests go to one process, in this order.
 LONGEST = (
+    "test_executors.py",
     "test_how_to.py",
+    "test_shard_work.py",
     "test_model_survey.py",
     "test_verdict_laws.py",
-    "test_shard_work.py",
     "test_reliability.py",
+    "test_gate.py",
     "test_reference_model.py",
     "test_wheel.py",
     "test_public.py",
-    "test_gate.py",
-    "test_executors.py",
     "test_plantbench_models.py",
-    "test_notebooks.py",
-    "test_browser.py",
-    "test_ray_nodes.py",
-    "test_kill_resume.py",
     "test_use_statistics.py",
+    "test_plantbench_latents.py",
+    "test_plantbench_tracr.py",
+    "test_browser.py",
+    "test_kill_resume.py",
+    "test_ray_nodes.py",
+    "test_training_runs.py",
+    "test_coverage.py",
+    "test_plantbench_scoring.py",
+    "test_slurm_script.py",
+    "test_notebooks.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files, which pytest-xdist would change: it begins with those of most tests."""
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
