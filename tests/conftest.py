@@ -30,8 +30,8 @@ REFERENCE = ROOT / "datasets" / "reference"
 LONGEST = (
     "test_executors.py",
     "test_how_to.py",
-    "test_shard_work.py",
     "test_model_survey.py",
+    "test_shard_work.py",
     "test_verdict_laws.py",
     "test_reliability.py",
     "test_gate.py",
@@ -62,6 +62,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first; the order within a file stays."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Force nothing to the disk, for which tests would only wait: no power is cut here. What such a cut leaves is a law
+    of tests/reliability and tests/states, which count these calls and model the disk.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: os.fstat(handle) and None)  # what is closed is still refused
+        yield
 
 
 @pytest.fixture(scope="session")
