@@ -132,7 +132,7 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
     """Return a Vega-Lite specification drawn as SVG text, with coordinates rounded to a tenth of a pixel. Ids in the
     SVG begin with `name`, since the library numbers them over all drawings of a process.
     """
-    drawn = _drawn(json.dumps(specification))
+    drawn = _drawn(json.dumps(dict(specification)))
     ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
     for old, new in ids.items():
         drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.house.test_architecture import FILES, NAMES, PACKAGE, name_of
+from tests.house.test_architecture import FILES, NAMES, PACKAGE, name_of, tree_of
 
 HEAVY = "pydantic torch transformers datasets sklearn scipy h5py pandas pyarrow altair vl_convert jinja2 numpy ray"
 
@@ -44,7 +44,7 @@ def parts_used() -> set[tuple[str, str]]:
     """Libraries, and modules inside them that a file uses by their path without importing them."""
     found = set()
     for file in FILES:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = tree_of(file)
         imports = [name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
         libraries = {one.asname or one.name.partition(".")[0]: one for one in imports}
         for node in ast.walk(tree):
@@ -75,7 +75,7 @@ def test_parts_of_libraries_are_imported_where_they_are_used() -> None:
 def test_modules_that_are_named_in_texts_exist() -> None:
     """Modules that are imported when they are needed, or run in a process of their own, by names no linter checks."""
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module" and node.args:
                 for name in names_in(node.args[0]):
                     assert name in NAMES or name == "probing", f"{name_of(file)} imports {name} when it is run"
