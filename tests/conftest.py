@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.samples.warm_python import warm_python
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -26,23 +28,34 @@ REFERENCE = ROOT / "datasets" / "reference"
 
 # Begun first, so that all processes end at about the same time: a file's tests go to one process, in this order.
 LONGEST = (
+    "test_executors.py",
     "test_how_to.py",
     "test_model_survey.py",
-    "test_verdict_laws.py",
     "test_shard_work.py",
+    "test_verdict_laws.py",
     "test_reliability.py",
+    "test_gate.py",
     "test_reference_model.py",
     "test_wheel.py",
     "test_public.py",
-    "test_gate.py",
-    "test_executors.py",
     "test_plantbench_models.py",
-    "test_notebooks.py",
-    "test_browser.py",
-    "test_ray_nodes.py",
-    "test_kill_resume.py",
     "test_use_statistics.py",
+    "test_plantbench_latents.py",
+    "test_plantbench_tracr.py",
+    "test_browser.py",
+    "test_kill_resume.py",
+    "test_ray_nodes.py",
+    "test_training_runs.py",
+    "test_coverage.py",
+    "test_plantbench_scoring.py",
+    "test_slurm_script.py",
+    "test_notebooks.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order of files, which pytest-xdist would change: it begins with those of most tests."""
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,10 +64,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Force nothing to the disk, for which tests would only wait: no power is cut here. What such a cut leaves is a law
+    of tests/reliability and tests/states, which count these calls and model the disk.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: os.fstat(handle) and None)  # what is closed is still refused
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Folder of the reference corpus, model and study."""
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[list[str]]:
+    """The words that stand for `python` where no test is of how it starts: a process with the libraries loaded."""
+    with warm_python() as words:
+        yield words
 
 
 @pytest.fixture(scope="session")

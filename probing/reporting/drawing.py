@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,18 @@ def svg(specification: Mapping[str, Any], name: str = "chart") -> str:
     """Return a Vega-Lite specification drawn as SVG text, with coordinates rounded to a tenth of a pixel. Ids in the
     SVG begin with `name`, since the library numbers them over all drawings of a process.
     """
-    drawn: str = drawn_by("vegalite_to_svg", dict(specification))
+    drawn = _drawn(json.dumps(dict(specification)))
     ids = {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', drawn)))}
     for old, new in ids.items():
         drawn = drawn.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
     drawn = re.sub(r'(href=")[^"#]+#', r"\1#", drawn)  # the library takes links as of its own site
     return re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\d+\.\d)\d+", r"\1", tag[0]), drawn)  # not in what is read
+
+
+@lru_cache(maxsize=128)  # a report draws its charts for the page and for files, and is often made again
+def _drawn(specification: str) -> str:
+    """Return a Vega-Lite specification, given as JSON, as the library draws it."""
+    return str(drawn_by("vegalite_to_svg", json.loads(specification)))
 
 
 def drawn_by(call: str, *arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def scores(store: MemoryStore, features: Any = PLANTED, **options: Any) -> Featu
     return found
 
 
-ABSORBED_SCORES = scores(absorbed_store())
+@cache
+def absorbed_scores() -> FeatureScores:
+    return scores(absorbed_store())
 
 
 def test_the_probe_of_the_whole_state_is_that_of_the_run() -> None:
@@ -77,8 +80,8 @@ def test_the_probe_of_the_whole_state_is_that_of_the_run() -> None:
 
 
 def test_two_planted_latents_read_what_takes_a_linear_probe_many_coordinates() -> None:
-    by_k = {(one.method, one.k): one.test for one in ABSORBED_SCORES.methods}
-    assert ABSORBED_SCORES.measure == "auroc"
+    by_k = {(one.method, one.k): one.test for one in absorbed_scores().methods}
+    assert absorbed_scores().measure == "auroc"
     assert by_k["dictionary", 2].value > 0.99 > by_k["dictionary", 1].value > by_k["coordinates", 2].value
     assert by_k["dictionary", 2].low > by_k["random", 2].high if ("random", 2) in by_k else True
     assert by_k["dense", None].value > 0.99
@@ -86,7 +89,7 @@ def test_two_planted_latents_read_what_takes_a_linear_probe_many_coordinates() -
 
 
 def test_differences_and_selectivity_are_of_the_scores_beside_them() -> None:
-    chosen = ABSORBED_SCORES.chosen
+    chosen = absorbed_scores().chosen
     ours = chosen["dictionary"]
     for name, above in ours.above.items():
         assert above.value == pytest.approx(ours.test.value - chosen[name].test.value)
@@ -99,13 +102,13 @@ def test_differences_and_selectivity_are_of_the_scores_beside_them() -> None:
 
 
 def test_the_k_with_the_best_score_on_dev_is_chosen() -> None:
-    for method, one in ABSORBED_SCORES.chosen.items():
-        tried = [other for other in ABSORBED_SCORES.methods if other.method == method]
+    for method, one in absorbed_scores().chosen.items():
+        tried = [other for other in absorbed_scores().methods if other.method == method]
         assert one.dev.value == max(other.dev.value for other in tried)
 
 
 def test_the_latent_of_a_property_is_reported_and_the_one_that_absorbs_a_part_of_it() -> None:
-    main, absorbing = (one for one in ABSORBED_SCORES.latents if one.label == "T1")
+    main, absorbing = (one for one in absorbed_scores().latents if one.label == "T1")
     assert (main.latent, main.is_main, absorbing.latent, absorbing.is_main) == (MAIN, True, ABSORBED, False)
     assert main.scores["precision"].value > 0.95
     assert main.scores["recall"].low < 0.8 < main.scores["recall"].high
@@ -183,9 +186,9 @@ def test_equal_runs_give_equal_numbers_and_a_finished_one_reads_no_states(tmp_pa
     store = absorbed_store()
     again = compared(store, to=tmp_path)
     assert store.reads == [] and again.analyses == first.analyses
-    assert first.features[0].result.points == ABSORBED_SCORES.result.points
+    assert first.features[0].result.points == absorbed_scores().result.points
     frame = pd.read_parquet(tmp_path / "features.parquet")
-    assert len(frame) == len(ABSORBED_SCORES.methods)
+    assert len(frame) == len(absorbed_scores().methods)
     assert set(frame.method) >= {"dense", "coordinates", "pca", "dictionary"}
     assert ProbeResults.read(tmp_path).features[0].latents == first.features[0].latents
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,22 +29,25 @@ from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
 from probing.results.features import FeatureScores
 from probing.verdicts.judging import judge
-from tests.dictionaries.test_comparing import ABSORBED_SCORES, PLANTED, absorbed_store, compared, folded_store, scores
+from tests.dictionaries.test_comparing import PLANTED, absorbed_scores, absorbed_store, compared, folded_store, scores
 from tests.samples.basis_dictionaries import WIDTH, basis, both_ways, dictionary
 from tests.samples.use_report_samples import a_result
 
-FOLDED = scores(folded_store(), dictionary(both_ways(basis())))
+
+@cache
+def folded_scores() -> FeatureScores:
+    return scores(folded_store(), dictionary(both_ways(basis())))
 
 
 def test_the_first_sentence_answers_whether_the_dictionary_reads_the_property_better() -> None:
-    yes, same = sentences(FOLDED)[0], sentences(ABSORBED_SCORES)[0]
+    yes, same = sentences(folded_scores())[0], sentences(absorbed_scores())[0]
     assert "read upos better than the plain probe at resid.0? Yes: AUROC on test is" in yes
     assert "? Not shown, neither better nor worse:" in same
     assert "the whole state" in yes and "48 latents" in yes
 
 
 def test_further_sentences_tell_the_quiver_rule_the_latents_and_what_was_not_asked() -> None:
-    said = " ".join(sentences(ABSORBED_SCORES))
+    said = " ".join(sentences(absorbed_scores()))
     assert "Quiver rule:" in said
     assert "Latent 5 is the best single one for T1" in said
     assert "Others fire where it does not (splitting or absorption): 9 on" in said
@@ -66,7 +70,7 @@ def edit(share: float, width: float = 0.02, **more: float) -> dict[str, float]:
 
 
 def of_site(site: str) -> FeatureScores:
-    return FeatureScores(replace(ABSORBED_SCORES.result, site=site))
+    return FeatureScores(replace(absorbed_scores().result, site=site))
 
 
 EDITS = {
@@ -124,28 +128,28 @@ def test_an_edit_is_of_the_dictionary_that_it_names() -> None:
 
 
 def test_tables_have_a_row_for_each_method_and_each_latent() -> None:
-    every = methods_table(ABSORBED_SCORES, every_k=True)
-    chosen = methods_table(ABSORBED_SCORES)
-    assert len(every.rows) == len(ABSORBED_SCORES.methods)
-    assert len(chosen.rows) == len(ABSORBED_SCORES.chosen)
+    every = methods_table(absorbed_scores(), every_k=True)
+    chosen = methods_table(absorbed_scores())
+    assert len(every.rows) == len(absorbed_scores().methods)
+    assert len(chosen.rows) == len(absorbed_scores().chosen)
     assert "selectivity" in chosen.head and len(chosen.head) == len(chosen.rows[0])
-    latents = latents_table(ABSORBED_SCORES)
+    latents = latents_table(absorbed_scores())
     assert [row[1] for row in latents.rows if row[0] == "T1"] == ["5", "9"]
     assert len(latents.head) == len(latents.rows[0])
 
 
 def test_the_figure_has_a_curve_for_each_method_and_the_whole_state_as_a_level() -> None:
-    panel = features_panel(ABSORBED_SCORES)
-    methods = {one.method for one in ABSORBED_SCORES.methods if one.k is not None}
+    panel = features_panel(absorbed_scores())
+    methods = {one.method for one in absorbed_scores().methods if one.k is not None}
     assert len(panel.curves) == len(methods)
-    assert panel.levels[0].points[0].value == ABSORBED_SCORES.chosen["dense"].test.value
+    assert panel.levels[0].points[0].value == absorbed_scores().chosen["dense"].test.value
     assert panel.sites == ("1", "2", "5", "16")
 
 
 @pytest.mark.parametrize("details", [False, True])
 def test_the_terminal_shows_sentences_and_a_table(details: bool) -> None:
     shown = io.StringIO()
-    print_features([ABSORBED_SCORES], Console(file=shown, width=80), details=details)
+    print_features([absorbed_scores()], Console(file=shown, width=80), details=details)
     text = shown.getvalue()
     assert "latents of the dictionary" in text and "Quiver rule" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
@@ -179,28 +183,28 @@ def test_the_command_line_takes_a_dictionary_and_refuses_one_that_does_not_fit(t
 def test_scores_at_the_ceiling_and_no_better_than_random_are_called_no_gain() -> None:
     points = [
         replace(one, value=1.0, low=0.999, high=1.0) if one.quantity == "auroc" and one.x_name != "latent" else one
-        for one in FOLDED.result.points
+        for one in folded_scores().result.points
     ]
-    said = " ".join(sentences(FeatureScores(replace(FOLDED.result, points=tuple(points)))))
+    said = " ".join(sentences(FeatureScores(replace(folded_scores().result, points=tuple(points)))))
     assert "cannot tell them apart" in said and UNSEEN in said
-    assert "cannot tell them apart" not in " ".join(sentences(FOLDED))
-    for found in (FOLDED, ABSORBED_SCORES):
+    assert "cannot tell them apart" not in " ".join(sentences(folded_scores()))
+    for found in (folded_scores(), absorbed_scores()):
         above = found.chosen["dictionary"].above["random"]
         assert ("is no gain of training" in " ".join(sentences(found))) == (not above.low > 0)
 
 
 @pytest.mark.parametrize("rows", ["sentence:mean", "word:mean", "sentence:last", "piece"])
 def test_means_of_states_are_warned_of(rows: str) -> None:
-    provenance = dict(ABSORBED_SCORES.result.provenance) | {"rows": rows}
-    said = " ".join(sentences(FeatureScores(replace(ABSORBED_SCORES.result, provenance=provenance))))
+    provenance = dict(absorbed_scores().result.provenance) | {"rows": rows}
+    said = " ".join(sentences(FeatureScores(replace(absorbed_scores().result, provenance=provenance))))
     assert ("means of the states of several tokens" in said) == rows.endswith(":mean")
 
 
 def test_a_dictionary_has_one_name_and_no_number_says_nothing() -> None:
-    assert name_of(ABSORBED_SCORES).startswith("dictionary (") and "active per row" in name_of(ABSORBED_SCORES)
-    table = latents_table(ABSORBED_SCORES)
+    assert name_of(absorbed_scores()).startswith("dictionary (") and "active per row" in name_of(absorbed_scores())
+    table = latents_table(absorbed_scores())
     column = table.head.index("cosine with main")
     main, further = (row[column] for row in table.rows if row[0] == "T1")
     assert main == "–" and further != "–"
-    said = " ".join(sentences(ABSORBED_SCORES))
+    said = " ".join(sentences(absorbed_scores()))
     assert "When the rows of dev are resampled" in said and AUROC_OF_ONE in said

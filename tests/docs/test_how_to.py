@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.samples.warm_python import warm_python
 
 PAGES = sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md") if path.stem != "index")
 FENCE = re.compile(r"^```(\{code-block\} )?(\w+)\n(?::caption: (\S+)\n)?(.*?)^```$", re.M | re.S)
@@ -23,19 +21,12 @@ def test_there_are_ten_and_the_index_names_each() -> None:
     assert [page for page in PAGES if f"({page}.md)" not in index or f"\n{page}\n" not in index] == []
 
 
-@pytest.fixture(scope="module")
-def python() -> Iterator[list[str]]:
-    """The words that stand for `python`: some sixty commands and programs load the libraries once."""
-    with warm_python() as words:
-        yield words
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page: str, python: list[str], tmp_path: Path) -> None:
+def test_the_code_of_a_page_runs(page: str, warm: list[str], tmp_path: Path) -> None:
     (tmp_path / "datasets").symlink_to(ROOT / "datasets")
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
-    done = [run(python, language, name, code, tmp_path) for _, language, name, code in FENCE.findall(text)]
+    done = [run(warm, language, name, code, tmp_path) for _, language, name, code in FENCE.findall(text)]
     assert any(done), "a page without code that runs"
 
 

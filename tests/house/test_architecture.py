@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -42,9 +43,16 @@ def home(name: str) -> str:
 NAMES = {name_of(file) for file in FILES}
 
 
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """The syntax of a file, which is parsed once."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file: Path, *, at_load: bool = False) -> set[str]:
     """Modules of the package that a file imports; with `at_load`, only those imported when it is."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = tree_of(file)
     nodes = tree.body if at_load else list(ast.walk(tree))
     found = set()
     for node in nodes:

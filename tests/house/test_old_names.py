@@ -224,11 +224,9 @@ def test_a_task_of_before_works_on() -> None:
     assert task.row_form == warned(lambda: task.reading) == "ends"
 
 
-def test_the_command_line_warns_in_one_line(tmp_path: Path) -> None:
+def test_the_command_line_warns_in_one_line(tmp_path: Path, warm: list[str]) -> None:
     line = ["patch", "--model", "m", "--pairs", "none.csv", "--to", str(tmp_path), "--into", "clean"]
-    done = subprocess.run(
-        [sys.executable, "-m", "probing", *line], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*warm, "-m", "probing", *line], cwd=ROOT, capture_output=True, text=True, check=False)
     first, second = done.stderr.splitlines()[:2]
     assert first == "warning: --into is now --run: the old name works until version 0.3"
     assert second.startswith("CorpusError"), done.stderr

@@ -6,9 +6,9 @@ import importlib
 import inspect
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +55,12 @@ def blocks(language: str, page: str = "README.md") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def printed(block: str, folder: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_python_of_the_commands_page_runs(tmp_path: Path) -> None:
-    said = printed(blocks("python", "docs/commands.md")[0], tmp_path)
-    assert "false_unused=0.0" in said and "recall_used=1.0" in said  # a rule that always says "used"
+def test_python_of_the_commands_page_runs(warm: list[str], tmp_path: Path) -> None:
+    command = [*warm, "-c", blocks("python", "docs/commands.md")[0]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "false_unused=0.0" in done.stdout and "recall_used=1.0" in done.stdout  # a rule that always says "used"
 
 
 def test_the_probe_that_the_readme_adds_is_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +76,7 @@ def test_the_probe_that_the_readme_adds_is_a_probe(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_readme_shell_runs(tmp_path: Path) -> None:
+def test_readme_shell_runs(warm: list[str], tmp_path: Path) -> None:
     shutil.copytree(REFERENCE, tmp_path / "third")
     for split in ("train", "dev", "test"):  # a third of the sentences: `scripts/least_versions` runs the study on all
         file = tmp_path / "third" / f"{split}.jsonl"
@@ -95,7 +91,7 @@ def test_readme_shell_runs(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     block = next(b for b in blocks("sh", "docs/commands.md") if b.startswith("C="))
-    command = f"set -e\nprobing() {{ '{sys.executable}' -m probing_a_third \"$@\"; }}\n{block}"
+    command = f'set -e\nprobing() {{ {shlex.join(warm)} -m probing_a_third "$@"; }}\n{block}'
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "cache/results/readme-shell/results.parquet").is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import probing as pb
-from probing.errors import BadParameter, ConfigError, CorpusError, ProbingError, UnknownName, UnsupportedModel
+from probing.errors import BadParameter, ConfigError, CorpusError, UnknownName, UnsupportedModel
 from probing.lenses import _reading
 from probing.lenses._reading import IDENTITY, FinalOutputs, Tail, token_rows
 from probing.models.batching import ParallelBatches
 from probing.models.language_model import LanguageModel
 from probing.results.lens import read_lens
-from tests.samples.family_samples import architectures, model_class, takes_text, tiny_model
 from tests.samples.tiny_models import _config, _noisy, build, byte_tokenizer, wordpiece_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -103,35 +101,6 @@ def test_large_vocabularies_and_logits_far_from_0_are_compared_to_float64() -> N
         for name, value in expected.items():
             torch.testing.assert_close(found[name].double(), value / np.log(2), atol=2e-5, rtol=2e-6)
         torch.testing.assert_close(outputs.kl(other).double(), expected["kl"] / np.log(2), atol=2e-5, rtol=2e-6)
-
-
-@pytest.mark.slow
-def test_every_causal_and_masked_family_is_read_to_its_own_outputs_or_refused() -> None:
-    passed, failed = [], []
-    for kind, name in architectures().items():
-        if not takes_text(model_class(name)):
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                network = tiny_model(kind)
-            except Exception:  # not built here at all, which the survey of models is about
-                continue
-            try:
-                model = LanguageModel.from_modules(network, byte_tokenizer(), name=kind)
-                if model.suffix.head is not None:
-                    batch = model.encode(TEXTS[:4])
-                    tail = Tail(model)
-                    tail.check(batch)
-                    alone = model.encode(TEXTS[:1])
-                    state, expected = model.states(alone, [tail.site])[tail.site][0], model.logits(alone)[0].float()
-                    difference = (tail.logits(state) - expected)[torch.isfinite(expected)].abs().max()
-                    spread = expected[torch.isfinite(expected)].std()
-                    (passed if float(difference) <= IDENTITY * float(spread) else failed).append(kind)
-            except ProbingError:
-                continue
-    assert failed == []
-    assert len(passed) > 200
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

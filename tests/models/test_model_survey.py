@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import transformers
@@ -42,9 +43,16 @@ def row_of(outcome: Outcome) -> str:
     return next(line for line in page([outcome]).splitlines() if line.startswith(f"| {outcome.kind} |"))
 
 
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcome]:
+    """What becomes of an architecture; each is built once."""
+    folder = tmp_path_factory.mktemp("models")
+    return cache(lambda kind: survey(kind, folder / kind))
+
+
 @pytest.mark.parametrize("kind", FEW)
-def test_an_architecture_is_read_as_its_page_says(kind: str, tmp_path: Path) -> None:
-    outcome = survey(kind, tmp_path)
+def test_an_architecture_is_read_as_its_page_says(kind: str, surveyed: Callable[[str], Outcome]) -> None:
+    outcome = surveyed(kind)
     assert outcome.state == (REFUSED if kind == "albert" else READ), outcome
     assert outcome.state == REFUSED or outcome.use, outcome
     if _is_of_this_version():
@@ -52,8 +60,10 @@ def test_an_architecture_is_read_as_its_page_says(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "llama4_text", "roberta-prelayernorm", "fuyu", "openai-gpt"])
-def test_sublayers_are_found_where_the_head_count_is_in_an_inner_configuration(kind: str, tmp_path: Path) -> None:
-    assert set(survey(kind, tmp_path).streams) >= SUBLAYERS
+def test_sublayers_are_found_where_the_head_count_is_in_an_inner_configuration(
+    kind: str, surveyed: Callable[[str], Outcome]
+) -> None:
+    assert set(surveyed(kind).streams) >= SUBLAYERS
 
 
 def test_the_page_counts_what_it_lists() -> None:
@@ -66,14 +76,23 @@ def test_the_page_counts_what_it_lists() -> None:
 
 
 @pytest.mark.slow
-def test_every_architecture_is_as_the_page_says(tmp_path: Path) -> None:
+def test_every_architecture_is_as_the_page_says(surveyed: Callable[[str], Outcome]) -> None:
     """All × {load, extract, use}: 0 tracebacks, states equal to hooks within 1e-5, at least 95 % read."""
-    outcomes = [survey(kind, tmp_path / str(number)) for number, kind in enumerate(architectures())]
+    outcomes = [surveyed(kind) for kind in architectures()]
     assert not [outcome for outcome in outcomes if outcome.state == FAILED]
     read, refused = (sum(o.state == state for o in outcomes) for state in (READ, REFUSED))
     assert read >= 0.95 * (read + refused)
     if _is_of_this_version():
         assert page(outcomes) == PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_lens_reads_every_causal_and_masked_family_to_its_own_outputs_or_refuses_it(
+    surveyed: Callable[[str], Outcome],
+) -> None:
+    outcomes = [surveyed(kind) for kind in architectures()]
+    assert [outcome.kind for outcome in outcomes if outcome.lens == "DIFFERS"] == []
+    assert sum(outcome.lens == "exact" for outcome in outcomes) > 200
 
 
 def _is_of_this_version() -> bool:

@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from probing.errors import BadParameter, ConfigError, CorpusError, UnknownName
 from probing.jobs.plantbench import PlantbenchJob
 from probing.plantbench import tier3
 from probing.plantbench.baselines import Protocol
-from probing.plantbench.case import Answer, CellTruth, Certificate
+from probing.plantbench.case import Answer, Case, CellTruth, Certificate, Truth
 from probing.plantbench.left_out import left_out
 from probing.plantbench.scorecard import Scorecard
 from probing.plantbench.scoring import Scored, answers, oracle_rule, score
@@ -288,9 +288,25 @@ def test_tier_3_is_one_of_the_suite() -> None:
     assert 3 in development(seeds=[0], tiers=[3]).tiers
 
 
+# Real values, counts beside a decoy, classes, and brackets of one property. All fifteen programs take half an hour:
+# `probing plantbench --tier 3 --rule protocol --seeds 1 --first-seed 1` scores them (docs/plantbench.md).
+JUDGED = ("fraction", "histogram-decoy", "length", "pattern", "reverse")
+
+
+def of_brackets(prop: str, seed: int) -> Iterator[tuple[Case, Truth]]:
+    """The cases of one property of `dyck-1` at its last token."""
+    program = model("dyck-1")
+    of_token = tier3.Study(program, tier3.edited_tokens(program)[-1], seed)
+    (chosen,) = (one for one in of_token.properties if one.name == prop)
+    for read in tier3.READS:
+        yield from of_token.case(1, chosen, read)
+
+
 @pytest.mark.slow
-def test_verdicts_on_all_programs() -> None:
-    rates = score(Protocol(), tier3.cases(1))
+def test_verdicts_on_programs_of_every_kind() -> None:
+    rates = score(Protocol(), itertools.chain(tier3.cases(1, names=JUDGED), of_brackets("balanced", 1)))
+    assert rates.used >= 20
+    assert rates.unused >= 30
     assert rates.precision_used is not None
     assert rates.recall_used is not None
     assert rates.fpr is not None

@@ -61,6 +61,10 @@ def data_for(kind, seed=0):
 FEW_EPOCHS = {
     "AttentionPoolingProbe": {"max_epochs": 10},
     "BilinearProbe": {"max_epochs": 4, "rank": 8, "learning_rate": 0.01},
+    "MLPProbe": {"max_epochs": 20},
+    "MLPRegressorProbe": {"max_epochs": 20},
+    "SoftmaxPoolingProbe": {"max_epochs": 10},
+    "StructuralProbe": {"max_epochs": 8, "learning_rate": 0.01},
 }
 
 

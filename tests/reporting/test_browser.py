@@ -84,14 +84,15 @@ def test_a_page_is_quiet_fits_and_can_be_read(browser: Browser, file_of: Callabl
     assert file.stat().st_size < MAX_BYTES
     with opened(browser, file) as tab:
         draw(tab, 3 if name == "many" else 100)
-        for scheme in ("light", "dark"):
-            tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            for width in WIDTHS:
-                tab.set_viewport_size({"width": width, "height": 900})
+        for width in WIDTHS:
+            tab.set_viewport_size({"width": width, "height": 900})
+            for scheme in ("light", "dark"):
+                tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
                 assert tab.evaluate(OVERFLOWING) == [], (scheme, width)
                 assert tab.evaluate(CUT_NAMES) == [], (scheme, width)
-            known, is_opaque, faint = tab.evaluate(FAINT)
-            assert (known, is_opaque, faint) == ("4.48", 1, []), scheme
+                if width == WIDTHS[-1]:
+                    known, is_opaque, faint = tab.evaluate(FAINT)
+                    assert (known, is_opaque, faint) == ("4.48", 1, []), scheme
 
 
 @pytest.mark.parametrize("name", ["study", "hostile names", "names of every kind", "patching and transfer"])

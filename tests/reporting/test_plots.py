@@ -108,5 +108,5 @@ def test_what_the_system_refuses_the_drawing_library_is_a_typed_error(monkeypatc
 
     monkeypatch.setattr("vl_convert.vegalite_to_svg", panic)
     with pytest.raises(CannotReachFile, match="open files"):
-        save({"data": {"values": []}, "mark": "point"}, tmp_path / "x")
+        save({"data": {"values": []}, "mark": "point", "title": "drawn nowhere else"}, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []

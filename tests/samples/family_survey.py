@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from probing.errors import ProbingError, ReplayUnavailable
+from probing.lenses._reading import IDENTITY, Tail
 from probing.models.discovery.tracing import first_tensor, given_state
 from probing.models.language_model import LanguageModel
 from probing.states.extraction import extract
@@ -40,6 +41,8 @@ class Outcome:
         state: `read`, `refused`, `no text alone` (out of scope), `not built`, or `FAILED`, which must not be.
         streams: sites by their first part.
         use: whether it can be edited; `yes`, or why not.
+        lens: whether the end that a lens reads with gives the model's own outputs: `exact`, `DIFFERS`, or why there is
+            none.
         reason: why it is not read.
     """
 
@@ -48,6 +51,7 @@ class Outcome:
     state: str
     streams: tuple[str, ...] = ()
     use: str = ""
+    lens: str = ""
     reason: str = ""
 
 
@@ -91,7 +95,7 @@ def _read(kind: str, name: str, model: Any, folder: Path) -> Outcome:
     for site in loaded.sites:
         _expect_close(store.read(site), np.concatenate([states[site] for states in passes]), site)
     streams = tuple(dict.fromkeys(site.partition(".")[0] for site in loaded.sites))
-    return Outcome(kind, name, READ, streams, _use(loaded))
+    return Outcome(kind, name, READ, streams, _use(loaded), _lens(loaded))
 
 
 def _hooked(loaded: LanguageModel, text: str) -> dict[str, np.ndarray]:
@@ -152,6 +156,22 @@ def _use(loaded: LanguageModel) -> str:
     changed = found.run_from(place.site, rows, {place.position: states + apart})
     assert not torch.allclose(changed, torch.from_numpy(found.clean()[rows]).to(changed.dtype)), "an edit does nothing"
     return scope
+
+
+def _lens(loaded: LanguageModel) -> str:
+    """Compare the outputs of the model with those of its end, given the last states."""
+    if loaded.suffix.head is None:
+        return "no outputs over a vocabulary"
+    try:
+        tail = Tail(loaded)
+        tail.check(loaded.encode(TEXTS))
+        alone = loaded.encode(TEXTS[:1])
+        state, expected = loaded.states(alone, [tail.site])[tail.site][0], loaded.logits(alone)[0].float()
+        is_given = torch.isfinite(expected)
+        difference = (tail.logits(state) - expected)[is_given].abs().max()
+    except ProbingError as error:
+        return f"{error.message}: {error.found}"
+    return "exact" if float(difference) <= IDENTITY * float(expected[is_given].std()) else "DIFFERS"
 
 
 def _instrument(loaded: LanguageModel, sites: str) -> TextInstrument:

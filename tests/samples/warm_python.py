@@ -2,8 +2,7 @@
 
 `python CLIENT SOCKET -m probing …` and `… -c CODE` do what `python -m probing …` and `python -c CODE` do in this
 folder, with these variables and files, and end as they end. Only loading the libraries is shared, which takes five
-seconds of a processor each time; that commands load what they need by themselves is tested where they are processes of
-their own, as those of docs/commands.md are.
+seconds of a processor each time; that modules import what they use is a law of tests/house/test_habits.py.
 """
 
 from __future__ import annotations

@@ -115,11 +115,11 @@ def test_probes_of_pieces_score_as_in_training(trained: Trained, probe: str) -> 
     np.testing.assert_allclose(found.scores, expected[:, 1] - expected[:, 0], atol=1e-5)
 
 
-def test_a_new_process_gives_the_same_scores(trained: Trained, small_corpus: dict[str, Path], tmp_path: Path) -> None:
+def test_a_new_process_gives_the_same_scores(trained: Trained, small_corpus: dict[str, Path], warm: list[str]) -> None:
     file, store = trained.of("mean")
     expected = in_training(file, store, trained.corpus, "mean")
     corpus = [part for split, path in small_corpus.items() for part in ("--corpus", f"{split}={path}")]
-    command = [sys.executable, "-m", "probing", "score", str(file), "--model", MODEL, *corpus, "--quiet"]
+    command = [*warm, "-m", "probing", "score", str(file), "--model", MODEL, *corpus, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     scores = [json.loads(line)["score"] for line in done.stdout.splitlines()]
     np.testing.assert_allclose(scores, expected[:, 1] - expected[:, 0], atol=1e-5)
@@ -140,10 +140,10 @@ def test_batched_is_one_by_one_and_streamed_is_whole(trained: Trained) -> None:
                 assert one.score == pytest.approx(two.score, abs=1e-5)
 
 
-def test_standard_input_is_scored_line_by_line(trained: Trained) -> None:
+def test_standard_input_is_scored_line_by_line(trained: Trained, warm: list[str]) -> None:
     file, _ = trained.of("mean")
     texts = [example.text for example in trained.corpus.examples[:5]]
-    command = [sys.executable, "-m", "probing", "score", str(file), "-", "--model", MODEL, "--batch", "2"]
+    command = [*warm, "-m", "probing", "score", str(file), "-", "--model", MODEL, "--batch", "2"]
     done = subprocess.run(command, input="\n".join(texts), capture_output=True, text=True, check=True, cwd=ROOT)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["text"] for row in found] == texts
@@ -282,9 +282,9 @@ def test_what_is_no_text_is_refused(trained: Trained, wrong: Any) -> None:
         pb.score(trained.of("mean")[0], model_of(), wrong)
 
 
-def test_empty_lines_of_standard_input_are_left_out_and_named(trained: Trained) -> None:
+def test_empty_lines_of_standard_input_are_left_out_and_named(trained: Trained, warm: list[str]) -> None:
     file, _ = trained.of("mean")
-    command = [sys.executable, "-m", "probing", "score", str(file), "-", "--model", MODEL]
+    command = [*warm, "-m", "probing", "score", str(file), "-", "--model", MODEL]
     done = subprocess.run(command, input="the doctor\n\nthe painters\n", capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "line 2" in done.stderr
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the doctor", "the painters"]
@@ -296,8 +296,11 @@ def test_empty_lines_of_standard_input_are_left_out_and_named(trained: Trained) 
     ("before", "found"),
     [("", "an empty"), ("printf '' |", "an empty"), ("printf ' \n\n\t\n' |", "no line with")],
 )
-def test_a_standard_input_without_texts_is_an_error(trained: Trained, tmp_path: Path, before: str, found: str) -> None:
-    command = [sys.executable, "-m", "probing", "score", str(trained.of("mean")[0]), "-", "--model", MODEL]
+def test_a_standard_input_without_texts_is_an_error(
+    trained: Trained, warm: list[str], tmp_path: Path, before: str, found: str
+) -> None:
+    python = warm if before else [sys.executable]  # a warm process cannot be handed what is closed
+    command = [*python, "-m", "probing", "score", str(trained.of("mean")[0]), "-", "--model", MODEL]
     line = f"{before} {shlex.join([*command, '--to', str(tmp_path / 's.jsonl')])}{'' if before else ' <&-'}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and not done.stdout

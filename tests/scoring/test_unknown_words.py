@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,8 +99,8 @@ def test_extract_and_train_warn_of_inputs_that_coincide(tmp_path: Path) -> None:
         assert "not judged (" in repr(results[0])
 
 
-def test_the_command_warns_once(trained: Trained) -> None:
-    words = [sys.executable, "-m", "probing", "score", str(trained.of("mean")[0]), "--model", MODEL, "--text", UNKNOWN]
+def test_the_command_warns_once(trained: Trained, warm: list[str]) -> None:
+    words = [*warm, "-m", "probing", "score", str(trained.of("mean")[0]), "--model", MODEL, "--text", UNKNOWN]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stderr.count(WORDS) == 1
     assert json.loads(done.stdout)["unknown_pieces"] == pytest.approx(4 / 5)

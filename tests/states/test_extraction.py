@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -288,10 +287,12 @@ def test_bar_is_shown_when_asked_for(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_moments_are_accepted_for_one_more_version_without_effect(tmp_path: Path, corpus_flags: list[str]) -> None:
+def test_moments_are_accepted_for_one_more_version_without_effect(
+    tmp_path: Path, corpus_flags: list[str], warm: list[str]
+) -> None:
     command = ["extract", "--model", str(REFERENCE / "model"), *corpus_flags, "--moments", "train"]
     done = subprocess.run(
-        [sys.executable, "-m", "probing", *command, "--to", str(tmp_path / "s")],
+        [*warm, "-m", "probing", *command, "--to", str(tmp_path / "s")],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,15 +19,18 @@ SCRIPT = ROOT / "scripts" / "slurm_extract.sh"
 
 
 @pytest.fixture
-def bin_folder(tmp_path: Path) -> Path:
+def bin_folder(tmp_path: Path, warm: list[str]) -> Path:
     """A folder for PATH with `probing` of this environment and an `scontrol` that notes what it is told."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "probing").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m probing "$@"\n')
-    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/requeued"\n')
-    for file in folder.iterdir():
-        file.chmod(0o755)
+    as_command(folder / "probing", f'exec {shlex.join(warm)} -m probing "$@"')
+    as_command(folder / "scontrol", f'echo "$@" >> "{tmp_path}/requeued"')
     return folder
+
+
+def as_command(file: Path, line: str) -> None:
+    file.write_text(f"#!/bin/sh\n{line}\n")
+    file.chmod(0o755)
 
 
 def task(bin_folder: Path, index: int, count: int, store: Path, corpus_flags: list[str]) -> subprocess.Popen[str]:
@@ -58,6 +62,8 @@ def test_tasks_of_an_array_make_one_store(tmp_path: Path, bin_folder: Path, corp
 def test_a_task_that_is_told_to_end_puts_itself_back_and_goes_on(
     tmp_path: Path, bin_folder: Path, corpus_flags: list[str]
 ) -> None:
+    warm = (bin_folder / "probing").read_text()
+    as_command(bin_folder / "probing", f'exec "{sys.executable}" -m probing "$@"')  # signals end a process of its own
     child = task(bin_folder, 0, 1, tmp_path / "s", corpus_flags)
     while not (tmp_path / "s").exists() and child.poll() is None:
         time.sleep(0.01)
@@ -65,6 +71,7 @@ def test_a_task_that_is_told_to_end_puts_itself_back_and_goes_on(
     _, errors = child.communicate(timeout=120)
     assert child.returncode == 75, errors
     assert (tmp_path / "requeued").read_text() == "requeue 77_5\n"
+    (bin_folder / "probing").write_text(warm)
     again = task(bin_folder, 0, 1, tmp_path / "s", corpus_flags)
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
