@@ -9,7 +9,7 @@ from typing import Any
 
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.readers._values import are_pairs, is_scalar
-from probing.text.grouping import composed
+from probing.text.example import composed
 
 OPTION = "span."
 _NAME = re.compile(r"[A-Za-z_]\w*")

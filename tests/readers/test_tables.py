@@ -20,7 +20,7 @@ import pytest
 from probing.errors import BadParameter, CorpusError
 from probing.readers import _values
 from probing.readers._delimited import _INTEGER, _NUMBER, numbers_of
-from probing.readers._values import count, has_plain_quotes
+from probing.readers._text import count, has_plain_quotes
 from probing.tasks.column import MEMBER as COLUMN
 from probing.text.corpus import Corpus
 
