@@ -107,8 +107,8 @@ def test_sites_that_share_other_states_are_fitted_once(monkeypatch: pytest.Monke
     from probing.training import fitting
 
     fitted = []
-    fits_of = fitting.fits_of
-    monkeypatch.setattr(fitting, "fits_of", lambda *given: fitted.append(given[1]) or fits_of(*given))
+    fit = fitting.OtherStates._fitted
+    monkeypatch.setattr(fitting.OtherStates, "_fitted", lambda *given: fitted.append(given[1]) or fit(*given))
     run(two_sites(), "random_states:draws=2", "static", probes=["linear", "mlp:hidden=4,max_epochs=1"])
     assert len(fitted) == 2 * (2 + 1)
 
