@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from probing._moved import find_old_names
+from probing._renamed import find_old_names
 from probing.provenance import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ they are predicted. A row is one labelled word, span, pair or sentence; a piece 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, OldAttributes
+from probing.provenance import digest
 
 Kind = Literal["classes", "real", "labels"]
 RowForm = Literal["row", "mean", "ends", "pair", "difference", "product"]
@@ -274,3 +276,18 @@ class Pieces:
         sums = np.add.reduceat(self.states, self.bounds[:-1], axis=0, dtype=np.float64)
         means = sums / np.diff(self.bounds)[:, None]
         return means.astype(self.states.dtype if dtype is None else dtype)
+
+
+def labels_digest(labels: Labels) -> str:
+    """Return the SHA-256 (hex) of everything in the labels that affects a score."""
+    state = hashlib.sha256()
+    arrays = [labels.y, labels.split, labels.groups, labels.row, *(labels.keys[name] for name in sorted(labels.keys))]
+    arrays += [one for one in (labels.other_row, labels.choice, labels.punctuation, labels.fresh) if one is not None]
+    for array in arrays:
+        values = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else np.ascontiguousarray(array)
+        state.update(f"{values.dtype.kind}{values.shape}".encode())
+        state.update(values.tobytes())
+    names = {name: list(labels.key_names[name]) for name in sorted(labels.keys)}
+    row_form = [] if labels.row_form == "row" else [labels.row_form]
+    state.update(digest([labels.kind, list(labels.classes), names, *row_form]).encode())
+    return state.hexdigest()

@@ -19,7 +19,7 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter, ProbingError, UnknownName, unknown_name
 from probing.labels import Kind
 from probing.text.corpus import Corpus
-from probing.text.grouping import composed
+from probing.text.example import composed
 
 _PRESET = "preset"
 # Published settings, `mlp:preset=hewitt-liang-default`: Hewitt & Liang 2019, "Designing and Interpreting Probes with

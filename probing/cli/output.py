@@ -29,7 +29,7 @@ def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
 
 def _show_store(store: Any, as_json: bool) -> None:
     print_store(store.path, as_json, brief=True)
-    warnings = import_module("probing.states.store_warnings")
+    warnings = import_module("probing.states.store.views")
     warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
     if store.position_names:
         rows = store.rows

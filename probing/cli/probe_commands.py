@@ -37,7 +37,7 @@ def finish_score(job: Any, quiet: bool, as_json: bool) -> None:
     """Run the job of `probing score`: print JSON lines as texts are scored, or the names of the files written."""
     warned: set[str] = set()
     output = import_module("probing.cli.output")
-    has_warned, unknown_pieces_warning = False, import_module("probing.states.store_warnings").unknown_pieces_warning
+    has_warned, unknown_pieces_warning = False, import_module("probing.states.store.views").unknown_pieces_warning
     for scores in job.run(progress=not quiet):
         unknown, pieces = scores.unknown_pieces.sum(0).tolist()
         if not has_warned and (doubt := unknown_pieces_warning(unknown / pieces if pieces else None)):

@@ -9,7 +9,7 @@ from probing.contracts.control import Control
 from probing.controls._draws import check_draws, drawn_by_key, refuse_label_as_key, refuse_rare_key
 from probing.errors import DegenerateDesign
 from probing.labels import Labels
-from probing.text.grouping import composed
+from probing.text.example import composed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Units of work: starts them, retries them, runs them until all are done, and serves them to other processes."""
+"""Units of work: starts them, retries them, counts rounds until all are done, and serves them to other processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Self
 
 from probing.contracts.executor import (
     Executor,
     Outcome,
-    Report,
     Worker,
     WorkerFactory,
     WorkerSlot,
@@ -44,29 +43,35 @@ from probing.system.stopping import EndsWithParent
 RETRIES = 3
 
 
-def begin(worker: Worker, unit: WorkUnit, report: Report) -> Callable[[], Outcome]:
-    """Start a unit, and return a function that waits for its outcome. An exception of the unit is part of the
-    outcome.
+class Attempt:
+    """One attempt at a unit: started within `with Attempt(unit) as attempt`, it ends in `outcome`. An exception of the
+    unit is part of the outcome.
+
+    Attributes:
+        finish: what `Worker.start` returned for the unit: a function that waits for its end.
     """
-    began = time.perf_counter()
 
-    def failed(error: Exception) -> Outcome:
-        return Outcome(unit, "failed", as_work_error(error, unit.name), time.perf_counter() - began)
+    def __init__(self, unit: WorkUnit) -> None:
+        self.finish: Callable[[], None] = lambda: None
+        self._unit, self._began = unit, time.perf_counter()
+        self._failed: Outcome | None = None
 
-    try:
-        finish = worker.start(unit, report)
-    except Exception as error:
-        outcome = failed(error)
-        return lambda: outcome
+    def __enter__(self) -> Self:
+        return self
 
-    def end() -> Outcome:
-        try:
-            finish()
-        except Exception as error:
-            return failed(error)
-        return Outcome(unit, "done", None, time.perf_counter() - began)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        wrapped = as_work_error(error, self._unit.name)
+        self._failed = Outcome(self._unit, "failed", wrapped, time.perf_counter() - self._began)
+        return True
 
-    return end
+    def outcome(self) -> Outcome:
+        """Wait for the end of the unit, and return its outcome."""
+        if self._failed is None:
+            with self:
+                self.finish()
+        return self._failed or Outcome(self._unit, "done", None, time.perf_counter() - self._began)
 
 
 def check_options(workers: int, threads: int | None, stall_seconds: float) -> None:
@@ -158,19 +163,22 @@ def _serve(pipe: Connection, sent: bytes, place: WorkerSlot) -> None:
             pipe.send((BROKEN, as_work_error(error, "a worker")))
             return
         with closing(worker):
-            _do_units(pipe, lambda unit: begin(worker, unit, lambda size: pipe.send((PROGRESS, size))))
+            _do_units(pipe, worker)
 
 
-def _do_units(pipe: Connection, start: Callable[[Any], Callable[[], Outcome]]) -> None:
-    before: Callable[[], Outcome] | None = None
+def _do_units(pipe: Connection, worker: Worker) -> None:
+    before: Attempt | None = None
     while True:
         pipe.send((READY,))
         unit = pipe.recv()
-        ending = None if unit is None else start(unit)
+        attempt = None if unit is None else Attempt(unit)
+        if attempt is not None:
+            with attempt:
+                attempt.finish = worker.start(unit, lambda size: pipe.send((PROGRESS, size)))
         if before is not None:
-            outcome = before()
+            outcome = before.outcome()
             pipe.send((ENDED, outcome.status, outcome.error, outcome.seconds))
-        before = ending
+        before = attempt
 
 
 def _follow_signals() -> None:
@@ -204,46 +212,6 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
     return built
 
 
-def complete(
-    plan: WorkPlan,
-    executor: Executor,
-    factory: WorkerFactory,
-    report: Report,
-    *,
-    missing: Callable[[], Set[str]],
-    busy: Callable[[], Set[str]] = frozenset,
-    hopeless: int | None = HOPELESS,
-) -> None:
-    """Run units until none is missing. A unit that fails is not run again; the others are still run.
-
-    Args:
-        plan: all units.
-        executor: the executor that runs the units.
-        factory: function that makes workers.
-        report: function that is called with the size of the work done.
-        missing: function that returns the ids of the units that are not on the disk; it is called after every round.
-        busy: function that returns the ids of the units that other processes compute; they are waited for.
-        hopeless: number of failures without any success after which no more units are run; None: all units are run.
-
-    Raises:
-        UnitFailed: some units failed; it is raised early after `hopeless` failures without any success.
-        StoreError: the disk is full or cannot be written.
-        Stalled, WorkerLost, MissingDependency: see `Executor.run`.
-    """
-    state = _Progress(hopeless)
-    while left := missing() - set(state.errors):
-        todo = plan.only(left - busy())
-        if not todo.units:
-            time.sleep(POLL_SECONDS)
-            continue
-        with closing(executor.run(todo, factory, report)) as outcomes:  # type: ignore[type-var]
-            for outcome in outcomes:
-                state.note(outcome)
-        state.doubt(missing(), todo)
-    if state.errors:
-        raise state.failure()
-
-
 @contextmanager
 def sole_error_itself() -> Iterator[None]:
     """Within the block, raise the error of the unit itself in place of `UnitFailed` if only one unit failed."""
@@ -257,22 +225,52 @@ def sole_error_itself() -> Iterator[None]:
         raise error from error.__cause__
 
 
-class _Progress:
-    """State of a run, from the outcomes so far."""
+class Rounds:
+    """Rounds of a run. Iterating yields the units to run next, again and again until none is missing; whoever runs them
+    passes their outcomes to `note`. A unit that fails is not run again; the others are still run.
 
-    def __init__(self, hopeless: int | None) -> None:
-        self._hopeless = hopeless
+    Args:
+        plan: all units.
+        missing: function that returns the ids of the units that are not on the disk; it is called after every round.
+        busy: function that returns the ids of the units that other processes compute; they are waited for.
+        hopeless: number of failures without any success after which no more units are run; None: all units are run.
+
+    Raises:
+        UnitFailed: some units failed; it is raised at the end of the iteration.
+    """
+
+    def __init__(
+        self,
+        plan: WorkPlan,
+        *,
+        missing: Callable[[], Set[str]],
+        busy: Callable[[], Set[str]] = frozenset,
+        hopeless: int | None = HOPELESS,
+    ) -> None:
+        self._plan, self._missing, self._busy_elsewhere, self._hopeless = plan, missing, busy, hopeless
         self.errors: dict[str, ProbingError] = {}
         self._names: dict[str, str] = {}
         self._is_any_done = False
         self._busy: set[str] = set()
         self._rounds: Counter[str] = Counter()
 
+    def __iter__(self) -> Iterator[WorkPlan]:
+        while left := self._missing() - set(self.errors):
+            todo = self._plan.only(left - self._busy_elsewhere())
+            if not todo.units:
+                time.sleep(POLL_SECONDS)
+                continue
+            yield todo
+            self._doubt(self._missing(), todo)
+        if self.errors:
+            raise self._failure()
+
     def note(self, outcome: Outcome) -> None:
         """Record one outcome.
 
         Raises:
-            ProbingError: it means that no other unit can be done either.
+            UnitFailed: there were `hopeless` failures without any success.
+            ProbingError: it means that no other unit can be done either, such as StoreError: the disk is full.
         """
         unit, error = outcome.unit, outcome.error
         if isinstance(error, StoreBusy):
@@ -283,9 +281,9 @@ class _Progress:
             self._set_aside(unit, error)
         self._is_any_done = self._is_any_done or outcome.status == "done"
         if self._hopeless is not None and len(self.errors) >= self._hopeless and not self._is_any_done:
-            raise self.failure()
+            raise self._failure()
 
-    def doubt(self, missing: Set[str], todo: WorkPlan) -> None:
+    def _doubt(self, missing: Set[str], todo: WorkPlan) -> None:
         """Set aside, after a round, the units that were run three times, never failed, and are not on the disk."""
         self._rounds.update(unit.id for unit in todo.units if unit.id not in self._busy)
         self._busy.clear()
@@ -294,7 +292,7 @@ class _Progress:
                 error = WorkError(f"{unit.name} was run {ROUNDS} times, and is not on the disk", where=unit.name)
                 self._set_aside(unit, error)
 
-    def failure(self) -> UnitFailed:
+    def _failure(self) -> UnitFailed:
         """Return the error that lists the units that were set aside."""
         listed = [f"{self._names[i]} ({type(error).__name__}: {error.message})" for i, error in self.errors.items()]
         more = f", and {len(listed) - 5} more" if len(listed) > 5 else ""

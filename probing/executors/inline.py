@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 from probing.contracts.executor import Executor, Outcome, Report, WorkerFactory, WorkerSlot, WorkPlan
 from probing.errors import BadParameter
-from probing.executors._units import begin, check_options
+from probing.executors._units import Attempt, check_options
 
 
 class Inline(Executor):
@@ -39,15 +39,16 @@ class Inline(Executor):
         """
         if not plan.units:
             return
-        before: Callable[[], Outcome] | None = None
+        before: Attempt | None = None
         with closing(factory(WorkerSlot(None, self.threads))) as worker:
             for unit in plan.units:
-                ending = begin(worker, unit, report)
+                with Attempt(unit) as attempt:
+                    attempt.finish = worker.start(unit, report)
                 if before is not None:
-                    yield before()
-                before = ending
+                    yield before.outcome()
+                before = attempt
             if before is not None:
-                yield before()
+                yield before.outcome()
 
 
 MEMBER = Inline

@@ -28,7 +28,7 @@ from probing.contracts.executor import (
 )
 from probing.errors import MissingDependency, ProbingError
 from probing.executors._reaping import reaped
-from probing.executors._units import RETRIES, begin, check_options, cores, lost, no_start, stalled
+from probing.executors._units import RETRIES, Attempt, check_options, cores, lost, no_start, stalled
 
 
 class RayActors(Executor):
@@ -146,7 +146,9 @@ class _Actor:
     def do(self, unit: WorkUnit) -> tuple[Any, ...]:
         """Do one unit, and return its status, error and seconds."""
         assert self._worker is not None
-        outcome = begin(self._worker, unit, lambda size: None)()
+        with Attempt(unit) as attempt:
+            attempt.finish = self._worker.start(unit, lambda size: None)
+        outcome = attempt.outcome()
         return outcome.status, outcome.error, outcome.seconds
 
     def close(self) -> None:

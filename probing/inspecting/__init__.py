@@ -30,7 +30,7 @@ from probing.results.inspection import (
     Inspection,
 )
 from probing.seeds import child_seed
-from probing.states.store_warnings import count_unknown, unknown_pieces_warning, warn_of_unknown
+from probing.states.store.views import count_unknown, unknown_pieces_warning, warn_of_unknown
 from probing.statistics.clusters import mean_intervals
 from probing.system.machine import target_of
 from probing.system.progress import steps_bar

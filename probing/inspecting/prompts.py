@@ -16,7 +16,7 @@ from probing.states.extraction.reading_options import subset_of
 from probing.text.alignment import Encoded
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
-from probing.text.grouping import unit_names, units_of
+from probing.text.example import unit_names, units_of
 
 BATCH_TOKENS = 2048
 

@@ -1,5 +1,5 @@
 """Speeds up models on the CPU: linear layers with weights packed for oneDNN, and a limit on the kernels that PyTorch
-caches. Also checks that a device is available.
+caches.
 """
 
 from __future__ import annotations
@@ -14,27 +14,6 @@ import torch
 from torch import Tensor, nn
 
 __path__: list[str] = []  # so that modules it had in version 0.1 are looked for, and found by their new names
-from probing.errors import BadParameter
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that PyTorch cannot use here.
-
-    Raises:
-        BadParameter: PyTorch does not know the device, this machine has none of its kind, or it computes nothing.
-    """
-    try:
-        found = torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise _no_device(device, str(error).splitlines()[0]) from error
-    if found.is_meta:
-        raise _no_device(device, "meta, whose tensors hold no numbers")
-
-
-def _no_device(device: str, found: str) -> BadParameter:
-    return BadParameter(
-        f"no device {device!r}", needed="a device torch can use", found=found, next_step="use device cpu"
-    )
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from probing.errors import BadParameter
 from probing.models.adapters.huggingface import HuggingFaceTrunk, known_ids
 from probing.models.adapters.module import Call, ModuleTrunk, vocabulary_of
-from probing.models.batching import PaddedBatch, ParallelBatches, many_passes
+from probing.models.batching import PaddedBatch, ParallelBatches, check_ids, encoded, many_passes, padded, padding_id
 from probing.models.discovery.parts import Sides
 from probing.models.loading.identity import (
     Checkpoint,
@@ -28,7 +29,6 @@ from probing.models.loading.identity import (
 from probing.models.loading.pretrained import check_tokenizer, load
 from probing.models.reading.generating import Chat, Generated, continued
 from probing.models.reading.hooked import HookedModule
-from probing.models.reading.inputs import check_ids, encoded, padded, padding_id
 from probing.models.reading.replay import SuffixReplay
 from probing.models.reading.self_check import SelfCheck
 from probing.models.site import shortly
@@ -48,7 +48,6 @@ class LanguageModel:
         tokenizer: the fast tokenizer.
         padding_side: `right` or `left`; the states of tokens (not padding) are the same for both.
         source: the arguments that `load` was called with; None for a model that was built in memory.
-        suffix: runs only the blocks after a given one, from states that are put in there.
     """
 
     source: ModelSource | None = None
@@ -75,10 +74,8 @@ class LanguageModel:
         self.padding_side = padding_side or "right"
         self._model = model.eval()
         self._trunk = HuggingFaceTrunk(model) if trunk is None else trunk
-        self.suffix = SuffixReplay(self._model, self._trunk)
         self._where = (name, revision, folder)
-        self._untrained, self._checkpoint = untrained, checkpoint
-        self._called = called or name
+        self._untrained, self._checkpoint, self._called = untrained, checkpoint, called or name
         self._widths: dict[str, int] = {}
         self._identity: dict[str, Any] | None = None
 
@@ -225,6 +222,11 @@ class LanguageModel:
         """Names of all sites, in the order in which a forward pass reaches them."""
         return self._trunk.sites
 
+    @cached_property
+    def suffix(self) -> SuffixReplay:
+        """Runs only the blocks after a given one, from states that are put in there."""
+        return SuffixReplay(self._model, self._trunk)
+
     @property
     def modules(self) -> dict[str, str]:
         """Path of the module that is read, for each site."""
@@ -292,9 +294,7 @@ class LanguageModel:
             raise
 
     def added_modules(self, sites: Sequence[str]) -> dict[str, Any]:
-        """Return `{"modules": {site: path}}` for those of `sites` that `add_site` or `wrap` added; `{}` if none
-        were.
-        """
+        """Return `{"modules": {site: path}}` for those of `sites` that `add_site` or `wrap` added; `{}` without any."""
         found = {site: self._trunk.modules[site] for site in sites if site in self._trunk.added}
         return {"modules": found} if found else {}
 

@@ -16,24 +16,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from probing.probes._rows import Rows
 from probing.probes._softmax_curvature import Costs, Curvature, curvature, firmer, label_sets_at_once, renewed
-from probing.probes._softmax_parts import Logits, Problems
-from probing.probes._softmax_start import (
-    Remembered,
-    accepts_step,
-    dot,
-    line_search,
-    one_thread,
-    search_direction,
-    warm_start,
-)
+from probing.probes._softmax_parts import Logits, Problems, warm_start
 from probing.seeds import child_seed
 
 _MEMORY = 8
@@ -42,6 +35,8 @@ _LOSS_FLOOR = 0.05
 _LOW_TOLERANCE = 5e-5
 _MOST_REFUSALS = 3
 _MOST_RESTARTS = 2
+_LINE_STEPS = 12
+_SLOPE_LEFT = 0.9
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def solve(
     if rows.device.type != "cpu" and torch.get_default_device() != rows.device:
         with rows.device:  # all that is made on the way is made there
             return solve(rows, [one.to(rows.device) for one in codes], classes, penalties, stop, starts)
-    with one_thread(Costs.of(rows, len(codes), max(classes)).a_pass < _SMALL_PASS):
+    with _one_thread(Costs.of(rows, len(codes), max(classes)).a_pass < _SMALL_PASS):
         return _solve(rows, codes, classes, penalties, stop, starts)
 
 
@@ -128,7 +123,7 @@ class _State:
     loss: Tensor
     G: Tensor
     factors: Curvature
-    steps: list[Remembered]
+    steps: list[_Remembered]
     gained: Tensor
     refusals: int = 0
     restarts: int = 0
@@ -142,8 +137,8 @@ class _State:
 
     def direction(self) -> tuple[Tensor, Tensor]:
         """Return where to go, `(M, K, D+1)`, and the slope `(M,)` of the objective there."""
-        along = search_direction(self.G, self.steps, self.factors)
-        return along, dot(self.G, along)
+        along = _search_direction(self.G, self.steps, self.factors)
+        return along, _dot(self.G, along)
 
     def refine(self, chosen: Tensor) -> None:
         """Compute logits, objectives and gradients of the chosen label sets from products in full precision."""
@@ -229,17 +224,17 @@ def _advance(now: _State, direction: Tensor, fall: Tensor) -> Tensor:
     the objective.
     """
     Z, ZD, loss, G = now.problems.stepped(now.Z, direction)
-    slope = dot(G, direction)
+    slope = _dot(G, direction)
     step = torch.ones_like(loss)
-    again = torch.nonzero(~accepts_step(loss, now.loss, slope, fall)).flatten()
+    again = torch.nonzero(~_accepts_step(loss, now.loss, slope, fall)).flatten()
     # Held logits are searched one label set at a time, to copy few of them; else one reading serves all.
     for chosen in torch.split(again, 1 if Z.held is not None else max(1, len(again)))[: len(again)]:
         part, there, change = now.problems.take(chosen), Z.take(chosen), ZD.take(chosen)
-        step[chosen] = line_search(part, there, change, now.loss[chosen], fall[chosen], (loss[chosen], slope[chosen]))
+        step[chosen] = _line_search(part, there, change, now.loss[chosen], fall[chosen], (loss[chosen], slope[chosen]))
         Z.put(chosen, there.moved(change, step[chosen] - 1))
         loss[chosen], G[chosen] = part.gradient(there)
     now.gained = now.loss - loss
-    now.steps = [*now.steps, Remembered.of(Z.weights - now.Z.weights, G - now.G)][-_MEMORY:]
+    now.steps = [*now.steps, _Remembered.of(Z.weights - now.Z.weights, G - now.G)][-_MEMORY:]
     now.Z, now.loss, now.G = Z, loss, G
     return step
 
@@ -252,130 +247,116 @@ def _solution(problems: Problems, W: Tensor, loss: Tensor, m: int, iterations: i
     return Solution(centred[:-1], centred[-1], objective, iterations, converged)
 
 
-_STEPS, _BATCH, _RATE = 8000, 512, 0.1
-_CHANGE = 1e-3
-_BLOCK_ELEMENTS = 2**18
+@contextmanager
+def _one_thread(is_small: bool) -> Iterator[None]:
+    """Return a context manager within which torch computes on one thread if the problem is small."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if is_small else before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-@dataclass(frozen=True)
-class _Fits:
-    """Current factors of M label sets: `A` (M, K, R), `B` (M, R, D), intercepts `b` (M, K, 1).
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of a and b for each label set, `(M,)` float64."""
+    return (a * b).sum((1, 2), dtype=torch.float64)
 
-    A label set with fewer classes than K has spare ones: zero rows of A, intercepts of -inf; gradients are 0 there.
+
+class _Remembered(NamedTuple):
+    """A step that L-BFGS remembers, with what each later iteration needs of it.
+
+    Attributes:
+        step: change of the weights, `(M, K, D+1)`.
+        change: change of the gradient, `(M, K, D+1)`.
+        curvature: their inner products, `(M,)` float64.
+        rho: 1 / curvature, 0 where that is not positive.
     """
 
-    A: Tensor
-    B: Tensor
-    b: Tensor
+    step: Tensor
+    change: Tensor
+    curvature: Tensor
+    rho: Tensor
 
     @classmethod
-    def cut(cls, full: Sequence[Solution], rank: int, dtype: torch.dtype) -> _Fits:
-        """Keep the largest singular values S of each solution's weights: of all factors with the product U S Vᵀ, U√S
-        and √S·Vᵀ have the least norm. A rank that limits nothing becomes that of the widest.
-        """
-        width, classes = len(full[0].weights), max(len(one.intercept) for one in full)
-        rank = min(rank, width, classes)
-        A, B = torch.zeros(len(full), classes, rank, dtype=dtype), torch.zeros(len(full), rank, width, dtype=dtype)
-        b = torch.full((len(full), classes, 1), -torch.inf, dtype=dtype)
-        for m, one in enumerate(full):
-            U, S, Vh = torch.linalg.svd(one.weights.T, full_matrices=False)
-            root, k, r = S[:rank].sqrt(), len(one.intercept), len(S[:rank])
-            A[m, :k, :r], B[m, :r], b[m, :k, 0] = U[:, :rank] * root, root[:, None] * Vh[:rank], one.intercept
-        return cls(A, B, b)
+    def of(cls, step: Tensor, change: Tensor) -> _Remembered:
+        """Return the step and the change of the gradient with their curvature."""
+        curvature = _dot(step, change)
+        return cls(step, change, curvature, torch.where(curvature > 0, 1 / curvature, 0.0))
 
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.A, self.B, self.b
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Return the products of B with rows `(n, D)`, of all label sets as one, `(M, R, n)`."""
-        return (self.B.flatten(0, 1) @ x.T).view(*self.B.shape[:2], len(x))
-
-    def chosen(self, better: Tensor, others: _Fits) -> _Fits:
-        """Return these factors for the label sets `(M,)` that are better, and the others' elsewhere."""
-        pairs = zip(self.parts, others.parts, strict=True)
-        return _Fits(*(torch.where(better.view(-1, 1, 1), mine, theirs) for mine, theirs in pairs))
+    def take(self, keep: Tensor) -> _Remembered:
+        """Return the steps of the chosen label sets."""
+        return _Remembered(*(part[keep] for part in self))
 
 
-def solve_low_rank(
-    rows: Rows, codes: Sequence[Tensor], full: Sequence[Solution], penalties: Sequence[float], rank: int
-) -> list[Solution]:
-    """Fit weights W = A·B of limited rank for every label set: return a low point of the mean log loss + ½ λ (‖A‖² +
-    ‖B‖²), near a local minimum.
-
-    Each label set starts from its full-rank solution, cut to the rank, and is trained by Adam for about 8,000 steps,
-    since few directions that separate many classes need large weights. The learning rate falls to 0; it is larger for
-    lower ranks. All label sets read the same batches in the same order, so each batch is multiplied once for all; they
-    do not affect each other. Of the start and the last two epochs, the point with the lowest objective on all rows is
-    returned.
-
-    Returns:
-        One solution per label set; `converged` if the objectives of the last two epochs differ by less than a share of
-        1e-3.
+def _search_direction(G: Tensor, steps: list[_Remembered], factors: Curvature) -> Tensor:
+    """Return the L-BFGS search direction `(M, K, D+1)` of each label set, by the two-loop recursion with the
+    preconditioner in its middle.
     """
-    y, lam = torch.stack(list(codes)), torch.tensor(penalties, dtype=torch.float64)
-    best = _Fits.cut(full, rank, rows.dtype)
-    now = _Fits(*(part.clone() for part in best.parts))
-    least = value = _objectives(rows, y, best, lam)
-    change = torch.full_like(least, torch.inf)
-    epochs = max(3, -(-_STEPS * min(_BATCH, rows.n) // rows.n))
-    source, adam = torch.Generator().manual_seed(child_seed(0, "low_rank")), _Adam(now)
-    for epoch in range(epochs):
-        rate = _RATE / rank * (1 - epoch / epochs) ** 1.5
-        for start, block in rows.blocks(2**16):
-            for picked in torch.split(torch.randperm(len(block), generator=source), _BATCH):
-                adam.step(_gradients(block[picked], y[:, start + picked], now, lam), rate)
-        if epoch >= epochs - 2:
-            last, value = value, _objectives(rows, y, now, lam)
-            change = (last - value).abs() / value.clamp_min(1e-12)
-            best, least = now.chosen(value < least, best), torch.minimum(value, least)
-    return [
-        _low_rank_solution(best, m, float(least[m]), one, epochs, converged=bool(change[m] < _CHANGE))
-        for m, one in enumerate(full)
-    ]
+    q = G.clone()
+    shares = []
+    for step, change, _, rho in reversed(steps):
+        a = _dot(step, q) * rho
+        q -= a.to(q.dtype).view(-1, 1, 1) * change
+        shares.append(a)
+    r = _scaled(q, steps, factors)
+    for (step, change, _, rho), a in zip(steps, reversed(shares), strict=True):
+        b = _dot(change, r) * rho
+        r += (a - b).to(r.dtype).view(-1, 1, 1) * step
+    ascent = _dot(G, r) <= 0
+    if bool(ascent.any()):
+        r = torch.where(ascent.view(-1, 1, 1), factors.solve(G)[0], r)
+    return r.neg_()
 
 
-class _Adam:
-    """Moves fits in place by Adam."""
-
-    def __init__(self, fits: _Fits) -> None:
-        self._parts, self._steps = fits.parts, 0
-        self._first, self._second = ([torch.zeros_like(part) for part in fits.parts] for _ in range(2))
-
-    def step(self, gradients: tuple[Tensor, Tensor, Tensor], rate: float) -> None:
-        self._steps += 1
-        for part, g, first, second in zip(self._parts, gradients, self._first, self._second, strict=True):
-            first.lerp_(g, 0.1)
-            second.mul_(0.999).addcmul_(g, g, value=0.001)
-            scale = (second / (1 - 0.999**self._steps)).sqrt_().add_(1e-8)
-            part.addcdiv_(first, scale, value=-rate / (1 - 0.9**self._steps))
+def _scaled(q: Tensor, steps: list[_Remembered], factors: Curvature) -> Tensor:
+    """Apply the preconditioner to `q`, by the scale it lacks along the last step: it knows no coupling of classes."""
+    if not steps:
+        return factors.solve(q)[0]
+    _, change, curvature, _ = steps[-1]
+    r, solved = factors.solve(q, change)
+    bent = _dot(change, solved)
+    gamma = torch.where((curvature > 0) & (bent > 0), curvature / bent, 1.0).clamp(0.01, 10.0)
+    return r.mul_(gamma.to(r.dtype).view(-1, 1, 1))
 
 
-def _gradients(x: Tensor, y: Tensor, fits: _Fits, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the mean objectives of one batch of rows `(n, D)` with codes `(M, n)`."""
-    h, weight = fits.hidden(x), lam.to(x.dtype).view(-1, 1, 1)
-    residual = torch.softmax(torch.baddbmm(fits.b, fits.A, h), 1)
-    own = y.unsqueeze(1)
-    residual.scatter_add_(1, own, residual.new_full((1, 1, 1), -1.0).expand(own.shape))
-    residual /= len(x)
-    towards = (fits.A.mT @ residual).flatten(0, 1) @ x
-    return residual @ h.mT + weight * fits.A, towards.view_as(fits.B) + weight * fits.B, residual.sum(2, keepdim=True)
+def _accepts_step(value: Tensor, before: Tensor, slope: Tensor, fall: Tensor) -> Tensor:
+    """Return, for each label set `(M,)`, whether a step does not raise the objective and leaves at most 90 % of the
+    slope (a strong Wolfe condition).
+    """
+    return (value <= before) & (slope.abs() <= _SLOPE_LEFT * fall.abs())
 
 
-def _objectives(rows: Rows, y: Tensor, fits: _Fits, lam: Tensor) -> Tensor:
-    """Return the objectives, `(M,)` float64."""
-    total = torch.zeros_like(lam)
-    for start, x in rows.blocks(max(64, _BLOCK_ELEMENTS // fits.b.numel())):
-        z = torch.baddbmm(fits.b, fits.A, fits.hidden(x))
-        own = z.gather(1, y[:, start : start + len(x)].unsqueeze(1)).squeeze(1)
-        total += (z.logsumexp(1) - own).sum(1, dtype=torch.float64)
-    weighed = sum(part.square().sum((1, 2), dtype=torch.float64) for part in (fits.A, fits.B))
-    return total / rows.n + 0.5 * lam * weighed
+def _line_search(
+    problems: Problems, Z: Logits, ZD: Logits, before: Tensor, fall: Tensor, unit: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Search along the direction and return step sizes `(M,)`: the one with the lowest objective tried, 0 if none
+    lowers it. The search ends when all label sets meet `_accepts_step`, after 12 trials at most.
 
-
-def _low_rank_solution(
-    fits: _Fits, m: int, objective: float, full: Solution, epochs: int, *, converged: bool
-) -> Solution:
-    k = len(full.intercept)
-    W, b = (fits.A[m, :k] @ fits.B[m]).T.double(), fits.b[m, :k, 0].double()
-    return Solution(W - W.mean(1, keepdim=True), b - b.mean(), objective, full.iterations + epochs, converged)
+    Args:
+        problems: the M label sets.
+        Z: logits after a step of size 1.
+        ZD: logits of the direction.
+        before: objectives before the step, `(M,)`.
+        fall: slopes before the step, `(M,)`.
+        unit: objectives and slopes after a step of size 1.
+    """
+    value, slope = unit
+    curvature = slope - fall
+    step = torch.ones_like(before)
+    low, high = torch.zeros_like(before), torch.full_like(before, torch.inf)
+    best, least = torch.zeros_like(before), before.clone()
+    for number in range(_LINE_STEPS):
+        if number:
+            value, slope, curvature = problems.along(Z, ZD, step - 1)
+        lower = value < least
+        best, least = torch.where(lower, step, best), torch.where(lower, value, least)
+        enough = _accepts_step(value, before, slope, fall)
+        if bool((enough | (fall >= 0)).all()):
+            break
+        low, high = torch.where(slope < 0, step, low), torch.where(slope >= 0, step, high)
+        newton = step - slope / curvature.clamp_min(1e-300)
+        middle = torch.where(high.isinf(), 4 * step, 0.5 * (low + high))
+        inside = (newton > low) & (newton < high.clamp_max(10 * step)) & newton.isfinite()
+        step = torch.where(enough, step, torch.where(inside, newton, middle))
+    return best

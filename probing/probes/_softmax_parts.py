@@ -1,4 +1,6 @@
-"""Objectives, gradients and slopes of the batched softmax solver, summed over all rows block by block."""
+"""Objectives, gradients and slopes of the batched softmax solver, summed over all rows block by block, and the weights
+that it starts from.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probing.probes._rows import Multiplied, Rows
+from probing.probes._rows import Multiplied, Operand, Rows, are_many
 
 _BLOCK_ELEMENTS = 2**18
+_WARM_BLOCK = 2**16
+_WARM_EPOCHS, _WARM_BATCH, _WARM_RATE = 4, 512, 0.01
 
 
 @dataclass
@@ -176,3 +180,44 @@ def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     p = z.exp_()
     total = p.sum(1, keepdim=True)
     return p.div_(total), own, total
+
+
+def warm_start(problems: Problems, source: torch.Generator, start: Tensor | None = None) -> Tensor:
+    """Return a starting point `(M, K, D+1)`: `start`, or weights 0 with log class frequencies as intercepts. If there
+    are many rows, it is improved by a few epochs of Adam with a falling rate.
+    """
+    W = _frequencies(problems) if start is None else start
+    if are_many(problems.n, problems.width - 1):
+        _adam(problems, W, source)
+    return W
+
+
+def _frequencies(problems: Problems) -> Tensor:
+    counts = torch.stack([torch.bincount(y, minlength=problems.k) for y in problems.codes])
+    W = torch.zeros(len(problems), problems.k, problems.width, dtype=problems.rows.dtype)
+    shares = (counts.to(W.dtype) / problems.n).clamp_min(1e-6)
+    W[..., -1] = torch.where(problems.mask[..., 0] == 0, shares.log(), 0.0)
+    return W
+
+
+def _adam(problems: Problems, W: Tensor, source: torch.Generator) -> None:
+    """Improve W by Adam. Rows are shuffled within blocks of 65,536, or of what a store gives at once."""
+    m, s, g = torch.zeros_like(W), torch.zeros_like(W), torch.zeros_like(W)
+    flat = g.view(-1, problems.width)
+    minus_one = torch.full((1, 1, 1), -1.0, dtype=W.dtype)
+    seen, total = 0, _WARM_EPOCHS * problems.n
+    step = 0
+    for _ in range(_WARM_EPOCHS):
+        for start, rows in problems.rows.blocks(_WARM_BLOCK, low=problems.low):
+            for picked in torch.split(
+                torch.randperm(len(rows), generator=source, device="cpu").to(rows.device), _WARM_BATCH
+            ):
+                x, y = rows.index_select(0, picked), problems.codes.index_select(1, start + picked).unsqueeze(1)
+                p = torch.softmax(problems.product(W, Operand(x)), 1).scatter_add_(1, y, minus_one.expand(y.shape))
+                residual = p.view(len(flat), -1) / len(x)
+                flat[:, :-1], flat[:, -1] = residual.to(x.dtype) @ x, residual.sum(1)
+                rate = _WARM_RATE * (1 - seen / total)
+                step, seen = step + 1, seen + len(x)
+                m.lerp_(g, 0.1)
+                s.mul_(0.999).addcmul_(g, g, value=0.001)
+                W.addcdiv_(m, (s / (1 - 0.999**step)).sqrt_().add_(1e-8), value=-rate / (1 - 0.9**step))

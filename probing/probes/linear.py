@@ -15,7 +15,8 @@ from probing.contracts.probe import RowBlocks
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, Dev
 from probing.probes._rows import HeldRows, Rows, StreamedRows, moments, rounded, standardise, standardise_rounded
-from probing.probes._softmax import Solution, Stop, solve, solve_low_rank
+from probing.probes._softmax import Solution, Stop, solve
+from probing.probes._softmax_low_rank import solve_low_rank
 
 _FEW_ELEMENTS = 2**18
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from probing.errors import BadParameter, CorpusError
-from probing.readers._text import read_utf8
-from probing.readers._values import Bytes, count, has_plain_quotes, holds
+from probing.readers._text import Bytes, count, has_plain_quotes, holds, read_utf8
 
 QUOTING = ("none", "multiline")
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"  # 007 and longer digits stay strings: they are codes, not numbers

@@ -24,11 +24,24 @@ from pathlib import Path
 from typing import Any
 
 from probing.errors import CorpusError, unknown_name
-from probing.readers._spans import OPTION, Field, fields_of, last_of_user, messages_of, span_fields, spans_of
 from probing.readers._text import check_options
-from probing.readers._values import label_of, labels_of, pairs_of, split_words, string_of, with_composed_names
+from probing.readers._values import (
+    OPTION,
+    Field,
+    fields_of,
+    label_of,
+    labels_of,
+    last_of_user,
+    messages_of,
+    pairs_of,
+    span_fields,
+    spans_of,
+    split_words,
+    string_of,
+    with_composed_names,
+)
 from probing.text.corpus import Corpus, Example, Label
-from probing.text.grouping import composed
+from probing.text.example import composed
 from probing.text.sources import split_name
 
 _OFF = "none"

@@ -13,7 +13,7 @@ from probing.errors import CorpusError
 from probing.readers._delimited import Delimited, check_names, is_numbering, numbers_of
 from probing.readers._rows import Places, Rows, corpus_from_rows, row_options, usual_text
 from probing.text.corpus import Corpus
-from probing.text.grouping import composed
+from probing.text.example import composed
 from probing.text.sources import check_file
 
 _ROWS_AT_ONCE = 8192

@@ -9,7 +9,7 @@ from typing import Any
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult, Score
-from probing.states.store_warnings import unknown_pieces_warning
+from probing.states.store.views import unknown_pieces_warning
 from probing.verdicts.decodability import only_test_label, shared_inputs
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words

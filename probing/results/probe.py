@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,9 +17,10 @@ from probing.errors import InputError, UnknownName
 from probing.files.fact_shapes import check_shapes
 from probing.statistics.bootstrap import ALPHA
 from probing.statistics.clusters import NEW
-from probing.statistics.multiplicity import Correction
 
 T = TypeVar("T")
+CORRECTIONS = ("holm", "bh")
+Correction = Literal["holm", "bh"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from probing.provenance import model_called
 from probing.scoring.recipe import Recipe, recipe_of
 from probing.scoring.scores import RowScore, TextScore, TextScores, check_texts, score_corpus
 from probing.states.extraction.reading_options import check_corpus
-from probing.states.store_warnings import warn_of_unknown
+from probing.states.store.views import warn_of_unknown
 from probing.system.machine import with_typed_errors
 from probing.text.corpus import Corpus, Example
 

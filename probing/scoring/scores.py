@@ -22,7 +22,7 @@ from probing.scoring.recipe import Recipe
 from probing.states.extraction.shard_reading import ReadingOptions, read_shard
 from probing.states.store import RowTable, ShardContent
 from probing.states.store.format import widen
-from probing.states.store_warnings import count_unknown
+from probing.states.store.views import count_unknown
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Corpus, Example
 from probing.training.pooling import PooledStore, with_rows

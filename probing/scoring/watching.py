@@ -25,7 +25,7 @@ from probing.scoring.recipe import Recipe, answer_mark, recipe_of, refuse_other_
 from probing.scoring.text_pools import TextPool
 from probing.states.store import narrow
 from probing.states.store.format import widen
-from probing.states.store_warnings import warn_of_unknown
+from probing.states.store.views import warn_of_unknown
 from probing.statistics.aggregations import running
 from probing.statistics.thresholds import choose_threshold
 

@@ -1,4 +1,6 @@
-"""Converts errors of the operating system to errors of this package, each with a reason and a next step."""
+"""Converts errors of the operating system to errors of this package, each with a reason and a next step; checks folders
+and devices before work begins.
+"""
 
 from __future__ import annotations
 
@@ -149,6 +151,28 @@ def target_of(to: str | Path | None) -> Path | None:
         return None
     check_target(Path(to))
     return Path(to)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that PyTorch cannot use here.
+
+    Raises:
+        BadParameter: PyTorch does not know the device, this machine has none of its kind, or it computes nothing.
+    """
+    import torch
+
+    try:
+        found = torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise _no_device(device, str(error).splitlines()[0]) from error
+    if found.is_meta:
+        raise _no_device(device, "meta, whose tensors hold no numbers")
+
+
+def _no_device(device: str, found: str) -> BadParameter:
+    return BadParameter(
+        f"no device {device!r}", needed="a device torch can use", found=found, next_step="use device cpu"
+    )
 
 
 def _status(path: Path) -> os.stat_result | None:

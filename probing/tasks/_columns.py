@@ -13,7 +13,7 @@ from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.labels import Kind, RowForm
 from probing.text.corpus import Corpus, Example, Label
-from probing.text.grouping import named
+from probing.text.example import named
 
 MAX_NUMERIC_CLASSES = 20
 

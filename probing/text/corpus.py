@@ -15,12 +15,14 @@ from probing import registry
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.system.machine import with_typed_errors
 from probing.system.screen import card, some
-from probing.text.example import Example, example_at, in_split
-from probing.text.grouping import (
+from probing.text.example import (
+    Example,
     Ints,
     Label,
     composed,
+    example_at,
     first_crossing,
+    in_split,
     named,
     random_splits,
     unit_names,
@@ -255,9 +257,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of texts and word spans in order, which are all that states depend on; labels and splits do not
-        change it.
-        """
+        """SHA-256 (hex) of texts and word spans in order, all that states depend on: not of labels and splits."""
         state = hashlib.sha256()
         for example in self.examples:
             text = example.text.encode()

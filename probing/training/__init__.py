@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +18,26 @@ from probing.contracts.executor import Executor, WorkPlan
 from probing.contracts.measure import Measure
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DoubtfulData, UnitFailed, unknown_name, warn_user
-from probing.executors._units import executor_of, sole_error_itself
+from probing.executors._units import Rounds, executor_of, sole_error_itself
 from probing.files.whole_files import folder_locked
 from probing.states.store import Store
-from probing.statistics.families import adjusted
-from probing.statistics.multiplicity import CORRECTIONS, Correction
+from probing.statistics.multiplicity import CORRECTIONS, Correction, adjusted
 from probing.statistics.thresholds import AskedThreshold
 from probing.system.machine import target_of
 from probing.text.corpus import Corpus
 from probing.training.plan import make_plan
 from probing.training.results import ProbeResults
-from probing.training.running import UnitResults, check_run, results_of, run_plan, training_units
-from probing.training.saved_card import check_threshold
-from probing.training.units import sweep_results
+from probing.training.running import (
+    Fitters,
+    Threads,
+    UnitResults,
+    check_run,
+    results_of,
+    training_units,
+    units_bar,
+    units_to_do,
+)
+from probing.training.units import check_threshold, sweep_results
 
 if TYPE_CHECKING:
     from probing.dictionaries.dictionary import Dictionary
@@ -167,9 +175,17 @@ def train(
     share = WorkPlan(units.units[array_index::array_size])
     if folder is not None:
         sweep_results(folder)
+    todo = units_to_do(plan, share, done)
+    rounds = Rounds(todo, missing=lambda: done.missing(todo), hopeless=None)
     with sole_error_itself():
         try:
-            run_plan(plan, share, done, runner, progress=progress)
+            with units_bar(plan.task, share, todo, shown=progress) as bar:
+                told = bar.begins if runner.in_process else None
+                fitters = Fitters(plan, done, Threads.equal(runner.threads), told)
+                for now in rounds:
+                    with closing(runner.run(now, fitters, bar.advance)) as outcomes:  # type: ignore[type-var]
+                        for outcome in outcomes:
+                            rounds.note(outcome)
         except UnitFailed:
             if array_size == 1:
                 _written(units, UnitResults(folder) if folder else done, folder, correction, replaces=replace)

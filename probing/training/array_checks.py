@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, ProbingWarning
-from probing.text.grouping import named
+from probing.text.example import named
 
 _BLOCK = 256  # columns that are checked at once
 _ROUNDING = 0.05  # of a column's standard deviation, that rounding to float32 may add

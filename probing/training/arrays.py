@@ -21,7 +21,7 @@ from probing.models.site import Site
 from probing.provenance import digest
 from probing.statistics.multiplicity import Correction
 from probing.text.corpus import SPLITS, Corpus, Example, Label
-from probing.text.grouping import first_crossing, named
+from probing.text.example import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
 from probing.training.array_checks import check_order, check_rounding, check_types, warn_of_copies

@@ -1,11 +1,11 @@
-"""Does one unit of a training run: fits a probe at a site on the task and on every control draw, scores it, and writes
-the result.
+"""Does the parts of one unit of a training run: fits a probe at a site on the task and on every control draw, scores
+it, and writes the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe
+from probing.errors import ProbingError
 from probing.labels import Labels
 from probing.measures._rows import Tempers, predict, tempers_of
 from probing.provenance import digest
@@ -26,10 +27,9 @@ from probing.text.corpus import SPLITS
 from probing.training.build import StateSet
 from probing.training.plan import Plan, recipe_of, run_id
 from probing.training.results import NO_SITE
-from probing.training.saved_card import card_facts, threshold_of
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
 from probing.training.states import States, held, site_states, stateless
-from probing.training.units import commit_analysis, commit_unit, with_saved_probe
+from probing.training.units import card_facts, commit_analysis, commit_unit, threshold_of, with_saved_probe
 
 Unit = tuple[str, str, Probe]  # site, name, probe
 
@@ -70,26 +70,27 @@ def baseline_scores(plan: Plan) -> dict[str, Scores]:
     return scores
 
 
-def fit_unit(
+def score_unit(
     plan: Plan,
     unit: Unit,
+    fits: Sequence[Sequence[Probe]],
     states: States,
     baselines: Mapping[str, Scores],
     others: Sequence[OtherFits],
     folder: Path | None,
 ) -> ProbeResult:
-    """Fit one probe at one site on the task and all control draws, score it, commit the result and return it.
+    """Score the fits of one probe at one site, commit the result and return it.
 
     Args:
         plan: plan of the run.
         unit: site, name and probe.
+        fits: fits as `fits[label set][seed]`, of the task's labels and of those of all control draws.
         states: input of the probe by split.
         baselines: scores of the baselines.
         others: the probe's fits on the states of state controls.
         folder: folder of the results; None writes nothing.
     """
     site, name, probe = unit
-    fits = fits_of(plan, probe, states, plan.label_sets)
     measures = plan.measures_for(probe)
     sets = list(zip(fits, plan.label_sets, strict=True))
     tempers = [tempers_of(fits_of_set, labels, states["dev"], measures.values()) for fits_of_set, labels in sets]
@@ -218,9 +219,14 @@ def fits_of(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Label
     """Fit a probe and return the fits as `fits[label set][seed]`; a deterministic probe is fitted with one
     seed only.
     """
-    seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
+    return probe.fit_many(**fit_arguments(plan, probe, states, label_sets))
+
+
+def fit_arguments(plan: Plan, probe: Probe, states: States, label_sets: Sequence[Labels]) -> dict[str, Any]:
+    """Return the arguments of `Probe.fit_many`: states, labels and seeds; one seed only for a deterministic probe."""
     train, dev = ([labels.y[labels.rows(split)] for labels in label_sets] for split in ("train", "dev"))
-    return probe.fit_many(states["train"], train, seeds, dev=(states["dev"], dev))
+    seeds = plan.seeds if probe.stochastic else plan.seeds[:1]
+    return {"X": states["train"], "targets": train, "seeds": seeds, "dev": (states["dev"], dev)}
 
 
 def _most_draws(plan: Plan) -> int:
@@ -249,3 +255,58 @@ def _confusion(labels: Labels, fit: Probe, X: NDArray[Any]) -> tuple[tuple[int, 
     test = labels.take(labels.rows("test"))
     cells = np.bincount(test.y * n_classes + predict(fit, X, test).values, minlength=n_classes**2)
     return tuple(tuple(row) for row in cells.reshape(n_classes, n_classes).tolist())
+
+
+_Done = tuple[Scores, int, bool]  # scores, how many fits, whether all converged
+
+
+@dataclass
+class OtherStates:
+    """Fits probes on the states of state controls, and caches each fit by probe, control, draw and name of the states,
+    so that sites with the same control states share the fit.
+
+    A fit is the same, bit for bit, in every process, so it makes no difference which process computes it.
+    """
+
+    plan: Plan
+    _known: dict[tuple[str, str, int, str], _Done] = field(default_factory=dict)
+
+    def fits(self, unit: Unit) -> list[OtherFits]:
+        """Return the fits of one probe on every state control that has states for its site; an empty list for a probe
+        that does not read a single state per row.
+        """
+        site, name, probe = unit
+        if probe.input != "states":
+            return []
+        return [
+            self._of_control(one, site, name, probe) for one in self.plan.state_controls if one.source.stand_in(site)
+        ]
+
+    def _of_control(self, one: StateSet, site: str, name: str, probe: Probe) -> OtherFits:
+        done = []
+        for draw in range(one.draw_count):
+            key = name, one.name, draw, one.source.stand_in(site)
+            if key not in self._known:
+                self._known[key] = self._fitted(one, site, probe, draw)
+            done.append(self._known[key])
+        scores = [scored for scored, _, _ in done]
+        return OtherFits(
+            one.name,
+            ControlScores(False, [None] * len(scores), scores, above=one.source.above),
+            sum(count for _, count, _ in done),
+            all(converged for _, _, converged in done),
+        )
+
+    def _fitted(self, one: StateSet, site: str, probe: Probe, draw: int) -> _Done:
+        plan = self.plan
+        try:
+            states = site_states(plan, site, partial(one.source.read, draw=draw))
+        except ProbingError as error:
+            error.add_note(f"the states are those of the control {one.name}")
+            raise
+        (fits,) = fits_of(plan, probe, states, (plan.labels,))
+        seen = plan.seen if one.source.seen is None else one.source.seen
+        measures = plan.measures_for(probe)
+        tempers = tempers_of(fits, plan.labels, states["dev"], measures.values())
+        scores = score_label_set(fits, plan.labels, states, measures, plan.resamplers, seen=seen, tempers=tempers)
+        return scores, len(fits), has_converged(fits)

@@ -15,7 +15,7 @@ from probing.errors import DegenerateDesign
 from probing.labels import Labels
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS, Corpus
-from probing.text.grouping import as_input, first_crossing, group_keys, named
+from probing.text.example import as_input, first_crossing, group_keys, named
 from probing.training.row_facts import key_columns
 
 

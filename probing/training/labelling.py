@@ -18,7 +18,7 @@ from probing.errors import BadParameter, ProvenanceMismatch
 from probing.labels import Labels
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS, Corpus, Example
-from probing.text.grouping import as_input, connected, group_keys
+from probing.text.example import as_input, connected, group_keys
 from probing.training.label_checks import check_labels
 from probing.training.places import Placed, is_punctuation, place_words
 from probing.training.row_facts import codes_of, row_keys

@@ -25,7 +25,7 @@ from probing.states.store import Store
 from probing.statistics.clusters import FRACTION
 from probing.system.machine import target_of, with_typed_errors
 from probing.text.corpus import SPLITS, Corpus, Example
-from probing.text.grouping import composed, named, unit_names
+from probing.text.example import composed, named, unit_names
 from probing.training.fitting import unit_id
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probing.contracts.task import Task
 from probing.errors import BadParameter, CorpusError, DegenerateDesign
 from probing.text.corpus import SPLITS, Corpus, Example
-from probing.text.grouping import composed
+from probing.text.example import composed
 
 Ints = NDArray[np.int64]
 FARTHEST = 20  # words between a and b that the key `offset` tells apart

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
 from probing.errors import BadParameter, DegenerateDesign, UnknownSite, unknown_name
-from probing.labels import Kind, Labels, check_laid_out
+from probing.labels import Kind, Labels, check_laid_out, labels_digest
 from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
 from probing.provenance import digest, model_called, weights_digest
@@ -28,6 +27,7 @@ from probing.states.store.views import refuse_other_corpus
 from probing.statistics.bootstrap import RESAMPLES
 from probing.statistics.clusters import EVALUATED, NEW, Resampler, evaluated
 from probing.statistics.thresholds import AskedThreshold
+from probing.system.machine import check_device
 from probing.text.corpus import SPLITS, Corpus
 from probing.training.build import (
     ControlSet,
@@ -45,7 +45,6 @@ from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
 from probing.training.row_facts import facts, with_keys
-from probing.training.units import VERSION, labels_digest
 
 
 def reads_states(name: str, probe: Probe) -> bool:
@@ -113,6 +112,7 @@ def refuse_constant_target(labels: Labels) -> None:
 
 
 LEAST_MEMORY = 16
+VERSION = 9  # raised by any change that alters a score or what is kept of a unit
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def make_plan(
     """
     if seeds < 1:
         raise BadParameter("seeds must be at least 1", needed="1 or more", found=str(seeds))
-    import_module("probing.models.cpu_speed").check_device(device)  # loads PyTorch, which reports do without
+    check_device(device)
     if max_memory_mib is not None and max_memory_mib < LEAST_MEMORY:
         raise BadParameter(
             "too little memory to train in", needed=f"{LEAST_MEMORY} MiB or more", found=str(max_memory_mib)

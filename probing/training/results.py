@@ -17,7 +17,7 @@ from probing.results import analysis
 from probing.results.analysis import AnalysisResult
 from probing.results.features import FeatureScores, features_of, features_table
 from probing.results.probe import MeasureResult, ProbeResult, Score, json_lines, read_results
-from probing.statistics.families import adjusted, correction_of
+from probing.statistics.multiplicity import adjusted, correction_of
 from probing.verdicts.decodability import NOT_JUDGED, judged
 
 NO_SITE = "(none)"
@@ -296,8 +296,8 @@ class ProbeResults(Sequence[ProbeResult]):
         if merged.analyses:
             write_atomically(place / "analyses.jsonl", analysis.json_lines(merged.analyses).encode())
             write_parquet(analysis.analysis_table(merged.analyses), place / "analyses.parquet")
-        if compared := merged.features:
-            write_parquet(features_table(compared), place / "features.parquet")
+            if compared := merged.features:
+                write_parquet(features_table(compared), place / "features.parquet")
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:

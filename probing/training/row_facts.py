@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probing.labels import MISSING, Labels
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS, Corpus, Example
-from probing.text.grouping import as_input, composed, named
+from probing.text.example import as_input, composed, named
 from probing.training.places import Placed, place_keys
 
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Runs a plan on an executor, with a progress bar and a fixed number of threads; units that are done are skipped."""
+"""Units of a training run, the workers that do them on an executor, with a fixed number of threads, and their bar."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit
 from probing.errors import BadParameter, DamagedUnit, ProbingWarning, ProvenanceMismatch
-from probing.executors._units import complete
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.states.store import Store
 from probing.system.progress import Steps, fits_bar
-from probing.training.fitting import Unit, analysis_id, baseline_scores, fit_unit, run_analysis, unit_id
-from probing.training.other_states import OtherStates
+from probing.training.fitting import (
+    OtherFits,
+    OtherStates,
+    Unit,
+    analysis_id,
+    baseline_scores,
+    fit_arguments,
+    run_analysis,
+    score_unit,
+    unit_id,
+)
 from probing.training.plan import Plan
 from probing.training.results import NO_SITE
 from probing.training.scoring import Scores
@@ -159,22 +167,19 @@ class Fitter(Worker):
     def start(self, unit: WorkUnit, report: Report) -> Callable[[], None]:
         """Do the whole unit, unless it is done already, and return a function that does nothing."""
         task: Fit = unit.payload
-        plan, folder = self._plan, self._done.folder
-        result: ProbeResult | AnalysisResult | None
         if self._told is not None:
             self._told(task.name)
-        if self._done.result(unit) is not None:
-            result = None
-        elif task.analysis:
-            given = self._given_states(plan.analyses[task.analysis].given)
-            here = held(self._states(task.site))
-            result = run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
-        elif task.site == NO_SITE:
-            result = fit_unit(plan, task.unit, stateless(plan, task.unit[2]), {}, (), folder)
-        else:
-            states = unit_states(plan, task.site, task.unit[2], self._states(task.site))
-            result = fit_unit(plan, task.unit, states, self._baselines, self._others.fits(task.unit), folder)
-        if result is not None:
+        if self._done.result(unit) is None:
+            plan, folder, (site, _, probe) = self._plan, self._done.folder, task.unit
+            result: ProbeResult | AnalysisResult
+            if task.analysis:
+                given = self._given_states(plan.analyses[task.analysis].given)
+                here = held(self._states(site))
+                result = run_analysis(plan, task.analysis, task.unit, here, given and held(given), folder)
+            else:
+                states, baselines, others = self._inputs(task.unit)
+                fits = probe.fit_many(**fit_arguments(plan, probe, states, plan.label_sets))
+                result = score_unit(plan, task.unit, fits, states, baselines, others, folder)
             self._done.keep(unit, result)
         report(unit.size)
         return lambda: None
@@ -182,6 +187,16 @@ class Fitter(Worker):
     def close(self) -> None:
         """Restore the numbers of threads that the process had before."""
         self._stack.close()
+
+    def _inputs(self, unit: Unit) -> tuple[States, Mapping[str, Scores], Sequence[OtherFits]]:
+        """Return the input of a probe, the scores of the baselines, and the probe's fits on the states of state
+        controls; only the input at site "(none)".
+        """
+        site, _, probe = unit
+        if site == NO_SITE:
+            return stateless(self._plan, probe), {}, ()
+        states = unit_states(self._plan, site, probe, self._states(site))
+        return states, self._baselines, self._others.fits(unit)
 
     def _states(self, site: str) -> States:
         if self._here[0] != site:
@@ -255,27 +270,12 @@ def check_run(executor: Executor, folder: Path | None, array_size: int, array_in
         )
 
 
-def run_plan(plan: Plan, units: WorkPlan, done: UnitResults, executor: Executor, *, progress: bool) -> None:
-    """Do the units that are not done yet.
-
-    Args:
-        plan: plan of the run.
-        units: the units of the plan that this process does.
-        done: results of the units done so far.
-        executor: executor that runs the units.
-        progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
-
-    Raises:
-        UnitFailed: some units failed; it is raised after all others were done.
-        WorkerLost, Stalled, StoreError: see `complete`.
-    """
+def units_to_do(plan: Plan, units: WorkPlan, done: UnitResults) -> WorkPlan:
+    """Return those of the units that are not done yet; warn of units that were changed since, and of rows left out."""
     missing = done.missing(units)
     _warn_of_spoiled(units, spoiled_units(done.folder, missing))
     _warn_of_splits(plan.labels.excluded)
-    todo = units.only(missing)
-    with _bar(plan.task, units, todo, shown=progress) as bar:
-        made = Fitters(plan, done, Threads.equal(executor.threads), bar.begins if executor.in_process else None)
-        complete(todo, executor, made, bar.advance, missing=lambda: done.missing(todo), hopeless=None)
+    return units.only(missing)
 
 
 def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:
@@ -323,8 +323,8 @@ class _Bar:
 
 
 @contextmanager
-def _bar(title: str, units: WorkPlan, todo: WorkPlan, *, shown: bool) -> Iterator[_Bar]:
-    """Within the block, show on standard error what is done."""
+def units_bar(title: str, units: WorkPlan, todo: WorkPlan, *, shown: bool) -> Iterator[_Bar]:
+    """Within the block, show on standard error what is done: a bar in a terminal, else a line every 30 s."""
     total = len(units.units)
     with fits_bar(title, total, total - len(todo.units), shown) as steps:
         yield _Bar(steps, title, todo)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from probing.errors import BadTwin, OverlappingGroups
 from probing.seeds import generator
 from probing.text.corpus import Corpus, Label
-from probing.text.grouping import named as called
+from probing.text.example import named as called
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -104,11 +104,11 @@ def test_counts_of_fits_do_not_depend_on_which_were_shared() -> None:
 
 
 def test_sites_that_share_other_states_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from probing.training import other_states
+    from probing.training import fitting
 
     fitted = []
-    fits_of = other_states.fits_of
-    monkeypatch.setattr(other_states, "fits_of", lambda *given: fitted.append(given[1]) or fits_of(*given))
+    fit = fitting.OtherStates._fitted
+    monkeypatch.setattr(fitting.OtherStates, "_fitted", lambda *given: fitted.append(given[1]) or fit(*given))
     run(two_sites(), "random_states:draws=2", "static", probes=["linear", "mlp:hidden=4,max_epochs=1"])
     assert len(fitted) == 2 * (2 + 1)
 

@@ -22,7 +22,7 @@ from probing.errors import BadParameter, NonFiniteStates, Stalled, UnitFailed, U
 from probing.executors import _units
 from probing.executors.processes import Processes
 from tests.conftest import ROOT
-from tests.samples.work_samples import Squares, executor, plan, run
+from tests.samples.work_samples import Squares, complete, executor, plan, run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 RAY = pytest.param(
@@ -368,7 +368,7 @@ def test_units_done_by_others_meanwhile_are_waited_for(squares: Squares, monkeyp
         return {whole.units[1].id} if len(looks) < 5 else set()
 
     missing = lambda: squares.missing(whole)  # noqa: E731
-    _units.complete(whole, executor("inline"), squares, lambda size: None, missing=missing, busy=busy)
+    complete(_units.Rounds(whole, missing=missing, busy=busy), executor("inline"), squares)
     assert squares.results() == {0: "0", 1: "1"} and squares.tries(1) == 0
 
 

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MEMBERS = set(registry.FOLDERS.values())
 # From the ground up; a folder may import its own layer (without cycles) and those below.
 LAYERS = [
-    {"errors", "seeds", "_moved", "_renamed", "reference", "registry", "system", "files", "provenance"},
+    {"errors", "seeds", "_renamed", "reference", "registry", "system", "files", "provenance"},
     {"text", "labels", "statistics", "results", "verdicts", "neuronpedia"},
     {"contracts"},
     {"readers", "tasks", "probes", "controls", "measures", "analyses", "executors", "models", "recipes"},

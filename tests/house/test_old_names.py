@@ -19,8 +19,8 @@ import typer
 from typer.testing import CliRunner
 
 import probing
-from probing import _moved, errors, registry
-from probing._renamed import RENAMED, flag_of, old_names
+from probing import errors, registry
+from probing._renamed import _MOVED, RENAMED, flag_of, old_names
 from probing.cli.job_commands import add_job_command
 from probing.contracts import executor
 from probing.contracts.probe import Probe
@@ -232,9 +232,9 @@ def test_the_command_line_warns_in_one_line(tmp_path: Path, warm: list[str]) -> 
     assert second.startswith("CorpusError"), done.stderr
 
 
-@pytest.mark.parametrize("old", sorted(_moved._MOVED))
+@pytest.mark.parametrize("old", sorted(_MOVED))
 def test_a_module_is_found_by_its_old_name(old: str) -> None:
-    new = f"probing.{_moved._MOVED[old]}"
+    new = f"probing.{_MOVED[old]}"
     sys.modules.pop(f"probing.{old}", None)
     with pytest.warns(DeprecationWarning, match=rf"probing\.{old} is now {new}"):
         found = importlib.import_module(f"probing.{old}")

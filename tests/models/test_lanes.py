@@ -11,8 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from probing.models.batching import ParallelBatches, keeps_state
 from probing.models.language_model import LanguageModel
-from probing.states.extraction import extract
-from probing.states.extraction.shard_work import threads_set
+from probing.states.extraction import extract, threads_set
 from tests.conftest import some
 from tests.samples.tiny_models import FAMILIES, build, byte_tokenizer, corpus_of, language_model, wordpiece_tokenizer
 

@@ -15,7 +15,8 @@ from probing.errors import BadParameter
 from probing.models.cpu_speed import can_pack
 from probing.probes import _rows, _softmax_curvature, _softmax_parts
 from probing.probes._rows import moments, rounded, standardise, standardise_rounded
-from probing.probes._softmax import Stop, solve, solve_low_rank
+from probing.probes._softmax import Stop, solve
+from probing.probes._softmax_low_rank import solve_low_rank
 from probing.probes.linear import LinearProbe
 
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pytest
 
 from probing.errors import BadParameter, CorpusError
-from probing.readers import _values
+from probing.readers import _text
 from probing.readers._delimited import _INTEGER, _NUMBER, numbers_of
-from probing.readers._values import count, has_plain_quotes
+from probing.readers._text import count, has_plain_quotes
 from probing.tasks.column import MEMBER as COLUMN
 from probing.text.corpus import Corpus
 
@@ -305,7 +305,7 @@ def test_quotation_marks_are_judged_as_one_after_the_other_in_whatever_pieces(mo
         judged.append(quotes_are_plain(text))
         data = np.frombuffer(text.encode(), np.uint8)
         for size in (3, 64, 100, 2**20):
-            monkeypatch.setattr(_values, "_AT_ONCE", size)
+            monkeypatch.setattr(_text, "_AT_ONCE", size)
             assert has_plain_quotes(data, ",") == judged[-1], (text, size)
             assert count(data, 34) == text.count('"')
     assert 0.1 < sum(judged) / len(judged) < 0.9

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from probing import registry
 from probing.contracts.executor import Executor, Report, Worker, WorkerSlot, WorkPlan, WorkUnit, unit_id
 from probing.errors import NonFiniteStates, UnsupportedModel
-from probing.executors._units import complete
+from probing.executors._units import Rounds
 
 
 def plan(count: int) -> WorkPlan:
@@ -31,7 +32,15 @@ def executor(name: str, **options: float) -> Executor:
 def run(runner: Executor, squares: Squares, count: int = 8, report: Report = lambda size: None) -> None:
     """Complete units 0 … count-1."""
     whole = plan(count)
-    complete(whole, runner, squares, report, missing=lambda: squares.missing(whole), busy=set)
+    complete(Rounds(whole, missing=lambda: squares.missing(whole), busy=set), runner, squares, report)
+
+
+def complete(rounds: Rounds, runner: Executor, squares: Squares, report: Report = lambda size: None) -> None:
+    """Run rounds to their end, as `train` and `extract` do."""
+    for todo in rounds:
+        with closing(runner.run(todo, squares, report)) as outcomes:  # type: ignore[type-var]
+            for outcome in outcomes:
+                rounds.note(outcome)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from probing.errors import StoreBusy
 from probing.executors import _units
 from probing.models.language_model import LanguageModel
 from probing.provenance import canonical_json
-from probing.states.extraction import extract, shard_work
+from probing.states import extraction
+from probing.states.extraction import extract
 from probing.states.store import FileOps, Store, StoreWriter, collect, garbage, remove, store_info
 from probing.states.store.file_ops import LEASE_SECONDS
 from probing.states.store.format import parse_signed, signed_json
@@ -175,7 +176,7 @@ def run(folder: Path, reader: LanguageModel | None = None) -> Store:
 
 def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[int], list[Store]]:
     """Two runs at once; how often each shard was read, by its first example, and the stores they returned."""
-    reads, read, lock, found = Counter[int](), shard_work.read_shard, threading.Lock(), list[Store]()
+    reads, read, lock, found = Counter[int](), extraction.read_shard, threading.Lock(), list[Store]()
 
     def slow(model: LanguageModel, examples: Any, start: int, *rest: Any) -> Any:
         with lock:
@@ -183,7 +184,7 @@ def reads_of_two_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Co
         time.sleep(0.05)
         return read(model, examples, start, *rest)
 
-    monkeypatch.setattr(shard_work, "read_shard", slow)
+    monkeypatch.setattr(extraction, "read_shard", slow)
     monkeypatch.setattr(_units, "POLL_SECONDS", 0.02)
     readers = [model(), model()]  # before the threads: weights are drawn from a generator that these would share
     threads = [threading.Thread(target=lambda one=one: found.append(run(folder, one))) for one in readers]
@@ -214,7 +215,7 @@ class NoLeases(FileOps):
 def test_without_leases_shards_are_computed_twice_and_the_store_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_work, "Leases", lambda path: Leases(path, NoLeases()))
+    monkeypatch.setattr(extraction, "Leases", lambda path: Leases(path, NoLeases()))
     reads, stores = reads_of_two_runs(tmp_path / "s", monkeypatch)
     assert max(reads.values()) == 2
     monkeypatch.undo()

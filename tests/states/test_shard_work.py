@@ -36,9 +36,8 @@ from probing.errors import (
 from probing.jobs import ExtractJob
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import ModelSource
-from probing.states.extraction import extract
+from probing.states.extraction import StoreToFill, WorkersThatLoad, extract, shard_units, threads_set
 from probing.states.extraction.reading_options import reading_of
-from probing.states.extraction.shard_work import StoreToFill, WorkersThatLoad, shard_units, threads_set
 from probing.states.store import Store, StoreWriter
 from probing.states.store.leases import Leases
 from probing.text.corpus import Corpus

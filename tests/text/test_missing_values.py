@@ -15,7 +15,7 @@ from probing.recipes import build_task
 from probing.reporting.task_results import by_task
 from probing.reporting.warnings import warnings_of_task
 from probing.text.corpus import Corpus, Example
-from probing.text.grouping import named
+from probing.text.example import named
 from probing.training import train
 from probing.training.labelling import label_rows
 from probing.training.leaving_out import leave_one_out

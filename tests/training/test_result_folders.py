@@ -29,8 +29,9 @@ from probing.reporting.warnings import warnings_of
 from probing.results.probe import ProbeResult, to_json
 from probing.results.use import UseResult
 from probing.training import train
+from probing.training.plan import VERSION
 from probing.training.results import ProbeResults
-from probing.training.units import VERSION, probe_name, sweep_results
+from probing.training.units import probe_name, sweep_results
 from probing.use.run import ResultCache
 from tests.conftest import some
 from tests.reporting.test_reporting import Page

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probing.errors import UnsupportedModel
-from probing.models.batching import keeps_state
+from probing.models.batching import decoder_inputs, keeps_state, read_alone
 from probing.models.discovery.blocks import find_blocks, find_embedding, find_final_norm, find_sublayers
 from probing.models.discovery.parts import (
     Side,
@@ -29,7 +29,6 @@ from probing.models.discovery.parts import (
 )
 from probing.models.discovery.tracing import Layout, ModuleCall, copier, is_close, trace_calls
 from probing.models.reading.hooked import HookedModule
-from probing.models.reading.inputs import decoder_inputs, read_alone
 
 _SHAPE = (3, 7)  # (B, T) of the text that shows where states flow: two numbers that cannot be taken for each other
 _SMALL = 60

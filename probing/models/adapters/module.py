@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from probing.errors import BadParameter
+from probing.models.batching import read_alone
 from probing.models.reading.hooked import HookedModule
-from probing.models.reading.inputs import read_alone
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 _MASKS = ("attention_mask", "mask", "padding_mask")

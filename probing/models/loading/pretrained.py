@@ -22,15 +22,16 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from probing.errors import BadParameter, ModelError, ProbingError, UnsupportedModel, unknown_name
-from probing.models.cpu_speed import check_device
-from probing.models.loading.sizes import check_file, check_sizes
 from probing.models.loading.weight_files import (
+    check_file,
     check_files,
+    check_sizes,
     load_weights,
     refuse_remote_code,
     remote_code,
     warn_of_unused,
 )
+from probing.system.machine import check_device
 
 
 def is_recomputed(model: Any, key: str) -> bool:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probing.errors import BadParameter, UnsupportedModel
+from probing.models.batching import padded, padding_id
 from probing.models.discovery.tracing import first_tensor, given_state
 from probing.models.reading.hooked import HookedModule
-from probing.models.reading.inputs import padded, padding_id
 from probing.text.alignment import Encoded
 from probing.text.chat import ChatTemplate
 

@@ -12,7 +12,7 @@ import numpy as np
 from probing.errors import BadParameter, CorpusError, unknown_name
 from probing.models.language_model import LanguageModel
 from probing.models.site import select_sites
-from probing.states.extraction.replay_reading import output_bytes, with_role
+from probing.states.extraction.replay_reading import as_replay
 from probing.states.extraction.shard_reading import WINDOW, ReadingOptions, inputs_of
 from probing.states.store import ITEM_BYTES, STATE_TYPES, ShardContent
 from probing.states.store.commit_record import row_estimate, shard_starts
@@ -80,7 +80,13 @@ def reading_of(
     if chat_template:
         ChatTemplate(model.tokenizer, model.name)  # refuses a tokenizer that has none
         reading = replace(reading, chat=True)
-    return with_role(model, reading, role, outputs, columns)
+    if role not in ("states", "replay"):
+        raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
+    if role == "replay":
+        return as_replay(model, reading, outputs, columns)
+    if outputs is not None or columns is not None:
+        raise BadParameter("outputs and columns are of a replay store", needed="role replay", found="role states")
+    return reading
 
 
 def _check_rows(model: LanguageModel, rows: str, *, is_position: bool) -> None:
@@ -144,7 +150,8 @@ def check_corpus(model: LanguageModel, corpus: Corpus, reading: ReadingOptions) 
     examples = corpus.examples
     if not examples:
         raise CorpusError("there is nothing to extract", needed="at least one example", found="0", where=corpus.source)
-    check_spans(corpus, reading.positions)
+    if reading.positions:
+        check_spans(corpus, reading.positions)
     for first in range(0, len(examples), _CHUNK):
         chunk = examples[first : first + _CHUNK]
         check_words([e.words for e in chunk], [len(e.text) for e in chunk], [e.id for e in chunk])
@@ -264,7 +271,7 @@ class ShardPlan:
             raise BadParameter("shard_bytes is out of range", needed="1 to 1 GiB", found=str(shard_bytes))
         kept = subset_of(corpus, subset)
         part = corpus if kept is None else replace(corpus, examples=tuple(corpus.examples[k] for k in kept))
-        by_row, by_example = output_bytes(model, reading)
+        by_row, by_example = reading.output_bytes(model)
         states = sum(model.width(site) for site in reading.sites) * ITEM_BYTES[reading.dtype]
         row_bytes = states * (len(reading.positions) or 1) + by_row
         starts = shard_starts(part, reading.scope, row_bytes, shard_bytes, by_example)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.errors import BadParameter, NonFiniteStates, unknown_name
+from probing.errors import BadParameter, NonFiniteStates
 from probing.models.batching import PaddedBatch, length_sorted_batches
 from probing.models.language_model import LanguageModel
 from probing.provenance import digest
@@ -63,22 +63,23 @@ class ReplayReading(ReadingOptions):
             "columns": kept,
         }
 
+    def output_bytes(self, model: LanguageModel) -> tuple[int, int]:
+        """Return two numbers: bytes of stored outputs per row, and per example."""
+        if self.outputs == "none":
+            return 0, 0
+        width = vocabulary_size(model) if self.columns is None else len(self.columns)
+        return (4 * width, 0) if self.outputs == "all" else (0, 4 * width)
 
-def with_role(
-    model: LanguageModel, reading: ReadingOptions, role: str, outputs: str | None, columns: str | Sequence[int] | None
-) -> ReadingOptions:
-    """Return the options unchanged, or as `ReplayReading` if `role` is `replay`.
+
+def as_replay(
+    model: LanguageModel, reading: ReadingOptions, outputs: str | None, columns: str | Sequence[int] | None
+) -> ReplayReading:
+    """Return the options as `ReplayReading`.
 
     Raises:
-        BadParameter: an option is out of range or cannot be used with the role.
+        BadParameter: an option is out of range or cannot be used for a replay store.
         ReplayUnavailable: the model is not read by its blocks.
     """
-    if role not in ("states", "replay"):
-        raise unknown_name("role", role, ("states", "replay"), error=BadParameter)
-    if role == "states":
-        if outputs is not None or columns is not None:
-            raise BadParameter("outputs and columns are of a replay store", needed="role replay", found="role states")
-        return reading
     if reading.dtype != model.dtype:
         raise BadParameter(
             "a replay store keeps states as they were computed",
@@ -98,14 +99,6 @@ def with_role(
         raise BadParameter("there are no outputs to choose columns of", needed="outputs last, mask or all", found=kept)
     values = vars(reading) | {"scope": "sequence", "pool": "mean"}
     return ReplayReading(**values, outputs=kept, columns=columns_of(model, columns))
-
-
-def output_bytes(model: LanguageModel, reading: ReadingOptions) -> tuple[int, int]:
-    """Return two numbers: bytes of stored outputs per row, and per example."""
-    if not isinstance(reading, ReplayReading) or reading.outputs == "none":
-        return 0, 0
-    width = vocabulary_size(model) if reading.columns is None else len(reading.columns)
-    return (4 * width, 0) if reading.outputs == "all" else (0, 4 * width)
 
 
 def outputs_of(model: LanguageModel, outputs: str | None) -> str:

@@ -75,6 +75,10 @@ class ReadingOptions:
             "max_length": self.max_length,
         } | ({"stride": self.stride, "window_rule": "nearest middle"} if self.long_inputs == WINDOW else {})
 
+    def output_bytes(self, model: LanguageModel) -> tuple[int, int]:
+        """Return bytes of stored outputs per row, and per example: 0, since only replay stores have outputs."""
+        return 0, 0
+
 
 def read_shard(
     model: LanguageModel,

@@ -117,7 +117,7 @@ def request_rows(
             where=where,
             next_step="leave --rows out: pieces are pooled when they are trained on (train --rows word:mean)",
         )
-    inputs = import_module("probing.models.reading.inputs").encoded(_tokenizer(tokenizer), [e.text for e in corpus])
+    inputs = import_module("probing.models.batching").encoded(_tokenizer(tokenizer), [e.text for e in corpus])
     request = _matched([one.ids for one in inputs], ids, starts, corpus, where)
     found = piece_rows([e.text for e in corpus], [e.words for e in corpus], inputs)
     first = starts[request[found.example]] + found.piece[:, 0]

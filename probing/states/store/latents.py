@@ -34,12 +34,12 @@ def problem_of(indptr: NDArray[Any], indices: NDArray[Any], n_latents: int) -> s
 
 
 def check_latents(arrays: Mapping[str, NDArray[Any]], recipe: StoreLayout) -> None:
-    """Check the latents of a shard before it is written.
+    """Check the latents of a shard of a store of latents before it is written.
 
     Raises:
         BadParameter: they are no sparse rows of this many latents.
     """
-    if recipe.role == "latents" and (found := problem_of(arrays[INDPTR], arrays[INDICES], recipe.latents)):
+    if found := problem_of(arrays[INDPTR], arrays[INDICES], recipe.latents):
         raise BadParameter("these latents are no sparse rows", needed="indptr, rising indices, values", found=found)
 
 
