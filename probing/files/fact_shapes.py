@@ -19,6 +19,7 @@ FACTS: Mapping[str, Any] = {
     "classes": Number,
     "clusters": Counts,
     "conflicting_inputs": Number,
+    "cut_inputs": Counts,
     "duplicate_sentences": Number,
     "entropy_bits": Number,
     "excluded": Counts,

@@ -9,7 +9,7 @@ from typing import Any
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult, Score
-from probing.states.store.views import unknown_pieces_warning
+from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
 from probing.verdicts.decodability import only_test_label, shared_inputs
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
@@ -53,6 +53,7 @@ def warnings_of(facts: Mapping[str, Any], ways: _WaysOut = _OF_FILES) -> tuple[s
         *_one_label(facts, ways),
         *_like_groups(facts, ways),
         unknown_pieces_warning(facts.get("unknown_pieces")),
+        _cut(facts),
         _conflicting(facts),
         _unseen(facts),
         _alike_labels(facts),
@@ -176,6 +177,11 @@ def _without_label(facts: Mapping[str, Any]) -> str:
     if not count or facts.get("level") != "sentence":
         return ""
     return f"{plural(count, 'row')} of {count + kept:,} {'has' if count == 1 else 'have'} no label and are left out."
+
+
+def _cut(facts: Mapping[str, Any]) -> str:
+    found = facts.get("cut_inputs") or {}
+    return cut_inputs_warning(found.get("inputs", 0), found.get("tokens"))
 
 
 def _conflicting(facts: Mapping[str, Any]) -> str:

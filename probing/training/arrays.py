@@ -340,6 +340,8 @@ class ArrayStore:
     """
 
     unknown_pieces: float | None = None
+    cut_inputs = np.empty(0, np.int64)  # arrays do not tell
+    max_length: int | None = None
 
     def __init__(
         self,

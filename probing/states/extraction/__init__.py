@@ -34,7 +34,7 @@ from probing.states.extraction.replay_reading import ReplayReading, read_replay_
 from probing.states.extraction.shard_reading import Clock, ReadingOptions, n_words, read_shard
 from probing.states.store import ShardContent, Store, StoreWriter
 from probing.states.store.leases import Lease, Leases
-from probing.states.store.views import unknown_pieces_warning
+from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
 from probing.system.progress import words_bar
 from probing.text.corpus import Corpus, Example
 
@@ -85,8 +85,8 @@ def extract(
             `entity.last,answer.before,end` (`entity` alone is the mean over the tokens of that span).
         dtype: data type that states are stored in; None means the one that the model computes in.
         max_length: largest number of tokens of an input; None means the limit of the model.
-        long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
-            overlapping windows), `skip` or `refuse`.
+        long_inputs: what to do with longer inputs: `truncate` (inputs cut are counted and warned of, words cut off are
+            listed), `window` (read them in overlapping windows), `skip` or `refuse`.
         stride: number of tokens from the start of one window to the start of the next; None means half of `max_length`.
         tokens_per_batch: largest number of tokens of a batch, padding included.
         shard_bytes: approximate size of a shard.
@@ -175,7 +175,8 @@ def extract(
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
     store = Store.open(Path(to))
-    if sentence := unknown_pieces_warning(store.unknown_pieces):
+    doubts = unknown_pieces_warning(store.unknown_pieces), cut_inputs_warning(len(store.cut_inputs), store.max_length)
+    for sentence in filter(None, doubts):
         warn_user(sentence, DoubtfulData)
     return store
 
