@@ -30,7 +30,10 @@ FACTS: Mapping[str, Any] = {
     "majority_label": Text,
     "mean": Number,
     "model": dict[str, str | int | bool] | None,
+    "merged_values": list[str] | None,
+    "odd_numbers": dict[str, str | int] | None,
     "one_label": dict[str, str] | None,
+    "outlier": dict[str, str | float] | None,
     "recomposed": Counts,
     "rows": Counts,
     "sentences": Counts,
@@ -41,6 +44,7 @@ FACTS: Mapping[str, Any] = {
     "unit_reason": Text,
     "unknown_pieces": Number,
     "unseen_classes": Number,
+    "width": Number,
 }
 PROVENANCE: Mapping[str, Any] = {
     "cluster": Text,

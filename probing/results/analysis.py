@@ -219,3 +219,15 @@ def failed_together(errors: dict[str, ProbingError], count: str) -> UnitFailed:
     )
     failure.errors = errors
     return failure
+
+
+def failed_with(failure: UnitFailed | None, error: ProbingError) -> UnitFailed:
+    """Return the failure of tasks with that of a later part of a run, which is among its `errors` too."""
+    if failure is None:
+        return error if isinstance(error, UnitFailed) else failed_together({type(error).__name__: error}, "1 part")
+    later = error.errors if isinstance(error, UnitFailed) else {"after training": error}
+    errors = {
+        **failure.errors,
+        **{name if name not in failure.errors else f"{name} (use)": e for name, e in later.items()},
+    }
+    return failed_together(errors, f"{len(errors)} parts of the run")

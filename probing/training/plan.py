@@ -300,8 +300,10 @@ def make_plan(
         seen=_seen_types(labels),
         facts=facts(labels, corpus)
         | data_warnings(labels, corpus, inputs, unknown)
+        | built_task.doubts(corpus)
         | cut_inputs(labels, store.cut_inputs, store.max_length)
-        | _model_facts(store),
+        | _model_facts(store)
+        | {"width": max(store.width(site) for site in chosen_sites)},
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,
