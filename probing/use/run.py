@@ -217,12 +217,12 @@ def intervene(
             found = known.get(key)
             if found is None:
                 instrument, prop = subjects.of(name)
-                about = {"behaviour": spec_of(measured), "model": called}
+                of = spec_of(measured)
                 try:
-                    found = measure_property(instrument, prop, options=options, **about)
+                    found = measure_property(instrument, prop, behaviour=of, model=called, options=options)
                 except DegenerateDesign as error:
                     try:
-                        found = unmatched_result(instrument, prop, error, options=options, **about)
+                        found = unmatched_result(instrument, prop, error, behaviour=of, model=called, options=options)
                     except DegenerateDesign as named:
                         failed[name] = named
                         continue

@@ -31,7 +31,7 @@ def unmatched_result(
     Args:
         instrument: instrument whose `check` has passed.
         prop: labels of the instrument's rows.
-        error: the error of `Property.plan`.
+        error: the error of the measurement.
         behaviour, model: names that are written into the result.
         options: see `UseOptions`.
 
@@ -43,9 +43,9 @@ def unmatched_result(
         needed=error.needed,
         found=error.found,
         where=f"task {prop.name}",
-        next_step="give more rows or texts, or a task whose classes are less rare",
+        next_step=error.next_step or "give more rows or texts, or a task whose classes are less rare",
     )
-    if not prop.covariates or not options.stratify:
+    if not prop.covariates or not options.stratify or _is_matched(prop, options):
         raise named from error
     try:
         experiment = prop.plan(replace(options, stratify=False))
@@ -74,6 +74,15 @@ def unmatched_result(
         is_matched=False,
         unmatched=why_unmatched(prop),
     )
+
+
+def _is_matched(prop: Property, options: UseOptions) -> bool:
+    """Return whether rows can be matched, so that an error of the measurement was about something else."""
+    try:
+        prop.plan(options)
+    except DegenerateDesign:
+        return False
+    return True
 
 
 def why_unmatched(prop: Property) -> str:

@@ -171,7 +171,7 @@ def extract(
     with (
         _removed_if_empty(Path(to), is_new),
         words_bar("extracting", size, progress, are_rows=reading.scope == "word") as advance,
-        sole_error_itself(len(plan.units)),
+        sole_error_itself(len(cut.starts)),
     ):
         for now in rounds:
             with closing(runner.run(now, factory, advance)) as outcomes:  # type: ignore[type-var]
