@@ -34,10 +34,10 @@ from probing.cli.output import (
     finish_similarity,
     finish_study,
     finish_train,
-    finish_use,
 )
 from probing.cli.probe_commands import finish_score, probe_app
 from probing.cli.store_commands import AsJson, path_argument, print_mapping, store_app
+from probing.cli.use_output import finish_use
 from probing.errors import DoubtfulData, OldName, ProbingWarning
 from probing.reference import REFERENCE
 from probing.system import stopping

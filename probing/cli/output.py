@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probing.cli.store_commands import print_store
-from probing.errors import UnitFailed
+from probing.errors import DegenerateDesign, UnitFailed
 from probing.system.screen import console, say
 
 
@@ -30,7 +30,8 @@ def finish_extract(job: Any, quiet: bool, as_json: bool) -> None:
 def _show_store(store: Any, as_json: bool) -> None:
     print_store(store.path, as_json, brief=True)
     warnings = import_module("probing.states.store.views")
-    warn([warnings.unknown_pieces_warning(store.unknown_pieces)])
+    cut = warnings.cut_inputs_warning(len(store.cut_inputs), store.max_length)
+    warn([warnings.unknown_pieces_warning(store.unknown_pieces), cut])
     if store.position_names:
         rows = store.rows
         warn([warnings.whole_spans_warning(store.position_names, rows.position, rows.piece_end - rows.piece_start)])
@@ -50,6 +51,8 @@ def finish_study(study: Any, to: Path | None, quiet: bool, as_json: bool, detail
         results = import_module("probing.training.results").ProbeResults.read(page.parent)
         _show_saved(results, page.parent, as_json, is_asked=True)
     _show_looks(study, page.parent, as_json, details)
+    if study.use and (page.parent / "use.jsonl").is_file():
+        end_if_unmatched(import_module("probing.verdicts.judging").read_use_run(page.parent))
     return page
 
 
@@ -131,6 +134,8 @@ def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Pat
     tasks = import_module("probing.reporting.task_results").by_task(results)
     across = import_module("probing.reporting.across_models").across_models(tasks, folder)
     import_module("probing.reporting.across_sections").print_across(across, console(), details=details)
+    panels = import_module("probing.reporting.use_panels")
+    warn(f"{name}: use inconclusive, nothing was edited: {reason}" for name, reason in panels.unmatched(use))
     if not details:
         say(
             "--details prints tables; `probing report` makes a page of them"
@@ -139,35 +144,29 @@ def show_lines(results: Any = (), use: Any = None, *, details: bool, folder: Pat
         )
 
 
-def finish_use(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
-    run = job.run(progress=not quiet)
-    if as_json:
-        for verdict in run:
-            say(verdict.to_json())
-        _warn_of_behaviours(run.results)
-        return
-    if details:
-        show_verdicts(run.verdicts)
-    show_lines(use=run, details=details)
-    _show_answers(run.results)
-    _show_latents(run.results)
-    for result in run.results:
-        if result.twin_pairs is not None:
-            say(f"{result.task}: whole states were exchanged between {result.twin_pairs:,} pairs of twins")
-    warn(
-        [f"{r.task}: left out, as too rare for three folds: {', '.join(r.left_out)}" for r in run.results if r.left_out]
-    )
-    _warn_of_behaviours(run.results)
-    say(f"verdicts: {Path(job.to) / 'verdicts.parquet'}\nnext: probing report {job.to}")
+def end_if_unmatched(run: Any) -> None:
+    """Raise the error that ends a command if rows of a task could not be matched, so that nothing was edited.
+
+    Raises:
+        DegenerateDesign: the message names each such task and the reason.
+    """
+    reasons = list(dict.fromkeys(f"{one.task}: {one.unmatched}" for one in run.results if one.unmatched))
+    if reasons:
+        raise DegenerateDesign(
+            "use inconclusive, since rows cannot be matched" + (f", of {len(reasons)} tasks" if reasons[1:] else ""),
+            needed="rows that differ in the task and agree in its covariates",
+            found="; ".join(reasons),
+            next_step="ask such tasks in runs of their own; all verdicts are written",
+        )
 
 
-def _show_answers(results: Iterable[Any]) -> None:
+def show_answers(results: Iterable[Any]) -> None:
     words = import_module("probing.reporting.use_words")
     for sentence in dict.fromkeys(filter(None, map(words.answers_sentence, results))):
         say(sentence)
 
 
-def _show_latents(results: Iterable[Any]) -> None:
+def show_latents(results: Iterable[Any]) -> None:
     words = import_module("probing.reporting.latent_words")
     sentences = [
         f"{result.task}: {words.use_of_latents(cell.place, name, cell)}"
@@ -179,7 +178,7 @@ def _show_latents(results: Iterable[Any]) -> None:
         say(sentence)
 
 
-def _warn_of_behaviours(results: Iterable[Any]) -> None:
+def warn_of_behaviours(results: Iterable[Any]) -> None:
     words = import_module("probing.reporting.use_words")
     warn(dict.fromkeys(doubt for result in results for doubt in words.doubts_of(result)))
 
@@ -301,9 +300,9 @@ def show_study(folder: Path, certified: Mapping[tuple[str, str], str], as_json: 
     show(results, as_json, details, use=run, folder=folder)
     if run is None or as_json:
         return
-    _show_answers(run.results)
-    _show_latents(run.results)
-    _warn_of_behaviours(run.results)
+    show_answers(run.results)
+    show_latents(run.results)
+    warn_of_behaviours(run.results)
     known = [(v, certified[v.task, v.place]) for v in run if (v.task, v.place) in certified]
     if not known:
         return

@@ -63,6 +63,12 @@ class Task(OldAttributes, ABC):
         """
         return ()
 
+    def doubts(self, corpus: Corpus) -> dict[str, Any]:
+        """Return facts that make the labels of a corpus doubtful, ready for JSON, once `prepare` was called; {} if
+        there are none. `reporting/warnings.py` makes sentences of those that it knows.
+        """
+        return {}
+
     @property
     def read_from(self) -> str:
         """Kind of states that a store must have for this task: `word` or `sentence`."""

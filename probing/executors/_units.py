@@ -213,15 +213,18 @@ def executor_of(executor: str | Executor, workers: int | None, threads: int | No
 
 
 @contextmanager
-def sole_error_itself() -> Iterator[None]:
-    """Within the block, raise the error of the unit itself in place of `UnitFailed` if only one unit failed."""
+def sole_error_itself(units: int) -> Iterator[None]:
+    """Within the block, raise the error of the unit itself in place of `UnitFailed` if only one of these units
+    failed.
+    """
     try:
         yield
     except UnitFailed as failure:
         if len(failure.errors) != 1:
             raise
         ((name, error),) = failure.errors.items()
-        error.add_note(f"everything but {name} is done and kept")
+        if units > 1:
+            error.add_note(f"everything but {name} is done and kept")
         raise error from error.__cause__
 
 

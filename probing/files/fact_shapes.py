@@ -19,6 +19,7 @@ FACTS: Mapping[str, Any] = {
     "classes": Number,
     "clusters": Counts,
     "conflicting_inputs": Number,
+    "cut_inputs": Counts,
     "duplicate_sentences": Number,
     "entropy_bits": Number,
     "excluded": Counts,
@@ -29,7 +30,10 @@ FACTS: Mapping[str, Any] = {
     "majority_label": Text,
     "mean": Number,
     "model": dict[str, str | int | bool] | None,
+    "merged_values": list[str] | None,
+    "odd_numbers": dict[str, str | int] | None,
     "one_label": dict[str, str] | None,
+    "outlier": dict[str, str | float] | None,
     "recomposed": Counts,
     "rows": Counts,
     "sentences": Counts,
@@ -40,6 +44,7 @@ FACTS: Mapping[str, Any] = {
     "unit_reason": Text,
     "unknown_pieces": Number,
     "unseen_classes": Number,
+    "width": Number,
 }
 PROVENANCE: Mapping[str, Any] = {
     "cluster": Text,

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 import probing as pb
-from probing.errors import ConfigError, UnitFailed, unknown_name
+from probing.errors import ConfigError, ProbingError, UnitFailed, unknown_name
 from probing.files.strict_json import strict_json
-from probing.files.strict_yaml import strict_yaml
 from probing.jobs import CorpusOptions, ExtractOptions, Files, Job, Many, TrainOptions
 from probing.jobs.circuit import CircuitOptions
 from probing.jobs.inspect import InspectOptions
 from probing.jobs.lens import LensOptions
 from probing.jobs.models import ModelOptions, Models, models_of
+from probing.jobs.study_file import load_yaml
 from probing.jobs.study_looks import StudyLooks, StudySimilarity
 from probing.jobs.use import UseOptionsOfJob
 from probing.provenance import canonical_json
-from probing.reference import folder as shipped_folder
 from probing.reference import shipped
-from probing.results.analysis import run_all
+from probing.results.analysis import failed_with, run_all
 from probing.system.machine import check_target
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 Stores = dict[tuple[str, int | None], Path]  # by rows and seed of the untrained model
 
 TWIN = "untrained_model"
-MAX_STUDY_BYTES = 1_000_000
 _POSITION = "position:"
 _AS_NAME = str.maketrans({":": "-", ",": "_", "+": "p"})  # rows as a folder's name
 
@@ -128,7 +126,7 @@ class Study(Job):
             UnknownName: a name after `probing:` does not ship with the package.
         """
         file = Path(shipped(str(path), "study.yaml"))
-        values = _load_yaml(file)
+        values = load_yaml(file)
         if "root" in values:
             raise unknown_name("key", "root", cls.model_fields, where=str(file), error=ConfigError)
         study = cls.read(values | {"root": file.parent}, where=str(file))
@@ -150,7 +148,7 @@ class Study(Job):
         whether to show progress on standard error. `to` is the folder of the results (see `folder`).
 
         Raises:
-            UnitFailed: some tasks failed. All other tasks were trained and are in the report.
+            UnitFailed: some tasks failed. All other parts of the study were run and are in the report.
             ProbingError: the only task failed, or all tasks failed for the same reason; nothing is reported.
         """
         out = self.folder(to)
@@ -159,6 +157,7 @@ class Study(Job):
         corpus = CorpusOptions(
             corpus=self.corpus, reader_options=self.reader_options, split_seed=self.split_seed, group=self.group
         ).read_corpus(self.root)
+        self._check_tasks(corpus)
         looks = StudyLooks(self.inspect, self.lens, self.similarity, self.circuit).rooted(self.root)
         looks.check(models, self.extract, corpus, f"study {self.name}")
         stores = [
@@ -174,15 +173,43 @@ class Study(Job):
             for task in entry.tasks
             for model, of_model in zip(models, stores, strict=True)
         ]
+        failure: UnitFailed | None = None
         try:
             run_all(attempts, out, "tasks")
+        except UnitFailed as error:
+            failure = error
+        except ProbingError as error:
+            parts = ("use", "inspect", "lens", "similarity", "circuit")
+            if not_run := [part for part in parts if getattr(self, part)]:
+                error.add_note(f"not run, since training failed: {', '.join(not_run)}")
+            raise
+        try:
             self._use(models, corpus, out, progress)
             looks.run(models, stores, self.extract, corpus, out, progress=progress)
-        except UnitFailed:
-            if (out / "results.jsonl").is_file():
-                pb.report(out)
-            raise
-        return pb.report(out)
+        except ProbingError as error:
+            if failure is None and not isinstance(error, UnitFailed):
+                raise
+            failure = failed_with(failure, error)
+        if failure is None or (out / "results.jsonl").is_file():
+            page = pb.report(out)
+        if failure is not None:
+            raise failure
+        return page
+
+    def _check_tasks(self, corpus: Corpus) -> None:
+        """Check, before any work, that the corpus has the columns of all tasks and covariates, and that the study
+        extracts states for those that probes are trained on.
+
+        Raises:
+            UnknownName, BadParameter, DegenerateDesign, CorpusError: a task does not fit the corpus.
+            ConfigError: no extraction has rows for a task.
+        """
+        for entry in self.train:
+            for task in entry.tasks:
+                self._extraction_for(entry, task, corpus)
+        for use in self.use:
+            for task in (*use.tasks, *use.covariates):
+                task_level(task, corpus)
 
     def _extracted(self, model: ModelOptions, corpus: Corpus, folder: Path, progress: bool) -> Stores:
         """Extract all that the study reads from one model, and return its stores.
@@ -362,23 +389,3 @@ def _has_position(rows: str, asked: str) -> bool:
     parse = import_module("probing.text.positions").parse_positions
     names = [position.name for position in parse(rows.removeprefix(_POSITION))]
     return not asked or (asked.startswith(_POSITION) and parse(asked.removeprefix(_POSITION))[0].name in names)
-
-
-def _load_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ConfigError(
-            "study file not found",
-            found=str(file),
-            next_step=f"see the one that ships, {shipped_folder() / 'study.yaml'}",
-        )
-    if file.stat().st_size > MAX_STUDY_BYTES:
-        raise ConfigError("study file too large", needed="at most 1 MB", found=f"{file.stat().st_size} bytes")
-    try:
-        values = strict_yaml(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError("study file is not valid YAML", found=str(error)[:500], where=str(file)) from None
-    if not isinstance(values, dict):
-        raise ConfigError(
-            "a study file is a mapping", needed="keys name, model, corpus, extract, train", where=str(file)
-        )
-    return values

@@ -15,7 +15,7 @@ from probing.reporting.page import Contents, rendered
 from probing.reporting.plots import save_figures
 from probing.reporting.tables import print_results
 from probing.reporting.task_results import by_task
-from probing.reporting.use_panels import uses
+from probing.reporting.use_panels import unmatched, uses
 from probing.reporting.use_tables import print_verdicts
 from probing.results.analysis import AnalysisResult, Failure, read_analyses, read_failures
 from probing.results.circuit import CircuitResult, read_circuit
@@ -64,10 +64,12 @@ def report(results: Path | str | Iterable[ProbeResult], *, to: Path | str | None
     tasks = by_task(
         read_results(path) if (path := folder / RESULTS).is_file() else [], read_analyses(folder / ANALYSES)
     )
+    run = read_use_run(folder) if (folder / USE).is_file() else None
     found = Contents(
         tasks=tasks,
         across=across_models(tasks, folder),
-        uses=uses(read_use_run(folder) if (folder / USE).is_file() else None),
+        uses=uses(run),
+        unmatched=unmatched(run),
         patching=[patching_map(one, title) for title, one in read_patching(folder).items()],
         transfer=read_cross(folder),
         failures=read_failures(folder),
@@ -150,7 +152,7 @@ def write_report(
         ConfigError: there are no results.
     """
     tasks = by_task(results, analyses)
-    found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks))
+    found = Contents(tasks, uses(use), (), transfer, failures, across_models(tasks), unmatched=unmatched(use))
     if not found.has_results:
         raise _no_results(Path("the results"), "none")
     return _written(found, to)

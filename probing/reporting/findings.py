@@ -284,7 +284,9 @@ def _chance_line(task: TaskResults, judged: Judgement, name: str) -> str:
         return ""
     majority = judged.result.facts.get("majority")
     beside = (
-        f", the majority label {decimal(majority)}" if isinstance(majority, float) and task.kind == "classes" else ""
+        f", the majority label of train {decimal(majority)} of the test rows"
+        if isinstance(majority, float) and task.kind == "classes"
+        else ""
     )
     return f"Chance check ({name}): the same probe scores {with_interval(check.score)}{beside}."
 

@@ -52,7 +52,8 @@ _TEMPLATES = files("probing.reporting") / "templates"
 @dataclass(frozen=True)
 class Contents:
     """Holds the contents of a page: results of tasks, in one model and across models, and of edits; maps of patching;
-    results of transfer, of similarity, of lenses and of dictionaries; circuits; and failed tasks.
+    results of transfer, of similarity, of lenses and of dictionaries; circuits; failed tasks; and properties whose rows
+    could not be matched, with the reason.
     """
 
     tasks: Sequence[TaskResults] = ()
@@ -66,12 +67,13 @@ class Contents:
     dictionary: DictionaryTraining | None = None
     contexts: LatentContexts | None = None
     circuits: Sequence[CircuitResult] = ()
+    unmatched: Sequence[tuple[str, str]] = ()
 
     @property
     def has_results(self) -> bool:
         """Whether there is anything to show."""
         lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity, self.lenses, self.circuits)
-        return any(map(len, lists)) or self.dictionary is not None or self.contexts is not None
+        return any(map(len, (*lists, self.unmatched))) or self.dictionary is not None or self.contexts is not None
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -173,6 +175,7 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
         "about": _about(contents),
         "models": found.models if len(found.models) > 1 else (),
         "failures": contents.failures,
+        "unmatched": contents.unmatched,
         "failed": plural(len(contents.failures), "task"),
         "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
         "limits": LIMITS if found.rows else (),
@@ -193,6 +196,7 @@ def rendered_sections(sections: Sequence[Section], *, heading: str, about: Seque
         "about": about,
         "models": (),
         "failures": (),
+        "unmatched": (),
         "failed": "",
         "reading": (),
         "limits": (),

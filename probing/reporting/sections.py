@@ -33,9 +33,11 @@ from probing.reporting.wording import (
     p_title,
     p_value,
     plain,
+    plural,
 )
 from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
+from probing.states.store.views import cut_at
 
 _KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
 
@@ -281,6 +283,11 @@ _FACTS = {
     "excluded": "rows left out, by reason",
     "duplicate_sentences": "sentences of dev and test whose text occurs in train",
     "unknown_pieces": "share of pieces that the tokenizer does not know",
+    "cut_inputs": "inputs longer than the model reads",
+    "width": "coordinates of a state, at the widest site",
+    "outlier": "value far from all others",
+    "odd_numbers": "numbers taken as classes",
+    "merged_values": "classes written both as numbers and as strings",
     "one_label": "splits with one label only",
     "alike_labels": "labels that differ by case or white space alone",
     "conflicting_inputs": "test rows whose input occurs with another label",
@@ -291,6 +298,8 @@ _LEVELS = {"word": "a word", "sentence": "a sentence", "span": "a span of words"
 def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     if key == "majority" and facts.get("majority_label") is not None:
         return f"{facts['majority_label']}: {plain(value)} of the test rows"
+    if key == "cut_inputs":
+        return f"{plural(value.get('inputs', 0), 'input')} cut{cut_at(value.get('tokens'))}"
     if key == "level":
         return _LEVELS.get(str(value), plain(value))
     return count(value)

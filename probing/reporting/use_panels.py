@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -64,11 +65,20 @@ class Use:
 
 
 def uses(run: UseRun | None) -> list[Use]:
-    """Return the results of a run, each with its verdicts; empty for None."""
+    """Return the results of a run in which something was edited, each with its verdicts; empty for None."""
     if run is None:
         return []
     verdicts = iter(run.verdicts)
-    return [Use(one, tuple(next(verdicts) for _ in one.cells), _apart(one, run.results)) for one in run.results]
+    own = {id(one): tuple(islice(verdicts, len(one.cells or one.decodability))) for one in run.results}
+    return [Use(one, own[id(one)], _apart(one, run.results)) for one in run.results if not one.unmatched]
+
+
+def unmatched(run: UseRun | None) -> list[tuple[str, str]]:
+    """Return, for each property whose rows could not be matched, its name (and whose it is), and why nothing was
+    edited; empty for None.
+    """
+    results = [] if run is None else run.results
+    return [(f"{one.task} of {one.model}", one.unmatched) for one in results if one.unmatched]
 
 
 def _apart(result: UseResult, every: Sequence[UseResult]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult, Score
-from probing.states.store.views import unknown_pieces_warning
+from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
 from probing.verdicts.decodability import only_test_label, shared_inputs
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
@@ -53,8 +53,12 @@ def warnings_of(facts: Mapping[str, Any], ways: _WaysOut = _OF_FILES) -> tuple[s
         *_one_label(facts, ways),
         *_like_groups(facts, ways),
         unknown_pieces_warning(facts.get("unknown_pieces")),
+        _cut(facts),
         _conflicting(facts),
         _unseen(facts),
+        _outlier(facts),
+        _odd_numbers(facts),
+        _merged_values(facts),
         _alike_labels(facts),
         _without_label(facts),
         _other_splits(facts),
@@ -99,10 +103,72 @@ def _below_prior(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     others = (
         f" (and {plural(len(below) - 1, 'other probe or site', 'other probes and sites')})" if len(below) > 1 else ""
     )
+    what = "predicting the mean of train" if task.kind == "real" else "the label frequencies"
     return (
-        f"{result.probe} at {result.site}{others} scores below the label frequencies by more than its interval: "
-        f"{with_interval(over)}. What it learned on train is wrong on test: rows that belong together lie in both with "
-        f"opposite labels (name their group: {ways.group}), labels are mixed up, or it overfits a frequent label.",
+        f"{result.probe} at {result.site}{others} scores below {what} by more than its interval: "
+        f"{with_interval(over)}. What it learned on train is wrong on test: {_why_below(task, ways)}.",
+    )
+
+
+FEW = 10  # train rows a coordinate: with fewer, a probe can fit noise to the cost of its score on test
+
+
+def _why_below(task: TaskResults, ways: _WaysOut) -> str:
+    """Return the causes, the likeliest first, of scores below those of a probe that reads nothing."""
+    facts = task.any.facts
+    rows, width, outlier = (facts.get("rows") or {}).get("train"), facts.get("width"), facts.get("outlier")
+    causes = []
+    if outlier:
+        causes.append(f"one value, {outlier['value']:g} of row {outlier['row']}, outweighs all others")
+    if rows and width and rows < FEW * width:
+        causes.append(
+            f"it fitted noise, of which {rows:,} train rows of {int(width):,} coordinates leave much (more rows, or a "
+            "simpler probe)"
+        )
+    what = ("opposite values", "values") if task.kind == "real" else ("opposite labels", "labels")
+    if not (outlier and task.kind == "real"):
+        causes.append(f"rows that belong together lie in both with {what[0]} (name their group: {ways.group})")
+        causes.append(f"{what[1]} are mixed up")
+        causes += [] if task.kind == "real" else ["it overfits a frequent label"]
+    return ", or ".join([", ".join(causes[:-1]), causes[-1]]) if len(causes) > 1 else causes[0]
+
+
+def _outlier(facts: Mapping[str, Any]) -> str:
+    found = facts.get("outlier")
+    if not found:
+        return ""
+    return (
+        f"The value {found['value']:g} of row {found['row']} of the corpus, counted from 0 (in {found['split']}), lies "
+        f"far from all others, which are {found['lowest']:g} to {found['highest']:g}: fits and scores are about it. "
+        "Correct it, or leave its row out."
+    )
+
+
+def _odd_numbers(facts: Mapping[str, Any]) -> str:
+    found = facts.get("odd_numbers")
+    if not found:
+        return ""
+    numbers, values, odd, name = (found[key] for key in ("numbers", "values", "odd", "column"))
+    classes = f"so its values are taken as {facts.get('classes')} classes"
+    if odd.count(",") == 1 and odd.replace(",", "").strip("+- ").isdigit():
+        return (
+            f"Values of the column {name!r} are numbers with a decimal comma ({odd!r}), {classes}. Write decimals with "
+            f"a point ({odd.replace(',', '.')}) and they are numbers; column:{name}:classes if they are names."
+        )
+    are = "is not" if values - numbers == 1 else f"and {values - numbers - 1:,} more are not"
+    return (
+        f"{numbers:,} of {values:,} values of the column {name!r} are numbers; {odd!r} {are}, {classes}. Correct "
+        f"it, or leave the cell empty (column:{name}:real then reads numbers); column:{name}:classes if they are names."
+    )
+
+
+def _merged_values(facts: Mapping[str, Any]) -> str:
+    names = facts.get("merged_values") or ()
+    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    return (
+        f"Values stand in the data both as numbers and as strings, and count as one class each: {shown}."
+        if names
+        else ""
     )
 
 
@@ -176,6 +242,11 @@ def _without_label(facts: Mapping[str, Any]) -> str:
     if not count or facts.get("level") != "sentence":
         return ""
     return f"{plural(count, 'row')} of {count + kept:,} {'has' if count == 1 else 'have'} no label and are left out."
+
+
+def _cut(facts: Mapping[str, Any]) -> str:
+    found = facts.get("cut_inputs") or {}
+    return cut_inputs_warning(found.get("inputs", 0), found.get("tokens"))
 
 
 def _conflicting(facts: Mapping[str, Any]) -> str:

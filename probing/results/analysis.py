@@ -195,7 +195,7 @@ def run_all(attempts: Sequence[tuple[str, Callable[[], T]]], folder: Path, what:
     if len(errors) == len(attempts) and len({(type(error), str(error)) for error in errors.values()}) == 1:
         raise next(iter(errors.values()))
     if errors:
-        raise _failure(errors, f"{len(errors)} of {len(attempts)} {what}")
+        raise failed_together(errors, f"{len(errors)} of {len(attempts)} {what}")
     return found
 
 
@@ -207,7 +207,8 @@ def _note(folder: Path, errors: dict[str, ProbingError]) -> None:
     write_atomically(folder / _FILE, "".join(json.dumps(asdict(failure)) + "\n" for failure in kept).encode())
 
 
-def _failure(errors: dict[str, ProbingError], count: str) -> UnitFailed:
+def failed_together(errors: dict[str, ProbingError], count: str) -> UnitFailed:
+    """Return one error for several that were raised, by the name of what failed; `count` says how many of how many."""
     named = [f"{name} ({type(error).__name__}: {error.message})" for name, error in errors.items()]
     more = f", and {len(named) - 5} more" if len(named) > 5 else ""
     failure = UnitFailed(
@@ -218,3 +219,15 @@ def _failure(errors: dict[str, ProbingError], count: str) -> UnitFailed:
     )
     failure.errors = errors
     return failure
+
+
+def failed_with(failure: UnitFailed | None, error: ProbingError) -> UnitFailed:
+    """Return the failure of tasks with that of a later part of a run, which is among its `errors` too."""
+    if failure is None:
+        return error if isinstance(error, UnitFailed) else failed_together({type(error).__name__: error}, "1 part")
+    later = error.errors if isinstance(error, UnitFailed) else {"after training": error}
+    errors = {
+        **failure.errors,
+        **{name if name not in failure.errors else f"{name} (use)": e for name, e in later.items()},
+    }
+    return failed_together(errors, f"{len(errors)} parts of the run")

@@ -243,6 +243,8 @@ class UseResult:
             property.
         answers: for each answer, the tokens whose logits were measured; an empty tuple if there are no answers.
         doubts: reasons to doubt that the behaviour was measured correctly, as sentences.
+        unmatched: why nothing was edited: no row has a counterpart that agrees in the covariates; "" if rows were
+            matched. There are then no `cells`, and `decodability` is of rows that were not matched.
     """
 
     task: str
@@ -268,6 +270,7 @@ class UseResult:
     is_matched: bool = True
     answers: Answers = ()
     doubts: tuple[str, ...] = ()
+    unmatched: str = ""
 
     def __repr__(self) -> str:
         return f"UseResult({self.task} and {self.behaviour} of {self.model}, {len(self.cells)} places)"

@@ -10,6 +10,7 @@ from probing.errors import BadParameter
 from probing.files.strict_json import strict_json
 from probing.labels import Kind
 from probing.tasks._columns import class_name, kind_of, number, require_column, values_of, word_values
+from probing.tasks._numbers import has_decimal_comma, merged_values, odd_number
 from probing.text.corpus import Corpus, Example, Label
 
 _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labels"}
@@ -58,6 +59,20 @@ class Column(Task):
         if self.kind == "real":
             self._require_numbers(values, corpus.source)
 
+    def doubts(self, corpus: Corpus) -> dict[str, Any]:
+        """Return facts on numbers that are read as classes, or on values of several types that are one class.
+
+        Returns:
+            `odd_numbers`, if the column would hold numbers but for a few cells or for decimal commas: its `column`, how
+            many of how many `values` are `numbers`, and one of the others, `odd`; `merged_values`: classes that stand
+            in the data both as a number and as a string.
+        """
+        values = [value for value in values_of(corpus, self.column, self.level) if value is not None]
+        odd = odd_number(values) if self.kind == "classes" and self.argument == self.column else None
+        found: dict[str, Any] = {} if odd is None else {"odd_numbers": {"column": self.column, **odd}}
+        merged = merged_values(values) if self.kind == "classes" else []
+        return found | ({"merged_values": merged} if merged else {})
+
     def labels(self, example: Example) -> tuple[Any, ...]:
         """Return the labels of an example: one per word, or a tuple of one for the whole example. A missing label is
         None.
@@ -77,8 +92,17 @@ class Column(Task):
                     needed="numbers for a real-valued task",
                     found=repr(value),
                     where=where,
-                    next_step=f"use column:{self.column}:classes",
+                    next_step=self._cure(value, values),
                 ) from None
+
+    def _cure(self, value: Label, values: Sequence[Label]) -> str:
+        """Return what to do about a value that is not a number, among the values of its column."""
+        if has_decimal_comma(value):
+            return f"write decimals with a point: {str(value).strip().replace(',', '.')} instead of {value}"
+        classes = f"use column:{self.column}:classes"
+        if odd_number(values) is not None:
+            return f"correct that cell, or leave it empty so that its row is left out; if numbers are names, {classes}"
+        return classes
 
 
 def _listed(text: str) -> list[str] | None:

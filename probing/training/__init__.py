@@ -177,7 +177,7 @@ def train(
         sweep_results(folder)
     todo = units_to_do(plan, share, done)
     rounds = Rounds(todo, missing=lambda: done.missing(todo), hopeless=None)
-    with sole_error_itself():
+    with sole_error_itself(len(units.units)):
         try:
             with units_bar(plan.task, share, todo, shown=progress) as bar:
                 told = bar.begins if runner.in_process else None

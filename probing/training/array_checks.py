@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import BadParameter, ProbingWarning
+from probing.errors import BadParameter, DoubtfulData, ProbingWarning, warn_user
 from probing.text.example import named
 
 _BLOCK = 256  # columns that are checked at once
@@ -90,6 +90,19 @@ def check_types(values: Sequence[Any], name: str) -> None:
 def _first(values: Sequence[Any], alike: Any, kind: Any) -> int:
     """Return the first row with a value of this kind that has the name of `alike`."""
     return next(i for i, value in enumerate(values) if isinstance(value, kind) and named(value) == named(alike))
+
+
+def warn_of_constant(states: Mapping[str, NDArray[np.float32]]) -> bool:
+    """Warn of sites at which all rows have one state, and return whether this is so at every site."""
+    constant = [site for site, state in states.items() if len(state) > 1 and bool((state == state[0]).all())]
+    if constant:
+        rows = len(next(iter(states.values())))
+        warn_user(
+            f"All {rows:,} states at {', '.join(constant)} are equal: nothing can be read from them. Is it the array "
+            "that was meant, and was it filled?",
+            DoubtfulData,
+        )
+    return bool(constant) and len(constant) == len(states)
 
 
 def warn_of_copies(states: Mapping[str, NDArray[np.float32]], splits: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.example import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
-from probing.training.array_checks import check_order, check_rounding, check_types, warn_of_copies
+from probing.training.array_checks import check_order, check_rounding, check_types, warn_of_constant, warn_of_copies
 from probing.training.array_words import in_terms_of_arrays
 from probing.training.results import ProbeResults
 
@@ -115,7 +115,8 @@ def probe(
         columns = _Columns(name=name, **given)
         corpus, rows = columns.words() if columns.are_words else columns.sentences()
         corpus = corpus.with_random_split(split_seed) if split is None else _checked(corpus)
-        if keys is None and texts is None:
+        is_constant = warn_of_constant(states)
+        if keys is None and texts is None and not is_constant:
             warn_of_copies(states, [example.split for example in corpus.examples])
         if controls is None and keys is not None and not columns.are_words:
             controls = [f"keyed:key={KEY}"]
@@ -340,6 +341,8 @@ class ArrayStore:
     """
 
     unknown_pieces: float | None = None
+    cut_inputs = np.empty(0, np.int64)  # arrays do not tell
+    max_length: int | None = None
 
     def __init__(
         self,

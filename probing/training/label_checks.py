@@ -185,6 +185,20 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
     }
 
 
+def cut_inputs(labels: Labels, cut: NDArray[np.int64], limit: int | None) -> dict[str, Any]:
+    """Return, ready for JSON, the fact `cut_inputs`: how many `inputs` with labelled rows were cut and, if known, at
+    how many `tokens`; an empty dict if none was.
+
+    Args:
+        labels: labels of the task.
+        cut: indices of the examples whose input was cut.
+        limit: largest number of tokens of an input.
+    """
+    count = int(np.isin(cut, labels.example[np.isin(labels.split, SPLITS)]).sum())
+    at = {} if limit is None else {"tokens": limit}
+    return {"cut_inputs": {"inputs": count} | at} if count else {}
+
+
 def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
     """Return columns of sentences in which (nearly) every value is on 2 to 20 examples, and some value is in more than
     one split.

@@ -40,7 +40,7 @@ from probing.training.build import (
     named_controls,
     needed_keys,
 )
-from probing.training.label_checks import check_labels, data_warnings, refuse_one_class
+from probing.training.label_checks import check_labels, cut_inputs, data_warnings, refuse_one_class
 from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
@@ -298,7 +298,12 @@ def make_plan(
             labels, (draw for one in drawn for draw in one.draws), resamples=RESAMPLES, root_seed=root_seed
         ),
         seen=_seen_types(labels),
-        facts=facts(labels, corpus) | data_warnings(labels, corpus, inputs, unknown) | _model_facts(store),
+        facts=facts(labels, corpus)
+        | data_warnings(labels, corpus, inputs, unknown)
+        | built_task.doubts(corpus)
+        | cut_inputs(labels, store.cut_inputs, store.max_length)
+        | _model_facts(store)
+        | {"width": max(store.width(site) for site in chosen_sites)},
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)
         | ({} if max_memory_mib is None else {"memory": max_memory_mib}),
         max_memory_mib=max_memory_mib,

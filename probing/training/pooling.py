@@ -27,7 +27,8 @@ class StoreView:
     Attributes:
         base: the store that is viewed; for a view of a view, the store below both.
         identity: the store's identity, with `rows` replaced by that of the view.
-        sites, path, store_id, content_id, environment, inputs, unknown_pieces: those of the store.
+        sites, path, store_id, content_id, environment, inputs, unknown_pieces, cut_inputs, max_length: those of the
+            store.
     """
 
     def __init__(self, store: Any, rows: str) -> None:
@@ -37,6 +38,7 @@ class StoreView:
         self.store_id, self.content_id = store.store_id, store.content_id
         self.environment = store.environment
         self.inputs, self.unknown_pieces = store.inputs, store.unknown_pieces
+        self.cut_inputs, self.max_length = store.cut_inputs, store.max_length
 
     def width(self, site: str) -> int:
         """Return the number of features at a site."""

@@ -30,7 +30,8 @@ def facts(labels: Labels, corpus: Corpus) -> dict[str, Any]:
         `type_overlap`, the fraction of test rows whose type occurs in train (None: no types); `excluded`, by reason;
         `unseen_classes`, number of classes of dev and test that are not in train, and `unseen_rows`, number of test
         rows with such a class (absent if there is none); `duplicate_sentences`, number of dev and test examples whose
-        text occurs in train; `mean` and `std` of real train targets.
+        text occurs in train; `mean` and `std` of real train targets; `outlier`, of real targets the one very far from
+        all others (absent if there is none).
     """
     train, test = labels.rows("train"), labels.rows("test")
     examples = {split: np.unique(labels.example[labels.rows(split)]).tolist() for split in SPLITS}
@@ -87,13 +88,38 @@ def _unseen(n_rows: int) -> dict[str, int]:
 
 def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
     y = labels.y[train]
-    return {
+    outlier = _outlier(labels)
+    return ({} if outlier is None else {"outlier": outlier}) | {
         "majority_label": None,
         "majority": None,
         "entropy_bits": None,
         "unseen_classes": 0,
         "mean": float(y.mean()),
         "std": float(y.std()),
+    }
+
+
+FAR = 50  # times the distance between quartiles, from the nearer of them
+
+
+def _outlier(labels: Labels) -> dict[str, Any] | None:
+    """Return the target that lies farthest from all others, if it lies very far: its `value` and `split`, its `row` in
+    the corpus, and the `lowest` and `highest` of the others; None otherwise.
+    """
+    rows = np.flatnonzero(np.isin(labels.split, SPLITS))
+    y = labels.y[rows]
+    low, high = np.quantile(y, [0.25, 0.75]) if len(y) else (0.0, 0.0)
+    beyond = np.maximum(low - y, y - high)
+    if not len(y) or high <= low or beyond.max() <= FAR * (high - low):
+        return None
+    at = int(beyond.argmax())
+    others = np.delete(y, at)
+    return {
+        "value": float(y[at]),
+        "row": int(labels.example[rows[at]]),
+        "split": str(labels.split[rows[at]]),
+        "lowest": float(others.min()),
+        "highest": float(others.max()),
     }
 
 

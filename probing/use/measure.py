@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probing.contracts.edited_model import Instrument, Place
 from probing.recipes import build
 from probing.results.use import Decodability, UseCell, UseResult
-from probing.use.decoding import decoded
+from probing.use.decoding import Decoded, decoded
 from probing.use.effect_sums import spared
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.experiment import Experiment, plan
@@ -197,7 +197,11 @@ def _adjusted(measured: Sequence[Measured], seed: int) -> list[list[float]]:
 
 
 def _decodability(bench: EditMeasurement, place: Place) -> Decodability:
-    found = decoded(bench.experiment, bench.at(place).states, seed=bench.seed)
+    return gate_of(decoded(bench.experiment, bench.at(place).states, seed=bench.seed))
+
+
+def gate_of(found: Decoded) -> Decodability:
+    """Return the scores of the probes at a place as the record of the gate."""
     read = found.better
     return Decodability(
         found.passes,

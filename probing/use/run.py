@@ -15,17 +15,22 @@ from probing.contracts.behaviour import Behaviour
 from probing.errors import (
     BadParameter,
     DamagedUnit,
+    DegenerateDesign,
     DoubtfulAnswer,
+    DoubtfulData,
     InputError,
     NoBehaviour,
     NotResumed,
+    ProbingError,
     UnknownSite,
+    warn_user,
 )
 from probing.files.whole_files import folder_locked, read_sealed, sealed, sweep, write_atomically
 from probing.models.language_model import LanguageModel
 from probing.models.site import select_sites
 from probing.provenance import digest, file_sha256, model_called
 from probing.recipes import build, spec_of, text_of
+from probing.results.analysis import failed_together
 from probing.results.use import UseResult, read_use_results
 from probing.system.machine import target_of
 from probing.system.progress import steps_bar
@@ -33,6 +38,7 @@ from probing.text.corpus import Corpus
 from probing.use.effects import UseOptions
 from probing.use.measure import measure_property
 from probing.use.subjects import Subjects
+from probing.use.unmatched import unmatched_result
 from probing.verdicts.judging import judge
 from probing.verdicts.verdict import Criteria, UseRun, write_use_run
 
@@ -144,12 +150,16 @@ def intervene(
         NoBehaviour: no behaviour is given, the model cannot give it, or it is the same for all rows.
         ProvenanceMismatch: an intervention in `options.comparisons` reads a file made for other states.
         EditFailed: a check of the edits failed, such as that an edit which changes nothing leaves the output as it is.
-        DegenerateDesign, TooFewGroups: there are too few rows of different classes that agree in the covariates.
+        DegenerateDesign, TooFewGroups: there are too few rows or groups of different classes.
+        UnitFailed: of several tasks, some have too few rows of different classes; the others were measured and are
+            written.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
     Warns:
         DoubtfulAnswer: an answer spelt with or without a space before it is far more probable than the answer itself.
+        DoubtfulData: no row of a task has a counterpart that agrees in the covariates, such as where another task
+            determines it: nothing was edited, and its verdicts are *inconclusive*.
         NotResumed: the behaviour is an object of your own, or has a parameter that is a function.
 
     Example:
@@ -200,13 +210,22 @@ def intervene(
     for name in names:
         subjects.check(name)
     results: list[UseResult] = []
+    failed: dict[str, ProbingError] = {}
     with steps_bar("use", "properties", len(names), progress) as advance:
         for done, name in enumerate(names, start=1):
             key = {"task": name, "others": subjects.others(name), "labels": subjects.labels_digest(name)}
             found = known.get(key)
             if found is None:
                 instrument, prop = subjects.of(name)
-                found = measure_property(instrument, prop, behaviour=spec_of(measured), model=called, options=options)
+                of = spec_of(measured)
+                try:
+                    found = measure_property(instrument, prop, behaviour=of, model=called, options=options)
+                except DegenerateDesign as error:
+                    try:
+                        found = unmatched_result(instrument, prop, error, behaviour=of, model=called, options=options)
+                    except DegenerateDesign as named:
+                        failed[name] = named
+                        continue
                 found = dataclasses.replace(
                     found,
                     settings=found.settings | {"unit": known.unit(key), "model_facts": model.facts()},
@@ -219,8 +238,18 @@ def intervene(
             advance(done, len(names))
     for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
         warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
+    for one in results:
+        if one.unmatched:
+            warn_user(f"{one.task}: use inconclusive, nothing was edited: {one.unmatched}", DoubtfulData)
     told = [dataclasses.replace(found, settings=found.settings | {"criteria": vars(criteria)}) for found in results]
-    return _judged(told) if to is None else _merged(told, Path(to), drop=replace)
+    run = _judged(told) if to is None or not told else _merged(told, Path(to), drop=replace)
+    if failed:
+        raise (
+            next(iter(failed.values()))
+            if len(names) == 1
+            else failed_together(failed, f"{len(failed)} of {len(names)} tasks")
+        )
+    return run
 
 
 def _checked_edits(recipes: Sequence[str], model: LanguageModel, sites: str | Sequence[str]) -> dict[str, Any]:

@@ -119,14 +119,19 @@ def judge(results: Sequence[UseResult], criteria: Criteria | None = None) -> lis
 
 def _judged(results: Sequence[UseResult], criteria: Criteria | None) -> list[list[Verdict]]:
     """Return the verdicts of each result of one model."""
-    families = benjamini_hochberg([result.family_p for result in results])
+    edited = [result for result in results if not result.unmatched]
+    families = benjamini_hochberg([result.family_p for result in edited])
+    family = iter(families)
     cells = [cell for result in results for cell in result.cells]
     equivalence = iter(benjamini_hochberg([equivalence_p(cell) for cell in cells]))
     verdicts = []
-    for result, family in zip(results, families, strict=True):
+    for result in results:
         own = criteria or _criteria_of(result)
+        if result.unmatched:
+            verdicts.append([_unmatched(result, place, own) for place in result.decodability])
+            continue
         n_selected = sum(p <= own.q for p in families)
-        level = own.q * n_selected / len(results) if family <= own.q else 0.0
+        level = own.q * n_selected / len(edited) if next(family) <= own.q else 0.0
         verdicts.append([decide(result, c, Levels(level, next(equivalence) <= own.q), own) for c in result.cells])
     return verdicts
 
@@ -204,6 +209,32 @@ def untested(task: str, model: str, site: str, position: str, gate: Decodability
     word = Word.NOT_TESTED if gate.passes else Word.NOT_DECODABLE
     reason = f"Probes reach {gate.accuracy:.3f}; no edit was measured."
     return Verdict(task, "", model, site, position, word, (), reason, _OVERTURNED[word], gate, None)
+
+
+def _unmatched(result: UseResult, place: str, criteria: Criteria) -> Verdict:
+    """Return the verdict at a place of a property whose rows could not be matched, so that nothing was edited."""
+    gate, (site, _, position) = result.decodability[place], place.partition("@")
+    if gate.passes:
+        word, reason = Word.INCONCLUSIVE, f"Inconclusive: {result.unmatched}."
+    else:
+        word, reason = Word.NOT_DECODABLE, "Neither a linear nor an MLP probe recovers it on held-out rows."
+    return Verdict(
+        task=result.task,
+        behaviour=result.behaviour,
+        model=result.model,
+        site=site,
+        position=position,
+        word=word,
+        flags=(),
+        reason=reason,
+        overturned_by=_OVERTURNED[word],
+        decodability=gate,
+        evidence=None,
+        coverage=result.coverage,
+        n_rows=result.n_rows,
+        epsilon=criteria.epsilon,
+        unit=result.unit,
+    )
 
 
 def _word(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from probing.errors import ConfigError
+from probing.errors import ConfigError, NonFiniteStates, ProbingError, UnitFailed, UnknownName
 from probing.jobs import CorpusOptions, TrainJob
-from probing.jobs.study import Study, StudyTrain
+from probing.jobs.study import Study, StudyTrain, StudyUse
 from probing.states.store import Store
 from probing.text.corpus import Corpus
 from tests.conftest import REFERENCE
@@ -105,3 +106,74 @@ def test_unknown_flags_values_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="resample_by"):
         values = {"store": "s", "to": "t", "corpus": ["a"], "tasks": ["upos"], "resample_by": "word"}
         TrainJob.read(values, where="here")
+
+
+USE = """
+use: {task: "column:tense", behaviour: "next_token:answers=was|is", positions: end, sites: resid.1}
+"""
+
+
+def of_two_tasks(tmp_path: Path, small_corpus: dict[str, Path], more: str = USE) -> Study:
+    corpus = ", ".join(f"{split}: {file}" for split, file in small_corpus.items())
+    text = GOOD.replace("model: model", f"model: {REFERENCE / 'model'}").replace("resid.*", "resid.0")
+    text = text.replace("{train: a.jsonl, dev: b.jsonl, test: c.jsonl}", "{" + corpus + "}")
+    return study(tmp_path, text.replace("task: upos", "task: [upos, xpos]") + more)
+
+
+@pytest.mark.parametrize("place", ["train", "use", "covariate"])
+def test_columns_that_the_corpus_lacks_are_named_before_any_work(
+    tmp_path: Path, small_corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("probing.jobs.ExtractOptions.extract", lambda *_, **__: pytest.fail("work began"))
+    read = of_two_tasks(tmp_path, small_corpus)
+    entry = read.train[0] if place == "train" else read.use[0]
+    names = entry.covariates if place == "covariate" else entry.tasks
+    names[:] = [*names, "column:nosuch"]
+    read.train[0].tasks[:] = [name for name in read.train[0].tasks if name != "xpos"]
+    if place != "use":
+        read.use[0].tasks[:] = ["column:tense"]
+    with pytest.raises(UnknownName, match="nosuch"):
+        read.run(tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "states").exists()
+
+
+def fails(name: str) -> Any:
+    def train(entry: StudyTrain, *_: object, task: str, **__: object) -> None:
+        if name in (task, "all"):
+            raise NonFiniteStates(f"no states for {'any' if name == 'all' else task}")
+
+    return train
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_task_that_fails_leaves_the_sections_after_it(
+    tmp_path: Path, small_corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch, also: bool
+) -> None:
+    ran = []
+    read = of_two_tasks(tmp_path, small_corpus)
+    read.train[0].tasks[:] = ["upos", "column:tense"]
+    monkeypatch.setattr(Study, "_extraction_for", lambda *_: ("word:mean", None))
+    monkeypatch.setattr(StudyTrain, "train", fails("upos"))
+
+    def use(*_: object, **__: object) -> None:
+        ran.append("use")
+        if also:
+            raise NonFiniteStates("nor for use")
+
+    monkeypatch.setattr(StudyUse, "use", use)
+    with pytest.raises(UnitFailed) as caught:
+        read.run(tmp_path / "out", progress=False)
+    assert ran == ["use"] and "upos" in caught.value.errors and len(caught.value.errors) == 1 + also
+
+
+def test_where_all_tasks_fail_alike_the_error_says_what_was_not_run(
+    tmp_path: Path, small_corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = of_two_tasks(tmp_path, small_corpus)
+    read.train[0].tasks[:] = ["upos", "column:tense"]
+    monkeypatch.setattr(Study, "_extraction_for", lambda *_: ("word:mean", None))
+    monkeypatch.setattr(StudyTrain, "train", fails("all"))
+    monkeypatch.setattr(StudyUse, "use", lambda *_, **__: pytest.fail("use ran"))
+    with pytest.raises(ProbingError, match="no states for any") as caught:
+        read.run(tmp_path / "out", progress=False)
+    assert any("not run" in note and "use" in note for note in caught.value.__notes__)

@@ -31,6 +31,8 @@ class MemoryStore:
     environment: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     unknown_pieces: float | None = None
+    cut_inputs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    max_length: int | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:

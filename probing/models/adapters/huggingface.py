@@ -89,9 +89,17 @@ class HuggingFaceTrunk(HookedModule):
         self.blocks = nn.ModuleList()
         self.final_norm: nn.Module | None = None
         self.modules["embed"] = _path_of(self.trunk, self._embedding)
-        with refuse(doing="its blocks are found"):
-            if by_blocks:
-                self._add_blocks(found, calls)
+        try:
+            with refuse(doing="its blocks are found"):
+                if by_blocks:
+                    self._add_blocks(found, calls)
+        except UnsupportedModel as error:
+            states = ((call.path, call.output) for call in calls if call.output is not None)
+            first = next(((path, state) for path, state in states if not bool(torch.isfinite(state).all())), None)
+            if first is None:
+                raise
+            # Blocks are found by the states that they hand on, and NaN equals nothing.
+            raise self.not_finite(first[0] or "the whole", first[1].dtype) from error
 
     def _trace(self, part: nn.Module) -> list[ModuleCall]:
         """Return the calls inside the part that is read, in a pass over `_SHAPE` small ids.

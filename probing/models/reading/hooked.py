@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probing.errors import UnknownSite, UnsupportedModel, unknown_name
+from probing.errors import NonFiniteStates, UnknownSite, UnsupportedModel, unknown_name
 from probing.models.cpu_speed import bound_kernel_caches
 from probing.models.discovery.tracing import Layout, first_tensor, given_state
 from probing.models.site import Site
@@ -220,6 +220,19 @@ class HookedModule(ABC):
             found=found,
             where=type(self.model).__name__,
             next_step="read it by module paths alone (sites NAME=MODULE.PATH), or choose another model",
+        )
+
+    def not_finite(self, module: str, dtype: torch.dtype) -> NonFiniteStates:
+        """Return the error for a model whose states are NaN or infinite at a module or site."""
+        is_half = dtype == torch.float16
+        return NonFiniteStates(
+            f"states are not finite in {dtype}" + (": numbers beyond 65504 overflow" if is_half else ""),
+            needed="finite numbers",
+            found="NaN or infinity",
+            where=f"{type(self.model).__name__}, {module}",
+            next_step="compute in float32 or bfloat16, which reach further (dtype)"
+            if is_half
+            else "check the weights: they are damaged, or hold NaN or numbers that overflow",
         )
 
     @property

@@ -205,6 +205,7 @@ class SelfCheck:
 
         Raises:
             UnsupportedModel: a check failed; the message names the site.
+            NonFiniteStates: a state is NaN or infinite, such as by an overflow of float16.
         """
         trunk = self.trunk
         unsupported, short, long = trunk.unsupported, self.input_of(3), self.input_of(7)
@@ -222,9 +223,7 @@ class SelfCheck:
                     raise unsupported(f"{site} has shape {tuple(state.shape)}", f"(2, {len(long)}, width)")
                 mine = state[row, starts[row] : starts[row] + len(one)].float()
                 if not bool(torch.isfinite(mine).all()):
-                    raise unsupported(
-                        f"{site} is not finite in {trunk.dtype}", "finite states: try dtype bfloat16 or float32"
-                    )
+                    raise trunk.not_finite(site, trunk.dtype)
                 if not self._is_close(mine, alone[site][0].float()):
                     if not self._is_close(self.states([one], sites)[site].float(), alone[site].float()):
                         raise unsupported(f"{site} is another each time", "equal states of equal texts, in eval mode")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 
 from probing._renamed import takes_old_names
 from probing.contracts.executor import Executor, Report, Worker, WorkerFactory, WorkerSlot, WorkPlan, WorkUnit, unit_id
-from probing.errors import BadParameter, DoubtfulData, warn_user
+from probing.errors import BadParameter, DoubtfulData, NonFiniteStates, NotRepresentable, StoreBusy, warn_user
 from probing.executors._units import Rounds, executor_of, sole_error_itself
 from probing.models.language_model import LanguageModel
 from probing.models.loading.identity import ModelSource
@@ -34,7 +34,8 @@ from probing.states.extraction.replay_reading import ReplayReading, read_replay_
 from probing.states.extraction.shard_reading import Clock, ReadingOptions, n_words, read_shard
 from probing.states.store import ShardContent, Store, StoreWriter
 from probing.states.store.leases import Lease, Leases
-from probing.states.store.views import unknown_pieces_warning
+from probing.states.store.maintenance import remove
+from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
 from probing.system.progress import words_bar
 from probing.text.corpus import Corpus, Example
 
@@ -85,8 +86,8 @@ def extract(
             `entity.last,answer.before,end` (`entity` alone is the mean over the tokens of that span).
         dtype: data type that states are stored in; None means the one that the model computes in.
         max_length: largest number of tokens of an input; None means the limit of the model.
-        long_inputs: what to do with longer inputs: `truncate` (words cut off are listed), `window` (read them in
-            overlapping windows), `skip` or `refuse`.
+        long_inputs: what to do with longer inputs: `truncate` (inputs cut are counted and warned of, words cut off are
+            listed), `window` (read them in overlapping windows), `skip` or `refuse`.
         stride: number of tokens from the start of one window to the start of the next; None means half of `max_length`.
         tokens_per_batch: largest number of tokens of a batch, padding included.
         shard_bytes: approximate size of a shard.
@@ -156,6 +157,7 @@ def extract(
     factory = _factory(runner, model, reading, target)
     with threads_set(runner.threads):
         place = place_of_work(model.device) | {"model": model.facts()}
+    is_new = array_size == 1 and not Path(to).exists()
     writer = target.open(place)
     shards = [shard for shard in writer.missing() if shard % array_size == array_index]
     plan = shard_units(digest(identity), cut.part, cut.starts, shards, cut.kept)
@@ -166,7 +168,11 @@ def extract(
         missing=lambda: ids_of(plan, set(writer.missing())),
         busy=lambda: ids_of(plan, Leases(Path(to)).held().keys()),
     )
-    with words_bar("extracting", size, progress, are_rows=reading.scope == "word") as advance, sole_error_itself():
+    with (
+        _removed_if_empty(Path(to), is_new),
+        words_bar("extracting", size, progress, are_rows=reading.scope == "word") as advance,
+        sole_error_itself(len(cut.starts)),
+    ):
         for now in rounds:
             with closing(runner.run(now, factory, advance)) as outcomes:  # type: ignore[type-var]
                 for outcome in outcomes:
@@ -175,9 +181,24 @@ def extract(
         return Store.open(Path(to), allow_partial=True)
     writer.seal()
     store = Store.open(Path(to))
-    if sentence := unknown_pieces_warning(store.unknown_pieces):
+    doubts = unknown_pieces_warning(store.unknown_pieces), cut_inputs_warning(len(store.cut_inputs), store.max_length)
+    for sentence in filter(None, doubts):
         warn_user(sentence, DoubtfulData)
     return store
+
+
+@contextmanager
+def _removed_if_empty(folder: Path, is_new: bool) -> Iterator[None]:
+    """Within the block, delete a store that this run made if its states cannot be stored and none of its shards is
+    there: nothing in it is worth going on from, and its options would stand against others.
+    """
+    try:
+        yield
+    except (NonFiniteStates, NotRepresentable):
+        if is_new and not Store.open(folder, allow_partial=True).shards_done:
+            with suppress(StoreBusy):
+                remove(folder)
+        raise
 
 
 def _factory(executor: Executor, model: LanguageModel, reading: ReadingOptions, store: StoreToFill) -> WorkerFactory:

@@ -18,13 +18,13 @@ from probing.models.batching import ParallelBatches, length_sorted_batches
 from probing.models.language_model import LanguageModel
 from probing.states.extraction.pooling import Gather, Windows, windowed_states, windows_of
 from probing.states.store import ITEM_BYTES, ShardContent, narrow
-from probing.states.store.format import MAX_SHARD_BYTES
+from probing.states.store.format import FLAGS, MAX_SHARD_BYTES
 from probing.text.alignment import Encoded, Rows, piece_rows, sentence_rows, word_rows
 from probing.text.chat import ChatTemplate
 from probing.text.corpus import Example
 from probing.text.positions import SCOPE, Position, position_rows
 
-SKIPPED, TRUNCATED, HAS_MISSING, WINDOWED = 1, 2, 4, 8
+SKIPPED, TRUNCATED, HAS_MISSING, WINDOWED = FLAGS.values()
 WINDOW = "window"
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from probing.errors import BadParameter, CorruptShard, StoreError
 from probing.models.site import Site
 from probing.states.store.commit_record import counts, load_record, unknown_share
-from probing.states.store.format import StoreLayout, content_id, read_store_json
+from probing.states.store.format import StoreLayout, are_cut, content_id, read_store_json
 from probing.states.store.leases import Leases
 from probing.states.store.reader import Store
+from probing.states.store.verify import ShardFiles
 from probing.states.store.writer import LIBRARIES
 from probing.system.machine import with_typed_errors
 
@@ -222,6 +223,7 @@ def store_info(path: Path | str) -> dict[str, Any]:
         "store_id": recipe.store_id,
         "content_id": content_id({record["shard"]: record for record in records}),
     }
+    info |= {"cut_inputs": _cut_inputs(path, recipe, records)}
     windowed = sum(len(record.get("windowed", ())) for record in records)
     info |= {"read_in_windows": windowed} if windowed else {}
     missing = set(range(recipe.n_shards)) - {record["shard"] for record in records}
@@ -229,6 +231,12 @@ def store_info(path: Path | str) -> dict[str, Any]:
     imported = _field(header, "environment", "imported")
     info |= {"imported": imported} if imported else {}
     return info | ({"damaged_shards": damaged} if damaged else {})
+
+
+def _cut_inputs(path: Path, recipe: StoreLayout, records: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many inputs were cut at the limit of tokens, from the flags of the examples of finished shards."""
+    files = ShardFiles(path, recipe, {record["shard"]: record for record in records}, "off")
+    return sum(int(are_cut(files.mapped(record["shard"], "/examples/flags")).sum()) for record in records)
 
 
 def _missing_units(path: Path, recipe: StoreLayout, shards: set[int]) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ REPLAY_ROW_COLUMNS = {"input_id": "u4", "position_id": "i4", "mask": "u1"}
 ROLES = ("states", "replay", "latents")
 MAX_LATENTS = (1 << 31) - 1
 OUTPUTS = ("none", "last", "mask", "all")
+FLAGS = {"skipped": 1, "truncated": 2, "has_missing": 4, "windowed": 8}  # bits of `/examples/flags`
 EXAMPLE_COLUMNS = {"offset": "u8", "ordinal": "u4", "text_sha256": "u1", "flags": "u1"}
 REASONS = ("too_long", "truncated", "no_pieces", "nothing_selected", "not_in_source")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
@@ -309,6 +310,11 @@ def widen(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32)
+
+
+def are_cut(flags: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which examples were read as inputs cut at the limit of tokens, `(E,)`, from their flags `(E,)`."""
+    return np.asarray(flags & (FLAGS["skipped"] | FLAGS["truncated"]) == FLAGS["truncated"])
 
 
 def as_slice(ordered: NDArray[np.int64]) -> NDArray[np.int64] | slice:

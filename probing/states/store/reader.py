@@ -24,7 +24,7 @@ from probing.states.store.commit_record import (
     words_of,
 )
 from probing.states.store.file_ops import typed_errors
-from probing.states.store.format import StoreLayout, as_slice, content_id, read_store_json, widen
+from probing.states.store.format import StoreLayout, are_cut, as_slice, content_id, read_store_json, widen
 from probing.states.store.latents import read_latents
 from probing.states.store.verify import ShardFiles, Verification, verify_seal, verify_shards
 from probing.states.store.views import RowTable, Sites, to_dataframe, torch_dataset
@@ -140,6 +140,17 @@ class Store:
         index of the position in place of the word.
         """
         return words_of(self._records, self._files)
+
+    @cached_property
+    def cut_inputs(self) -> NDArray[np.int64]:
+        """Indices of the examples whose input was cut at the limit of tokens, `max_length`, `(C,)`."""
+        return self._column("/examples/ordinal")[are_cut(self._column("/examples/flags"))]
+
+    @property
+    def max_length(self) -> int | None:
+        """Largest number of tokens of an input; None if there was no limit, or it is not known."""
+        limit = self.identity["extraction"].get("max_length")
+        return limit if isinstance(limit, int) else None
 
     def first_row(self, shard: int) -> int:
         """Return the number of the first row of a finished shard."""

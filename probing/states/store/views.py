@@ -1,5 +1,5 @@
 """Views of a store (arrays by site name, a DataFrame, a data set of PyTorch), and warnings of tokens unknown to the
-tokenizer and of spans that are read as means of tokens. A *piece* is a token.
+tokenizer, of inputs that were cut, and of spans that are read as means of tokens. A *piece* is a token.
 """
 
 from __future__ import annotations
@@ -198,6 +198,28 @@ def unknown_pieces_warning(share: float | None) -> str:
         "same unknown piece look the same to the model. Use a model whose vocabulary has these words "
         "(and check upper and lower case)."
     )
+
+
+def cut_inputs_warning(count: int, limit: int | None) -> str:
+    """Return a warning that inputs are longer than the model reads at once and were cut; an empty string if none was.
+
+    Args:
+        count: number of inputs that were cut.
+        limit: largest number of tokens of an input.
+    """
+    if not count:
+        return ""
+    inputs = "1 input was" if count == 1 else f"{count:,} inputs were"
+    return (
+        f"{inputs} cut{cut_at(limit)}: the model did not read what follows. The last token of these rows (of `last`, "
+        "`end`) is not that of the text, means lack its end, and baselines read the whole text. To read all of it: "
+        "--long-inputs window, or shorter texts; skip leaves such inputs out."
+    )
+
+
+def cut_at(limit: int | None) -> str:
+    """Return where inputs were cut, such as ` at 128 tokens`; an empty string if the limit is not known."""
+    return "" if limit is None else f" at {limit:,} token{'s' * (limit != 1)}"
 
 
 def count_unknown(encoded: Iterable[Encoded], unknown_id: int | None) -> Ints:

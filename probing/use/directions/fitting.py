@@ -257,6 +257,8 @@ def keep_directions(
     identity = model.identity()["model"]
     written = []
     for result in run.results:
+        if result.unmatched:  # nothing was edited
+            continue
         instrument, prop = subjects.of(result.task)
         bench = EditMeasurement.of(instrument, prop.plan(options), seed=options.seed)
         covariates = {name: values for name, (values, _) in prop.covariates.items()}
