@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 MOST_CLASSES = 12
 LEAST_ROWS = 10  # of a class, in train and in test
 MOST_OTHERS = 4  # columns beside the main one
+LEVEL = 0.05
 LEAST_GAIN = 0.03  # of F1 on train, for a further column to count (Chanin et al. 2024, §3)
 
 
@@ -45,9 +46,10 @@ def single_columns(states: Mapping[str, Any], random: Mapping[str, Any] | None, 
 
     The main column of a class is the one with the largest area under the ROC curve on train, and fires from the cut on
     that has the largest F1 on train. Its scores on test are `auroc`, `precision`, `recall`, `f1`, and `p`, one-sided
-    and times the number of columns searched (`searched`). Then columns follow that fire where it does not: each raises
-    the F1 of "any of them fires" on train by at least 0.03. `recovers` is the share of the class's test rows on which
-    no earlier column fires and this one does; `false_alarms` the same share of the other rows.
+    and times the number of columns searched (`searched`). Where p is at most 0.05, columns follow that fire where it
+    does not: each raises the F1 of "any of them fires" on train by at least 0.03. `recovers` is the share of the
+    class's test rows on which no earlier column fires and this one does; `false_alarms` the same share of the other
+    rows.
 
     Args:
         states: columns by split, sparse `(n, m)`.
@@ -83,6 +85,8 @@ def _of_class(
     f1, cuts = order.best_cuts(has, fired)
     main = _Rule(int(areas.argmax()), float(cuts[areas.argmax()]))
     points = _main(main, states["test"], has_test, test, len(order.active), float(areas.max()), place)
+    if points[-1].value > LEVEL:
+        return points  # what stands for nothing is not split either
     reached, fired = float(f1[main.column]), main.fires(states["train"])
     fired_test = main.fires(states["test"])
     for _ in range(MOST_OTHERS):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probing.circuits.checking import Options, check_others, check_paths, with_properties
+from probing.circuits.checking import Options, check_others, check_paths, given_facts, with_properties
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
     PartVerdict,
@@ -18,9 +18,10 @@ from probing.circuits.judging import (
     judge_parts,
     judge_random,
     judge_sufficient,
+    range_of,
     redundant,
 )
-from probing.circuits.measuring import Half
+from probing.circuits.measuring import Floats, Half
 from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
 from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
@@ -90,7 +91,8 @@ def circuit(
             prompts are always in one group.
         properties: columns with a property of the clean prompt; `corrupted_NAME` has that of the corrupted prompt.
         transfer: files of other pairs on which the circuit is measured, too.
-        given: circuit.json of an earlier run: its circuit is judged instead of a new one.
+        given: circuit.json of an earlier run: its circuit is judged instead of a new one, with a doubt if it was found
+            on some of the test pairs, or if that is not known.
         random_circuits: number of random circuits beside each size; 0: none.
         random_pairs: number of pairs that these, and looked-for parts of the circuit, are measured on.
         seed: root of every random draw.
@@ -126,9 +128,9 @@ def circuit(
         chosen = search.choose()
     else:
         chosen = search.graph.on_paths(search.graph.mask(earlier.edges))
-        search.scores = np.zeros(search.candidates.shape if level == "edge" else len(search.graph.senders))
+        search.notes |= given_facts(str(given), earlier, search.test.pairs)
     check_paths(search.graph, chosen, options)
-    result = _report(search, chosen, source, identity, elsewhere, ranked=earlier is None)
+    result = _report(search, chosen, source, identity, elsewhere, earlier)
     if folder is not None:
         result.write(folder)
     return result
@@ -186,10 +188,9 @@ def _report(
     source: str,
     identity: float,
     others: Mapping[str, Half],
-    *,
-    ranked: bool,
+    earlier: CircuitResult | None,
 ) -> CircuitResult:
-    """Measure a circuit on test and return the result."""
+    """Measure a circuit, of an earlier result if it was given, on test and return the result."""
     options, graph, test = search.options, search.graph, search.test
     rest = graph.allowed & ~chosen
     judged, without = test.metrics([chosen, rest], "judge")
@@ -206,13 +207,13 @@ def _report(
         for unit in idle:
             less = search.less(less, unit)
         words.append(redundant(test.scale, judged - test.changed(chosen, [less])[0], options.least))
-    low, high = _random(search, chosen, "judged")
-    if high is not None:
+    random = _random(search, chosen, "judged")
+    if random is not None:
         few = search.some_of(test)
-        words.append(judge_random(few.scale, few.metrics([chosen])[0], high, options.random_circuits))
-    sizes, areas = _sizes(search) if ranked else ([], {})
+        words.append(judge_random(few.scale, few.metrics([chosen])[0], random))
+    sizes, areas = _sizes(search) if earlier is None else ([], {})
     edges = int(chosen.sum())
-    sizes = [CircuitSize(JUDGED, len(units), edges, test.scale.share(judged), low, high), *sizes]
+    sizes = [CircuitSize(JUDGED, len(units), edges, test.scale.share(judged), *range_of(random)), *sizes]
     elsewhere, doubts, overlap = _elsewhere(search, chosen, others)
     carried = {name: _carried(search, name, units, doubts) for name in search.pairs.values}
     facts = _facts(search) | {
@@ -221,7 +222,13 @@ def _report(
         "overlap_with_other_corruption": overlap,
         "passes": _passes(search),
     }
-    parts = _parts(search, dict(zip(units, verdicts, strict=True)), carried)
+    effects: Mapping[Any, float | None]
+    if earlier is None:
+        effects = search.effects()
+    else:
+        known = {part.name: part.effect for part in earlier.parts}
+        effects = {unit: known.get(search.unit_name(unit)) for unit in units}
+    parts = _parts(search, effects, dict(zip(units, verdicts, strict=True)), carried)
     return CircuitResult(
         search.model.name,
         dict(search.model.identity),
@@ -237,10 +244,13 @@ def _report(
 
 
 def _parts(
-    search: Search, verdicts: Mapping[Any, PartVerdict], carried: Mapping[str, Mapping[str, Mapping[Any, Estimated]]]
+    search: Search,
+    effects: Mapping[Any, float | None],
+    verdicts: Mapping[Any, PartVerdict],
+    carried: Mapping[str, Mapping[str, Mapping[Any, Estimated]]],
 ) -> list[CircuitPart]:
     found = []
-    for unit, effect in search.effects().items():
+    for unit, effect in effects.items():
         verdict = verdicts.get(unit)
         flows = {label: of[unit] for both in carried.values() for label, of in both.items() if unit in of}
         found.append(
@@ -255,7 +265,7 @@ def _parts(
                 flows,
             )
         )
-    return sorted(found, key=lambda part: (not part.in_circuit, -abs(part.effect)))
+    return sorted(found, key=lambda part: (not part.in_circuit, -abs(part.effect or 0.0)))
 
 
 def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
@@ -270,26 +280,24 @@ def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
         metrics = test.metrics(masks, f"circuits by {choice}")
         edges = [int(mask.sum()) for mask in masks]
         for k, mask in enumerate(masks):
-            low, high = _random(search, mask, k) if choice == "absolute" else (None, None)
-            sizes.append(CircuitSize(choice, asked[k], edges[k], test.scale.share(metrics[k]), low, high))
+            bounds = range_of(_random(search, mask, k)) if choice == "absolute" else (None, None)
+            sizes.append(CircuitSize(choice, asked[k], edges[k], test.scale.share(metrics[k]), *bounds))
         cpr, cmd = test.scale.areas(metrics, edges, most)
         areas |= {f"CPR {choice}": cpr, f"CMD {choice}": cmd}
     return sizes, areas
 
 
-def _random(search: Search, mask: Mask, number: int | str) -> tuple[float | None, float | None]:
-    """Return the range of f of 95 % of random circuits with as many edges at every node as `mask`; None if none are
-    asked for, or there is no such circuit but `mask` itself.
+def _random(search: Search, mask: Mask, number: int | str) -> Floats | None:
+    """Return f of random circuits with as many edges at every node as `mask`; None if none are asked for, or there is
+    no such circuit but `mask` itself.
     """
     options, random = search.options, generator(search.options.seed, "random circuits", number)
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
     if all((one == mask).all() for one in drawn):
-        return None, None
+        return None
     some = search.some_of(search.test)
     with steps_bar(f"random circuits of {int(mask.sum())} edges", "circuits", len(drawn), search.progress) as bar:
-        values = some.scale.samples(np.stack([some.metrics([one])[0] for one in _counted(drawn, bar)]))[0]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+        return some.scale.samples(np.stack([some.metrics([one])[0] for one in _counted(drawn, bar)]))[0]
 
 
 def _counted(items: Sequence[Mask], bar: Any) -> Any:
@@ -326,7 +334,7 @@ def _carried(search: Search, name: str, units: Sequence[Any], doubts: list[str])
     for label, seed in ((name, None), (f"{name} (shuffled)", child_seed(search.options.seed, "labels", name))):
         falls = search.shifted(name, units, seed)
         known = search.test.scale.estimates(falls) if len(falls) else []
-        found[label] = {unit: Estimated(one.value, *one.interval()) for unit, one in zip(units, known, strict=True)}
+        found[label] = {unit: search.test.scale.bounded(one) for unit, one in zip(units, known, strict=True)}
     return found
 
 
@@ -346,27 +354,32 @@ def _facts(search: Search) -> dict[str, Any]:
         "seed",
     )
     example = search.pairs.texts[0] if search.pairs.texts else ("", "")
-    return search.notes | {
-        **{name: getattr(options, name) for name in names},
-        "delta": options.least,
-        "metric": "logit of the answer − logit of the corrupted answer, at the last token",
-        "pairs_of_discovery": len(search.discovery.pairs),
-        "pairs_of_test": len(search.test.pairs),
-        "groups_of_test": scale.clusters.count,
-        "candidates": int(search.candidates.sum()),
-        "all_edges": int(search.graph.allowed.sum()),
-        "metric_full": float(scale.full.mean()),
-        "metric_corrupted": float(scale.corrupted.mean()),
-        "right": float((scale.full > 0).mean()),
-        "nodes_of_readers": _nodes_of_readers(search),
-        "example": example[0],
-        "example_corrupted": example[1],
-        "shape": {
-            "n_layers": len(search.graph.layers),
-            "n_heads": max(layer.heads for layer in search.graph.layers),
-            "parallel_attn_mlp": search.graph.is_parallel,
-        },
-    }
+    found_here = {"given": None, "discovery_pairs": sorted(set(search.discovery.pairs.digests))}
+    return (
+        found_here
+        | search.notes
+        | {
+            **{name: getattr(options, name) for name in names},
+            "delta": options.least,
+            "metric": "logit of the answer − logit of the corrupted answer, at the last token",
+            "pairs_of_discovery": len(search.discovery.pairs),
+            "pairs_of_test": len(search.test.pairs),
+            "groups_of_test": scale.clusters.count,
+            "candidates": int(search.candidates.sum()),
+            "all_edges": int(search.graph.allowed.sum()),
+            "metric_full": float(scale.full.mean()),
+            "metric_corrupted": float(scale.corrupted.mean()),
+            "right": float((scale.full > 0).mean()),
+            "nodes_of_readers": _nodes_of_readers(search),
+            "example": example[0],
+            "example_corrupted": example[1],
+            "shape": {
+                "n_layers": len(search.graph.layers),
+                "n_heads": max(layer.heads for layer in search.graph.layers),
+                "parallel_attn_mlp": search.graph.is_parallel,
+            },
+        }
+    )
 
 
 def _passes(search: Search) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from probing.circuits.graph import Graph, Mask
 from probing.circuits.measuring import LEAST_GROUPS, check_groups
 from probing.circuits.traces import TokenPairs
 from probing.errors import BadParameter, DegenerateDesign, unknown_name
+from probing.results.circuit import CircuitResult
 
 LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 
@@ -104,6 +106,15 @@ def check_others(pairs: TokenPairs, source: str | TokenPairs, others: Mapping[st
                 where=path,
             )
         check_groups(other.groups, LEAST_GROUPS, path)
+
+
+def given_facts(path: str, given: CircuitResult, test: TokenPairs) -> dict[str, Any]:
+    """Return facts on a given circuit: its file, the pairs that it was found on, and how many of the test pairs are
+    among these (None: the file does not say on which it was found).
+    """
+    known = given.facts.get("discovery_pairs")
+    shared = None if known is None else sum(one in set(known) for one in test.digests)
+    return {"given": path, "discovery_pairs": known, "test_pairs_of_discovery": shared}
 
 
 def with_properties(pairs: TokenPairs, group: str | None, properties: Sequence[str]) -> TokenPairs:

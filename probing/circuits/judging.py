@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from probing.circuits.measuring import ALIKE, Floats, Scale
 from probing.results.circuit import (
-    ABOVE_RANDOM,
     BELOW,
+    CLOSER,
     EXCEEDS,
     INCONCLUSIVE,
     MATERIAL,
     NECESSARY,
-    NOT_ABOVE_RANDOM,
+    NO_CLOSER,
     NOT_NECESSARY,
     NOT_SUFFICIENT,
     SUFFICIENT,
+    TOGETHER,
     Estimated,
     Judged,
 )
@@ -78,13 +81,20 @@ def _smallest(scale: Scale, share: Estimated, error: float) -> float:
     )
 
 
-def judge_random(few: Scale, values: Floats, high: float, count: int) -> Judged:
-    """Return whether a circuit keeps more than random circuits with as many edges at every node, measured on the same
-    pairs: whether its f is above their 97.5 % point.
+def judge_random(few: Scale, values: Floats, random: Floats) -> Judged:
+    """Return whether the f of a circuit is closer to 1 than those of random circuits with as many edges at every node
+    `(K,)`, measured on the same pairs: whether |1 - f| is below the 2.5 % point of theirs. A random circuit that keeps
+    more than the model is as far from it as one that keeps less.
     """
-    share, side = float(few.samples(values)[0][0]), f"the 97.5 % point, {high:.3f}, of {count} random circuits"
-    word, other = (ABOVE_RANDOM, "at most") if share > high else (NOT_ABOVE_RANDOM, "above")
-    return Judged("beside random circuits", word, Estimated(share), None, f"a share {other} {side}")
+    share, bound = float(few.samples(values)[0][0]), float(np.quantile(np.abs(1 - random), 0.025))
+    side = f"the 2.5 % point, {bound:.3f}, of {len(random)} random circuits"
+    word, other = (CLOSER, "at least") if abs(1 - share) < bound - ALIKE else (NO_CLOSER, "below")
+    return Judged("beside random circuits", word, Estimated(share), None, f"a distance |1 - f| of {other} {side}")
+
+
+def range_of(values: Floats | None) -> tuple[float | None, float | None]:
+    """Return the range of 95 % of values; None of none."""
+    return (None, None) if values is None else (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975)))
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,7 @@ def judge_parts(scale: Scale, falls: Floats, delta: float) -> list[PartVerdict]:
         smallest = detectable(one.error, one.df, margin=delta, alpha=LEVEL / 2 / len(known))
         if alike:
             smallest = delta * (LEVEL / len(known)) ** (-1 / scale.clusters.effective)
-        bounds = scale.unvaried(one.value) if alike else one.interval()
-        found.append(PartVerdict(Estimated(one.value, *bounds), above, smallest, word))
+        found.append(PartVerdict(scale.bounded(one), above, smallest, word))
     return found
 
 
@@ -148,7 +157,7 @@ def redundant(scale: Scale, without: Floats, delta: float) -> Judged:
     verdict = judge_parts(scale, without[None], delta)[0]
     words = {MATERIAL: "material together", BELOW: "below δ together", INCONCLUSIVE: INCONCLUSIVE}
     step = "a fall of the metric below δ (or above it) without all of them, on other pairs"
-    return Judged("the others together", words[verdict.word], verdict.removal, verdict.detectable, step)
+    return Judged(TOGETHER, words[verdict.word], verdict.removal, verdict.detectable, step)
 
 
 def doubts_of(scale: Scale, words: Sequence[Judged], notes: Mapping[str, Any]) -> list[str]:
@@ -167,6 +176,23 @@ def doubts_of(scale: Scale, words: Sequence[Judged], notes: Mapping[str, Any]) -
             f"All words rest on {count} groups of test pairs: an effect that only a few of the groups carry would not "
             f"be seen. Up to {1 - LEVEL ** (1 / count):.0%} of all groups may be of a kind that is not among {count}."
         )
-    if any(one.word == NOT_ABOVE_RANDOM for one in words):
-        found.append(f"The circuit is {NOT_ABOVE_RANDOM}: what it keeps says nothing for these edges.")
-    return found
+    if any(one.word == NO_CLOSER for one in words):
+        found.append(f"The circuit is {NO_CLOSER}: what it keeps says nothing for these edges.")
+    return [*found, *_given_doubts(notes, len(scale.full))]
+
+
+def _given_doubts(notes: Mapping[str, Any], tests: int) -> list[str]:
+    """Return a sentence on a given circuit if it may have been found on the pairs that it is measured on."""
+    given, shared = notes.get("given"), notes.get("test_pairs_of_discovery")
+    if given is None or shared == 0:
+        return []
+    if shared is None:
+        return [
+            f"{given} does not say which pairs its circuit was found on: some or all of the {tests} test pairs may be "
+            "among them, and what was chosen on a pair looks better there. Judge it on pairs that were not at hand "
+            "when it was found."
+        ]
+    return [
+        f"{shared} of the {tests} test pairs are among those that the circuit of {given} was found on: what was chosen "
+        "on a pair looks better there. Judge it on other pairs."
+    ]

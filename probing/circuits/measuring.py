@@ -149,6 +149,11 @@ class Scale:
         least, most = _range(value)
         return unvaried_interval(value, self.clusters.effective, least=least, most=most, level=level)
 
+    def bounded(self, estimate: Estimate) -> Estimated:
+        """Return an estimate with its interval over groups; where all groups agree, that of `unvaried`."""
+        is_alike = 2 * estimate.error <= ALIKE
+        return Estimated(estimate.value, *(self.unvaried(estimate.value) if is_alike else estimate.interval()))
+
     def areas(self, curves: Floats, edges: Sequence[int], most: int) -> tuple[Estimated, Estimated]:
         """Return CPR and CMD: the area under f, and between f and 1, over the share of edges, by the trapezoid rule.
 

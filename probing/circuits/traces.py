@@ -17,6 +17,7 @@ from probing.circuits.graph import LOGITS, MLP
 from probing.errors import BadParameter, CorpusError, NoBehaviour
 from probing.models.language_model import LanguageModel
 from probing.models.splitting import SplitModel
+from probing.provenance import digest
 from probing.use.behaviours._answers import ids_of
 from probing.use.patching.prompt_pairs import ANSWER, OTHER, PromptPairs
 
@@ -88,6 +89,11 @@ class TokenPairs:
         return [
             frozenset((tuple(map(int, a)), tuple(map(int, b)))) for a, b in zip(self.clean, self.corrupted, strict=True)
         ]
+
+    @property
+    def digests(self) -> list[str]:
+        """A digest of the two prompts of each pair, without their order, by which pairs are known in other files."""
+        return [digest(sorted(map(list, pair)))[:16] for pair in self.prompts]
 
     def chosen(self, rows: Ints) -> TokenPairs:
         """Return some of the pairs, by their indices."""

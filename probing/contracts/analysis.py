@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from probing.contracts.control import Probed
+from probing.contracts.control import Probed, StateTable
 from probing.contracts.probe import Probe
 from probing.labels import Kind, Labels
 from probing.results.analysis import Point
@@ -78,6 +78,11 @@ class Analysis(ABC):
     def check(self, probed: Probed, others: Collection[str]) -> None:  # noqa: B027 (few need it)
         """Raise an error if the analysis cannot be run on these states and labels; it is called before any work.
         `others` are the names of the run's state controls.
+        """
+
+    def check_states(self, table: StateTable, labels: Labels) -> None:  # noqa: B027 (few need it)
+        """Raise an error if the analysis cannot be run on the values of these states, of which it may read some; it is
+        called before any work, if the analysis is not done yet.
         """
 
     def accepts(self, probe: Probe) -> bool:

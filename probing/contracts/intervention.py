@@ -58,6 +58,11 @@ class Edit(ABC):
         """Numbers of the latents of a dictionary that the edit sets; () if it sets none."""
         return ()
 
+    @property
+    def active_latents(self) -> Sequence[int]:
+        """Those of `latents` that are active on some row that the edit was fitted on."""
+        return self.latents
+
     def influence(
         self,
         states: NDArray[np.float32],

@@ -166,7 +166,7 @@ def compared(
     rows = labels.rows("test")
     for place, latent in enumerate(latents):
         sign, threshold = _threshold(train[:, place], is_train)
-        says, probe_says = (test[:, place] > threshold) == (sign > 0), odds > 0
+        says, probe_says = _says(test[:, place], sign, threshold), odds > 0
         probes.append(
             ProbeBeside(
                 int(latent),
@@ -199,7 +199,9 @@ def compared(
 
 
 def _threshold(values: NDArray[Any], is_label: NDArray[np.bool_]) -> tuple[int, float]:
-    """Return the sign, and the activation above which a latent says yes (or no), of the best balanced accuracy."""
+    """Return the sign, and the activation above which a latent says yes (or no), of the best balanced accuracy; sign 0
+    where no activation separates the rows, as of a latent that is never active.
+    """
     order = np.argsort(values, kind="stable")
     sorted_values, ours = values[order].astype(np.float64), is_label[order]
     below_ours, below = np.cumsum(ours) / max(1, ours.sum()), np.cumsum(~ours) / max(1, (~ours).sum())
@@ -207,7 +209,12 @@ def _threshold(values: NDArray[Any], is_label: NDArray[np.bool_]) -> tuple[int, 
     is_last = np.append(sorted_values[1:] > sorted_values[:-1], True)
     gain = np.where(is_last, gain, 0.0)
     best = int(np.abs(gain).argmax())
-    return (1 if gain[best] >= 0 else -1), float(sorted_values[best])
+    return int(np.sign(gain[best])), float(sorted_values[best])
+
+
+def _says(values: NDArray[Any], sign: int, threshold: float) -> NDArray[np.bool_]:
+    """Return on which rows a latent says yes; without a direction (sign 0) it never does."""
+    return np.zeros(len(values), bool) if sign == 0 else np.asarray((values > threshold) == (sign > 0))
 
 
 def _balanced(says: NDArray[np.bool_], is_label: NDArray[np.bool_]) -> float:

@@ -14,7 +14,7 @@ from probing.errors import BadParameter, WrongDictionary
 
 Floats = NDArray[np.float32]
 
-OFF = 0.25  # share by which a measured number may differ from the declared one, and by which another setting may gain
+OFF = 0.25  # share by which L0 may be off, unexplained variance be worse than declared, and another setting gain
 _POOR = 0.9  # share of variance unexplained from which on a dictionary explains nothing
 _LEAST_GAIN = 0.002  # of variance: what another setting gains below this is noise
 _FEWER_ROWS = 2000  # for settings that are tried out
@@ -299,7 +299,11 @@ def _judged(
     if l0 is not None and not 1 - OFF <= fit.l0 / l0 <= 1 + OFF:
         problems.append(f"{fit.l0:.4g} latents of a row are active, where the file declares {l0:g}")
     if "fvu" in declared and fit.fvu > declared["fvu"] * (1 + OFF) + _LEAST_GAIN:
-        problems.append(f"{fit.fvu:.1%} of the variance are unexplained, where the file declares {declared['fvu']:.1%}")
+        worse = fit.fvu / declared["fvu"] - 1
+        problems.append(
+            f"{fit.fvu:.1%} of the variance are unexplained, worse by {worse:.0%} than the {declared['fvu']:.1%} that "
+            "the file declares"
+        )
     if fit.fvu > _POOR:
         problems.append(f"{fit.fvu:.1%} of the variance are unexplained")
     better = {name: one for name, one in tried.items() if _is_better(name, one, own)}

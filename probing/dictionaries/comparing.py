@@ -18,11 +18,11 @@ from probing.analyses._few_columns import Columns, compared_columns, principal_c
 from probing.analyses._fits import measure_of
 from probing.analyses._single_columns import single_columns
 from probing.contracts.analysis import Analysis, SiteData
-from probing.contracts.control import Probed
+from probing.contracts.control import Probed, StateTable
 from probing.contracts.probe import Probe
 from probing.dictionaries.dictionary import Dictionary
 from probing.dictionaries.encoding import is_of_another
-from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite, unknown_name
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite, unknown_name
 from probing.labels import Kind, Labels
 from probing.probes.linear import LinearProbe
 from probing.provenance import model_called
@@ -34,6 +34,7 @@ from probing.seeds import child_seed
 Floats = NDArray[np.float32]
 KS = (1, 2, 5, 16, 64, 128, 512)
 TWIN = "untrained_model"
+_ROWS_AT_ONCE = 256  # that are encoded until a latent is active
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,26 @@ class DictionaryComparison(Analysis):
             )
         self._check_twin(dictionary, others)
 
+    def check_states(self, table: StateTable, labels: Labels) -> None:
+        """Check that some latent is active on some row of train: rows are encoded until one is.
+
+        Raises:
+            DegenerateDesign: none is.
+        """
+        if labels.row_form != "row":
+            return  # of means of states, which `run` makes
+        dictionary, rows = self.dictionary.dictionary, labels.row[labels.rows("train")]
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            if dictionary.encode(table.read(self._site, np.unique(rows[first : first + _ROWS_AT_ONCE]))).nnz:
+                return
+        raise DegenerateDesign(
+            "no latent of the dictionary is active on the rows of train",
+            needed="a latent that is",
+            found=f"none of {dictionary.n_latents:,} on {len(rows):,} rows of {self._site}",
+            where=self.dictionary.path,
+            next_step="compare it with these states: probing dictionary check --states",
+        )
+
     def _check_twin(self, dictionary: Dictionary, others: Collection[str]) -> None:
         if self.twin is None:
             return
@@ -279,8 +300,7 @@ class DictionaryComparison(Analysis):
             found.append(Columns("random", {split: random.encode(states) for split, states in X.items()}))
         if self.twin is not None:
             read = next(read for name, read in data.others.items() if name.startswith(TWIN))
-            twin = self.twin.dictionary
-            found.append(Columns("twin", {split: twin.encode(states) for split, states in read().items()}))
+            found.append(Columns("twin", {split: self.twin.dictionary.encode(X) for split, X in read().items()}))
         return found
 
     def _cosines(self, found: Sequence[Point], whole: Probe, labels: Labels) -> list[Point]:
@@ -356,10 +376,9 @@ def random_of(dictionary: Dictionary, states: Floats, *, l0: float, seed: int) -
 def _active(columns: Columns) -> list[Point]:
     """Return how many latents of a dictionary are active in a row, and how many are active in any row of train."""
     train, name = columns.states["train"], columns.method
-    alive = int((train.sum(axis=0) > 0).sum())
     return [
         Point("l0", train.nnz / max(1, train.shape[0]), "latents", label=name),
-        Point("alive", float(alive), "latents", label=name),
+        Point("alive", float((train.sum(axis=0) > 0).sum()), "latents", label=name),
     ]
 
 

@@ -144,6 +144,7 @@ def top_contexts(
         facts.append(_facts(latent, values, source.n_rows, about))
         contexts += _contexts(latent, index, values, texts, asked)
     probes, apart = compared(own, chosen, beside, texts, disagreements) if beside is not None else ((), ())
+    _warn_of_densities(facts, source.n_rows, export)
     result = LatentContexts(
         model_called(source.identity["model"]),
         place,
@@ -169,7 +170,8 @@ def _write_list(result: LatentContexts, about: ExportedLatents, folder: Path) ->
     beside = {one.latent: one for one in result.probes}
     texts = {}
     for one in result.facts:
-        text = f"active on {one.density:.3%} of {result.rows:,} rows of {result.site}"
+        often = f"active on {one.density:.3%}" if one.density else "never active on any"
+        text = f"{often} of {result.rows:,} rows of {result.site}"
         if (probe := beside.get(one.latent)) is not None:
             text += (
                 f"; balanced accuracy of {probe.task} ({probe.label}) on test {probe.latent_accuracy:.3f}, of a linear "
@@ -298,6 +300,29 @@ def _facts(latent: int, values: Floats, rows: int, about: ExportedLatents) -> La
         about.largest.get(latent),
         about.page(latent) if latent in about else "",
         tuple(map(_marked, about.contexts.get(latent, ())[:_MOST_EXPORTED])),
+    )
+
+
+def _warn_of_densities(facts: Sequence[LatentFacts], rows: int, export: str | Path | None) -> None:
+    """Warn of latents whose density in an export is more than tenfold that on these rows, or less than a tenth of it;
+    densities below 10 rows are taken as 10 rows.
+    """
+    least = 10 / rows
+    apart = [
+        one
+        for one in facts
+        if one.exported_density is not None
+        and not 0.1 <= max(one.exported_density, least) / max(one.density, least) <= 10
+    ]
+    if not apart:
+        return
+    first = apart[0]
+    warnings.warn(
+        f"the export {export} contradicts these states in {len(apart)} of {len(facts)} latents: latent {first.latent} "
+        f"is active on {first.exported_density:.3%} of tokens there and on {first.density:.3%} of {rows:,} rows here; "
+        "it may be of another dictionary, or of other texts",
+        ProbingWarning,
+        stacklevel=3,
     )
 
 

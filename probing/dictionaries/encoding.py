@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,18 @@ from torch import Tensor
 
 from probing.dictionaries._options import check_device
 from probing.dictionaries.dictionary import Dictionary
-from probing.errors import BadParameter, ConfigError, ProvenanceMismatch
+from probing.errors import (
+    BadParameter,
+    ConfigError,
+    NonFiniteStates,
+    NotRepresentable,
+    ProbingWarning,
+    ProvenanceMismatch,
+)
 from probing.provenance import environment, model_called
-from probing.states.store import ShardContent, Store, StoreWriter, narrow
+from probing.states.store import ShardContent, Store, StoreWriter
 from probing.states.store.commit_record import MISSING, as_words, load_record
+from probing.states.store.content import narrow_latents
 from probing.states.store.format import EXAMPLE_COLUMNS, STATE_TYPES, StoreLayout, widen
 from probing.system.machine import check_target, with_typed_errors
 from probing.system.progress import steps_bar
@@ -278,7 +288,8 @@ def encode_states(
     """Encode the states of a store, and return a store of their latents; a killed run resumes where it was.
 
     Latents are kept as compressed sparse rows. Each shard has the rows and examples of the shard of states of the same
-    number, so that labels of a corpus are joined to both alike. `Store.latents` reads them.
+    number, so that labels of a corpus are joined to both alike. `Store.latents` reads them. Activations so small that
+    `dtype` holds them as 0 are left out, with a warning that counts them.
 
     Args:
         dictionary: the dictionary.
@@ -293,7 +304,8 @@ def encode_states(
     Raises:
         ConfigError, UnknownSite, ProvenanceMismatch, BadParameter: the states do not fit (see `site_in`), or `to` holds
             a store of other latents.
-        NonFiniteStates, NotRepresentable: a state is not finite, or a latent too large for `dtype`.
+        NonFiniteStates, NotRepresentable: a state is not finite, or a latent too large for `dtype`, or more than 1 in
+            1,000 active latents of a shard too small for it; a store that this call began is then removed.
         CorruptShard: states differ from their commit record.
         CannotReachFile, DiskFull: `to` cannot be written to.
     """
@@ -304,21 +316,49 @@ def encode_states(
         raise BadParameter("unknown stored dtype", needed=", ".join(STATE_TYPES), found=repr(dtype))
     check_device(device or "cpu")
     check_target(Path(to))
-    source = StoreLayout.of(store.identity)
+    target = Path(to)
+    is_new = not target.exists() or not any(target.iterdir())
     writer = StoreWriter.open(
-        Path(to), identity=_identity(dictionary, store, name, dtype), environment=environment(device or "cpu")
+        target, identity=_identity(dictionary, store, name, dtype), environment=environment(device or "cpu")
     )
-    encoder, done = Encoder(dictionary, device), 0
+    try:
+        _write(writer, Encoder(dictionary, device), store, name, dtype, progress)
+    except (NonFiniteStates, NotRepresentable) as error:
+        # No run can finish such a store, and another type or other states would be refused in its folder.
+        if is_new:
+            shutil.rmtree(target)
+        else:
+            error.next_step += f"{', ' if error.next_step else ''}into another folder, or remove {target} first"
+        raise
+    writer.seal()
+    return Store.open(target)
+
+
+def _write(writer: StoreWriter, encoder: Encoder, store: Store, site: str, dtype: str, progress: bool | None) -> None:
+    """Encode the shards that are not done yet, and commit them.
+
+    Raises:
+        NonFiniteStates, NotRepresentable: see `encode_states`.
+    """
+    source, done, lost, active = StoreLayout.of(store.identity), 0, 0, 0
     with steps_bar("encoding", "rows", store.n_rows, progress) as bar:
         for shard in range(writer.n_shards):
-            stored = store.dataset(shard, f"/sites/{name}")
+            stored = store.dataset(shard, f"/sites/{site}")
             if not writer.is_done(shard):
                 block = encoder.encode(stored, source.dtype)
-                writer.commit(shard, _content(store, source, shard, name, block, dtype, dictionary))
+                counts, columns, values, small = narrow_latents(*block, dtype, site)
+                content = _content(store, source, shard, site, (counts, columns, values), encoder.dictionary)
+                writer.commit(shard, content)
+                lost, active = lost + small, active + len(block[2])
             done += len(stored)
             bar(done, store.n_rows)
-    writer.seal()
-    return Store.open(Path(to))
+    if lost:
+        warnings.warn(
+            f"{lost:,} of {active:,} active latents of {site} are so small that {dtype} holds them as 0: they are "
+            "stored as not active (float32 keeps them)",
+            ProbingWarning,
+            stacklevel=3,
+        )
 
 
 def _identity(dictionary: Dictionary, store: Store, site: str, dtype: str) -> dict[str, Any]:
@@ -331,7 +371,7 @@ def _identity(dictionary: Dictionary, store: Store, site: str, dtype: str) -> di
 
 
 def _content(
-    store: Store, source: StoreLayout, shard: int, site: str, block: Block, dtype: str, dictionary: Dictionary
+    store: Store, source: StoreLayout, shard: int, site: str, block: Sequence[NDArray[Any]], dictionary: Dictionary
 ) -> ShardContent:
     """Return the latents of a shard with the rows and examples of its states."""
     record: Mapping[str, Any] = load_record(store.path, source, shard) or {}
@@ -355,6 +395,6 @@ def _content(
         latents={
             "indptr": np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64),
             "indices": indices,
-            "values": narrow(values, dtype, f"latents of {site}"),
+            "values": values,
         },
     )

@@ -74,9 +74,10 @@ def check_dictionary(
     """Check a dictionary on the states of a store, or of a model that reads some texts, and return what was measured.
 
     Measured are L0, the fraction of variance unexplained, the share of dead latents, and, with a causal model and a
-    site `resid.l`, the loss that the model recovers when the reconstruction is put in. What differs by more than 25 %
-    from what the file declares is a problem; other settings, the sites one layer before and after, and the rows without
-    first tokens are tried, to find the likely cause. `refuse_if_wrong` of the result raises the error.
+    site `resid.l`, the loss that the model recovers when the reconstruction is put in. L0 that is more than 25 % off
+    what the file declares, and variance unexplained that is worse by more than 25 %, are problems; other settings, the
+    sites one layer before and after, and the rows without first tokens are tried, to find the likely cause.
+    `refuse_if_wrong` of the result raises the error.
 
     Args:
         dictionary: the dictionary.

@@ -47,8 +47,9 @@ class DictionaryCheckJob(CorpusOptions, DictionaryOptions):
     declares.
 
     States are those of a store (--states) or of a model that reads a corpus (--model, --corpus); with a causal model,
-    the loss is measured, too. What differs by more than 25 % from what the file declares, or becomes much better by
-    another setting, site or without first tokens, ends in an error that names the likely cause.
+    the loss is measured, too. L0 that is more than 25 % off what the file declares, variance unexplained that is worse
+    by more than 25 %, or what becomes much better by another setting, site or without first tokens, ends in an error
+    that names the likely cause.
     """
 
     states: str | None = option(None, help="store of states")

@@ -82,10 +82,12 @@ def scored(known: KnownModel, *, seed: int = 0, progress: bool | None = False) -
     }
     exact = results["exact"]
     called = {part.name for part in exact.parts if part.word == MATERIAL}
-    beyond = {part.name for part in exact.parts if abs(part.effect) >= exact.facts["delta"]}
+    beyond = {part.name for part in exact.parts if abs(part.effect or 0.0) >= exact.facts["delta"]}
     by_label = {label: {e.name for e in known.truth if e.label == label} for label in ("material", "weak", "inert")}
     material, inert, weak = by_label["material"], by_label["inert"], by_label["weak"]
-    rankings = {method: {part.name: abs(part.effect) for part in result.parts} for method, result in results.items()}
+    rankings = {
+        method: {part.name: abs(part.effect or 0.0) for part in result.parts} for method, result in results.items()
+    }
     return CircuitScore(
         known.name,
         len(material),

@@ -36,7 +36,8 @@ def circuit_section(result: CircuitResult, anchor: str) -> Section:
     blocks.append(_word_table(result))
     if result.sizes:
         panels = [_size_panel(result)]
-        blocks.append(Figure([panel_chart(panel) for panel in panels], _SIZES, described(panels)))
+        caption = _SIZES if result.facts.get("given") is None else _SIZE_OF_GIVEN
+        blocks.append(Figure([panel_chart(panel) for panel in panels], caption, described(panels)))
     if result.elsewhere:
         blocks.append(_elsewhere_table(result))
     folds = [Fold("Each part of the circuit", [_part_table(result, [p for p in result.parts if p.in_circuit])])]
@@ -71,12 +72,21 @@ _SIZES = (
 )
 
 
+_SIZE_OF_GIVEN = (
+    "Share of the metric that the given circuit keeps on the test pairs, with its 95 % interval; the grey marks "
+    "enclose 95 % of random circuits with as many edges at every node."
+)
+
+
 def about(result: CircuitResult) -> str:
-    """Return what the circuit is of, and how many pairs it rests on."""
-    facts = result.facts
+    """Return what the circuit is of, where it is from, and how many pairs it rests on."""
+    facts, given = result.facts, result.facts.get("given")
+    if given is None:
+        origin = f"chosen on {plural(facts['pairs_of_discovery'], 'pair')}, measured on {facts['pairs_of_test']} others"
+    else:
+        origin = f"given by {given}, measured on {plural(facts['pairs_of_test'], 'pair')}"
     return (
-        f"{plural(len(result.edges), 'edge')} of {facts['all_edges']:,}, {result.scope}; chosen on "
-        f"{plural(facts['pairs_of_discovery'], 'pair')}, measured on {facts['pairs_of_test']} others "
+        f"{plural(len(result.edges), 'edge')} of {facts['all_edges']:,}, {result.scope}; {origin} "
         f"({plural(facts['groups_of_test'], 'group')}). Shares are of the fall of the metric from "
         f"{decimal(facts['metric_full'], 2)} on clean prompts to {decimal(facts['metric_corrupted'], 2)} corrupted."
     )
@@ -102,7 +112,7 @@ _SENTENCES = {
     "sufficient": "Is the circuit sufficient? {0}: it keeps {1} of the metric",
     "necessary": "Is it necessary? {0}: without it, the rest keeps {1}",
     "the others together": "What those do together whose removal changes less than δ on discovery: {0}, {1}",
-    "beside random circuits": "On the test pairs that random circuits are measured on it is {0}: it keeps {1}",
+    "beside random circuits": "On the test pairs of random circuits it is {0}: it keeps {1}, where the model keeps 1",
 }
 
 
@@ -122,9 +132,19 @@ def methods(result: CircuitResult) -> list[str]:
         for name in ("eap", "eap_ig")
     ]
     passes = ", ".join(f"{value:,.1f} a pair of {name}" for name, value in facts["passes"].items())
-    found = [
-        f"Effects on discovery: {how[facts['method']]}, of {facts['candidates']:,} candidate edges.",
-        f"Rank correlation with exact effects on {facts.get('rank_correlation_on', 0)} of them: {', '.join(ranks)}.",
+    if facts.get("given") is None:
+        found = [
+            f"Effects on discovery: {how[facts['method']]}, of {facts['candidates']:,} candidate edges.",
+            f"Rank correlation with exact effects on {facts.get('rank_correlation_on', 0)} of them: "
+            f"{', '.join(ranks)}.",
+        ]
+    else:
+        found = [
+            f"The circuit is given by {facts['given']}: nothing was ranked or chosen here, and effects on discovery "
+            f"are those of that file. The other {plural(facts['pairs_of_discovery'], 'pair')} say which edges change "
+            "the circuit's metric by less than δ, and give means."
+        ]
+    found += [
         f"Sum of what senders wrote against the residual stream: {facts['identity_check']:.1e} of its largest entry; "
         f"all edges against the model {facts['all_edges_difference']:.1e}, none against the corrupted run "
         f"{facts['no_edges_difference']:.1e}.",
@@ -243,7 +263,7 @@ def _places(names: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def _size_of(part: CircuitPart | None) -> float:
-    return 0.0 if part is None else part.removal.value if part.removal is not None else part.effect
+    return 0.0 if part is None else part.removal.value if part.removal is not None else part.effect or 0.0
 
 
 def drawing_words(result: CircuitResult) -> str:

@@ -58,11 +58,12 @@ def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
     """
     chosen = found.chosen
     said = [_answer(found, chosen), *_no_gain(found, chosen), UNSEEN] if "dictionary" in chosen else []
+    said += _without_random(found, chosen)
     said += pooled_sentences(found)
     said += [_quiver(quiver, found.measure) for quiver in found.quivers if quiver.added == "dictionary"]
     mains = [one for one in found.latents if one.is_main]
     said += [_main(one, found) for one in mains[:2]]
-    said += [AUROC_OF_ONE] if mains else []
+    said += [AUROC_OF_ONE] if any(one.is_shown for one in mains) else []
     return [*said, *(used_sentences(found, uses) or [_ASK])]
 
 
@@ -107,6 +108,18 @@ def _no_gain(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> list[st
     return said
 
 
+def _without_random(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> list[str]:
+    """Return why there is no random dictionary beside this one, if there is none."""
+    active, latents = found.active("dictionary"), int(found.dictionary["latents"])
+    if "random" in chosen or active is None:
+        return []
+    return [
+        f"There is no random dictionary beside it: {short(active[0], 1)} of its {plural(latents, 'latent')} are active "
+        "in a row on average, more than a quarter, and so many of a random dictionary's would be active anywhere. What "
+        "size alone gives is therefore not known."
+    ]
+
+
 def pooled_sentences(found: FeatureScores) -> list[str]:
     """Return that the dictionary was given means of states, if rows were pooled so."""
     rows = str(found.result.provenance.get("rows") or "")
@@ -138,6 +151,13 @@ def _main(one: LatentScore, found: FeatureScores) -> str:
         found.best_at_random(one.label),
         [other for other in found.latents if other.label == one.label and not other.is_main],
     )
+    if not one.is_shown:
+        tested = f"AUROC {_with_ends(one.scores['auroc'])} on test"
+        searched = plural(int(one.numbers.get("searched", 0)), "latent")
+        return (
+            f"No latent is shown to stand for {one.label}: the best on train, {one.latent}, has {tested}, where chance "
+            f"is 0.5 (p {p_value(one.numbers.get('p', 1.0))}, corrected for {searched} searched)."
+        )
     by_lot = "" if chance is None else f" (the best single latent of the random dictionary: {short(chance.value)})"
     said = (
         f"Latent {one.latent} is the best single one for {one.label}: AUROC {_with_ends(one.scores['auroc'])}{by_lot}; "
@@ -208,8 +228,9 @@ def latents_table(found: FeatureScores) -> Table:
     searched = max((one.numbers.get("searched", 0.0) for one in found.latents), default=0.0)
     caption = (
         f"The best single latent of each class by AUROC on train, of {int(searched):,} that are ever active there, and "
-        "then latents that fire on rows of the class where none before them does (each raises F1 on train by 0.03 or "
-        "more). All numbers are on test; p is one-sided, against an AUROC of 0.5, times the number of latents searched."
+        "then, where its p is at most 0.05, latents that fire on rows of the class where none before them does (each "
+        "raises F1 on train by 0.03 or more). All numbers are on test; p is one-sided, against an AUROC of 0.5, times "
+        "the number of latents searched."
     )
     return Table(caption, head, body, (0, 1), source="analyses.parquet")
 

@@ -115,7 +115,7 @@ def print_training(result: DictionaryTraining, console: Console) -> None:
 def contexts_section(result: LatentContexts, anchor: str) -> Section:
     """Return the section of the page on latents: their facts, contexts, and where a probe disagrees."""
     blocks: list[Table | Words] = [_facts_table(result)]
-    claims = [probe_sentence(one) for one in result.probes[:3]]
+    claims = [probe_sentence(result, one) for one in result.probes[:3]]
     if result.probes:
         blocks.append(_probe_table(result))
     tables = [_context_table(result, one) for one in result.facts]
@@ -143,8 +143,15 @@ def about_contexts(result: LatentContexts) -> str:
     )
 
 
-def probe_sentence(one: ProbeBeside) -> str:
+def probe_sentence(result: LatentContexts, one: ProbeBeside) -> str:
     """Return a sentence on how a latent and a probe agree."""
+    if one.sign == 0:
+        is_silent = any(facts.latent == one.latent and facts.density == 0 for facts in result.facts)
+        does = "is never active" if is_silent else f"separates no rows of train by {one.label}"
+        return (
+            f"Latent {one.latent} {does}, so it says nothing of {one.task}; balanced accuracy of the probe {one.probe} "
+            f"{decimal(one.probe_accuracy, 3)}."
+        )
     rows = one.both + one.probe_only + one.latent_only + one.neither
     agree = (one.both + one.neither) / rows if rows else 0.0
     does = "active" if one.sign > 0 else "not active"
@@ -184,7 +191,7 @@ def _probe_table(result: LatentContexts) -> Table:
     rows: list[list[str | Number]] = [
         [
             str(one.latent),
-            one.label if one.sign > 0 else f"not {one.label}",
+            "–" if one.sign == 0 else one.label if one.sign > 0 else f"not {one.label}",
             _cut(one),
             *(Number(f"{count:,}") for count in (one.both, one.probe_only, one.latent_only, one.neither)),
             Number(decimal(one.latent_accuracy, 3)),
@@ -201,7 +208,7 @@ def _probe_table(result: LatentContexts) -> Table:
 
 def _cut(one: ProbeBeside) -> str:
     """Return from which activation a latent says yes, such as `above 0.31`."""
-    return f"{'above' if one.sign > 0 else 'at most'} {decimal(one.threshold, 2)}"
+    return "never" if one.sign == 0 else f"{'above' if one.sign > 0 else 'at most'} {decimal(one.threshold, 2)}"
 
 
 def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
@@ -232,7 +239,8 @@ def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
     if not rows:
         return Words("p", ["They agree on every row of test."])
     head = ("who says yes", "activation", "log odds of the probe", "label", "context", "text")
-    caption = f"Who says {beside.label}, the surest first. The latent does where its activation is {_cut(beside)}."
+    does = "The latent never does." if beside.sign == 0 else f"The latent does where its activation is {_cut(beside)}."
+    caption = f"Who says {beside.label}, the surest first. {does}"
     return Table(caption, head, rows, texts=(0, 3, 4, 5), source="latent_disagreements.parquet")
 
 
@@ -255,7 +263,7 @@ def print_contexts(result: LatentContexts, console: Console, *, details: bool) -
             table.add_row(shown(one.band), shown(decimal(one.activation, 2)), shown(line))
         console.print(table)
     for beside in result.probes:
-        console.print(shown(probe_sentence(beside)))
+        console.print(shown(probe_sentence(result, beside)))
         if details:
             table = grid(["who says yes", "activation", "log odds", "label", "context"], texts=(0, 3, 4))
             for row in (row for row in result.disagreements if row.latent == beside.latent):
@@ -266,7 +274,7 @@ def print_contexts(result: LatentContexts, console: Console, *, details: bool) -
 
 
 def _heading(facts: LatentFacts) -> Text:
-    parts = [f"latent {facts.latent}", f"active on {facts.density:.2%}"]
+    parts = [f"latent {facts.latent}", f"active on {facts.density:.2%}" if facts.density else "never active"]
     parts += [facts.name] if facts.name else []
     parts += [facts.page] if facts.page else []
     return shown(" · ".join(parts), style="bold")

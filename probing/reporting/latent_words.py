@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from probing.recipes import parts_of
 from probing.reporting.wording import decimal, plural
-from probing.results.use import LATENT, UseCell
+from probing.results.use import LATENT, NEVER_ACTIVE, UseCell
 
 LATENTS = "latents"  # name of the intervention that edits latents of a dictionary
 LITTLE = 0.1  # a share of the swap's effect that is below this at both ends of its interval is little
@@ -72,7 +72,15 @@ def use_of_latents(place: str, recipe: str, cell: UseCell) -> str:
     """
     numbers = cell.comparisons[recipe]
     asked = f"Does the model use {latents_called(recipe, numbers)} at {place}?"
+    if _is_idle(numbers):
+        which = "they are" if numbers["rank"] > 1 else "it is"
+        return f"{asked} Not asked by this edit: {which} never active on these rows."
     return f"{asked} {_answer(numbers)} {mediated(recipe, cell)}"
+
+
+def _is_idle(numbers: Mapping[str, float]) -> bool:
+    """Return whether no latent that an edit sets is active on any row."""
+    return 0 < numbers.get("rank", 0) <= numbers.get(NEVER_ACTIVE, 0)
 
 
 def _answer(numbers: Mapping[str, float]) -> str:
@@ -135,5 +143,5 @@ def _beside_random(recipe: str, cell: UseCell) -> str:
 def _share(numbers: Mapping[str, float], name: str) -> str | None:
     if name not in numbers:
         return None
-    low, high = (100 * numbers[f"{name}_{end}"] for end in ("low", "high"))
-    return f"{100 * numbers[name]:.0f} % [{low:.0f}, {high:.0f}]"
+    value, low, high = (decimal(100 * numbers[key], 0) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} % [{low}, {high}]"

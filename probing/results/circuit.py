@@ -22,8 +22,9 @@ NAME, MIB, NEURONPEDIA = "circuit.json", "circuit-mib.json", "circuit-neuronpedi
 MATERIAL, BELOW, INCONCLUSIVE = "material", "below δ", "inconclusive"
 SUFFICIENT, EXCEEDS, NOT_SUFFICIENT = "sufficient", "more than the model", "not sufficient"
 NECESSARY, NOT_NECESSARY = "necessary", "not necessary"
-ABOVE_RANDOM = "above random circuits"
-NOT_ABOVE_RANDOM = "no better than random circuits with as many edges at every node"
+CLOSER = "closer to the model than random circuits"
+NO_CLOSER = "no closer to the model than random circuits with as many edges at every node"
+TOGETHER = "the others together"
 JUDGED = "judged"  # `by` of the size of the circuit that is judged
 LIMITS = (
     "A circuit holds for these prompts, this corruption and this metric, and for no others.",
@@ -47,7 +48,8 @@ class CircuitPart:
 
     Attributes:
         name: `a0.h1->a3.h2<q>`, or the name of a node.
-        effect: by how much the metric of the whole model falls without it, on the pairs of discovery.
+        effect: by how much the metric of the whole model falls without it, on the pairs of discovery; of a given
+            circuit as its file says, None if that does not.
         in_circuit: whether it is in the circuit that is judged.
         removal: by how much the metric of the circuit falls without it, on test; None if it is not in the circuit.
         p_adjusted: of a removal of at least δ, adjusted over the circuit (max-T).
@@ -58,7 +60,7 @@ class CircuitPart:
     """
 
     name: str
-    effect: float
+    effect: float | None
     in_circuit: bool = False
     removal: Estimated | None = None
     p_adjusted: float | None = None
@@ -106,6 +108,12 @@ class Judged:
     detectable: float | None
     overturned_by: str
 
+    @property
+    def named(self) -> str:
+        """The word, behind its question where the word alone does not say what it answers."""
+        is_plain = self.word != INCONCLUSIVE and self.question != TOGETHER
+        return self.word if is_plain else f"{self.question}: {self.word}"
+
 
 @dataclass(frozen=True)
 class CircuitResult:
@@ -114,7 +122,9 @@ class CircuitResult:
     Attributes:
         model: name of the model.
         identity: facts that tell the model from others.
-        facts: options, numbers of pairs, cost in forward passes, rank correlations of screens, and so on.
+        facts: options, numbers of pairs, cost in forward passes, rank correlations of screens, and so on; `given`, the
+            file that a given circuit is from; `discovery_pairs`, a digest of each pair that it was found on; and
+            `test_pairs_of_discovery`, how many of the test pairs of a given circuit are among these (None: not known).
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
         sizes: the circuit that is judged, and circuits of ten sizes.
@@ -138,7 +148,7 @@ class CircuitResult:
     limits: Sequence[str] = LIMITS
 
     def __repr__(self) -> str:
-        words = ", ".join(one.word for one in self.words)
+        words = ", ".join(one.named for one in self.words)
         return f"CircuitResult({self.model}: {len(self.edges)} edges, {words}; {self.scope})"
 
     @property
@@ -220,7 +230,7 @@ class CircuitResult:
         """Return the circuit as a graph that Neuronpedia's viewer of attribution graphs reads: heads and MLPs as nodes
         of their layer at the last token, edges with their effects.
         """
-        effects = {part.name: part.removal.value if part.removal else part.effect for part in self.parts}
+        effects = {part.name: part.removal.value if part.removal else part.effect or 0.0 for part in self.parts}
         linked: dict[tuple[str, str], float] = {}
         for edge in self.edges:
             sender, _, reader = edge.partition("->")

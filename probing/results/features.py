@@ -90,6 +90,13 @@ class LatentScore:
     scores: Mapping[str, Score]
     numbers: Mapping[str, float]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the latent is shown to stand for the class: AUROC on test above chance at 5 %, with p corrected for
+        the number of latents searched.
+        """
+        return self.numbers.get("p", 1.0) <= 0.05
+
 
 def is_features(result: AnalysisResult) -> bool:
     """Return whether an analysis compares a dictionary with states."""

@@ -83,7 +83,8 @@ class ProbeBeside:
     Attributes:
         latent: number of the latent.
         task, label, probe: the property, the class that both look for, and the probe.
-        sign: 1 where the latent is active on the class, -1 where it is active on the others.
+        sign: 1 where the latent is active on the class, -1 where it is active on the others, 0 where no activation
+            separates them on train; the latent then never says yes.
         threshold: activation above which the latent says yes (for sign -1, no); chosen on train for the best balanced
             accuracy.
         both, probe_only, latent_only, neither: numbers of rows by who says yes.

@@ -19,6 +19,7 @@ from probing.files.strict_json import strict_json
 from probing.files.whole_files import write_atomically
 from probing.results.probe import read_lines
 
+NEVER_ACTIVE = "never_active"  # number of latents that an edit sets and that no row activates
 LATENT = "latent_"  # before the number of a latent, in the numbers of an edit that sets it
 Answers = tuple[tuple[tuple[int, str], ...], ...]
 """For each answer the pieces that count as it: vocabulary id, and text with its spaces."""

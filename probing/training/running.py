@@ -271,11 +271,16 @@ def check_run(executor: Executor, folder: Path | None, array_size: int, array_in
 
 
 def units_to_do(plan: Plan, units: WorkPlan, done: UnitResults) -> WorkPlan:
-    """Return those of the units that are not done yet; warn of units that were changed since, and of rows left out."""
+    """Return those of the units that are not done yet; warn of units that were changed since, and of rows left out, and
+    raise an error if an analysis that is not done cannot be run on these states.
+    """
     missing = done.missing(units)
     _warn_of_spoiled(units, spoiled_units(done.folder, missing))
     _warn_of_splits(plan.labels.excluded)
-    return units.only(missing)
+    todo = units.only(missing)
+    for name in dict.fromkeys(unit.payload.analysis for unit in todo.units if unit.payload.analysis):
+        plan.analyses[name].check_states(plan.store, plan.labels)
+    return todo
 
 
 def _warn_of_spoiled(units: WorkPlan, spoiled: Collection[str]) -> None:

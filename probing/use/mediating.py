@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from probing.contracts.edited_model import Place
 from probing.contracts.intervention import Edit, Intervention, Targets
-from probing.results.use import LATENT
+from probing.results.use import LATENT, NEVER_ACTIVE
 from probing.seeds import child_seed
 from probing.use.contrasts import FromTo
 from probing.use.effect_sums import EffectSums
@@ -49,9 +49,13 @@ def fitted_edits(bench: EditMeasurement, place: Place, intervention: Interventio
 
 
 def chosen_latents(edits: Sequence[Edit]) -> dict[str, float]:
-    """Return `latent_N` for each latent N that some of the edits set: the share of the edits that set it."""
+    """Return `latent_N` for each latent N that some of the edits set: the share of the edits that set it; and, if any
+    of them is active on no row that the edits were fitted on, how many are (`never_active`).
+    """
     counts = Counter(latent for edit in edits for latent in edit.latents)
-    return {f"{LATENT}{latent}": counts[latent] / len(edits) for latent in sorted(counts)}
+    silent = len(set(counts) - {latent for edit in edits for latent in edit.active_latents})
+    found = {f"{LATENT}{latent}": counts[latent] / len(edits) for latent in sorted(counts)}
+    return found | ({NEVER_ACTIVE: float(silent)} if silent else {})
 
 
 def edited_effect(bench: EditMeasurement, place: Place, edits: Sequence[Edit]) -> Effect:

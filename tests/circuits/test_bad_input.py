@@ -26,7 +26,7 @@ from probing.errors import (
     UnknownName,
     UnsupportedModel,
 )
-from probing.results.circuit import CircuitResult, read_circuit
+from probing.results.circuit import INCONCLUSIVE, TOGETHER, CircuitResult, read_circuit
 from tests.samples.circuit_samples import CANCELLING, NORMED, Planted, planted_pairs, random_model, split
 from tests.samples.tiny_models import language_model
 
@@ -218,6 +218,46 @@ def test_a_circuit_is_judged_again_and_never_in_another_model(written: tuple[Pat
     assert again.edges == list(result.edges) and set(again.material) == set(result.material)
     with pytest.raises(ProvenanceMismatch, match="another model"):
         circuit(Planted(NORMED), planted_pairs(), given=folder / "circuit.json", **FAST)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_given_circuit_is_never_called_chosen_here(
+    written: tuple[Path, CircuitResult], tmp_path: Path, seed: int
+) -> None:
+    """Test pairs that it was found on are counted, by whichever seed they are drawn; no effect is called measured."""
+    path, pairs = str(written[0] / "circuit.json"), planted_pairs()
+    again = circuit(Planted(CANCELLING), pairs, given=path, seed=seed, to=tmp_path, **FAST)
+    known = set(written[1].facts["discovery_pairs"])
+    own = set(circuit(Planted(CANCELLING), pairs, seed=seed, **FAST).facts["discovery_pairs"])
+    count = sum(one in known for one in pairs.digests if one not in own)
+    assert again.facts["test_pairs_of_discovery"] == count and (seed == 0) == (count == 0)
+    assert bool(again.doubts) == bool(count) and all(f"{count} of the 40 test pairs" in one for one in again.doubts)
+    assert set(again.facts["discovery_pairs"]) == known and again.facts["given"] == path
+    effects = {part.name: part.effect for part in written[1].parts}
+    assert {part.name: part.effect for part in again.parts} == {name: effects[name] for name in again.edges}
+    page = pb.report(tmp_path).read_text("utf-8")
+    assert "given by" in page and "; chosen on" not in page and "Rank correlation" not in page
+
+
+def test_a_given_circuit_of_unknown_pairs_is_doubted(written: tuple[Path, CircuitResult], tmp_path: Path) -> None:
+    """Files of before do not say what the circuit was found on; a circuit of another level has no effects here."""
+    old = asdict(written[1])
+    del old["facts"]["discovery_pairs"]
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(old))
+    again = circuit(Planted(CANCELLING), planted_pairs(), given=path, level="node", **FAST)
+    assert again.facts["test_pairs_of_discovery"] is None
+    assert any("does not say which pairs" in doubt for doubt in again.doubts)
+    assert [part.effect for part in again.parts] == [None] * len(again.parts)
+    assert len(again.write(tmp_path / "out")) == 6 and read_circuit(tmp_path / "out") is not None
+
+
+@pytest.mark.parametrize("word", [INCONCLUSIVE, "sufficient"])
+def test_every_word_that_is_printed_has_its_question(written: tuple[Path, CircuitResult], word: str) -> None:
+    words = [replace(one, word=word) for one in written[1].words]
+    text = repr(replace(written[1], words=words))
+    questions = [one.question for one in words if word == INCONCLUSIVE or one.question == TOGETHER]
+    assert all(f"{question}: {word}" in text for question in questions)
 
 
 def test_a_stopped_run_continues(written: tuple[Path, CircuitResult], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from probing.circuits import circuit
 from probing.circuits.graph import Graph
 from probing.errors import DegenerateDesign
 from probing.results.circuit import (
-    ABOVE_RANDOM,
     BELOW,
+    CLOSER,
     EXCEEDS,
     MATERIAL,
     NECESSARY,
-    NOT_ABOVE_RANDOM,
+    NO_CLOSER,
     NOT_SUFFICIENT,
     SUFFICIENT,
     CircuitResult,
@@ -150,6 +150,8 @@ def test_a_property_flows_along_the_planted_edges() -> None:
         if part.in_circuit and part.removal is not None:
             assert part.carries["sign"].value == pytest.approx(part.removal.value, abs=0.02)
             assert abs(part.carries["sign (shuffled)"].value) < 0.5 * abs(part.removal.value) + 0.05
+        for flow in part.carries.values():
+            assert flow.low is not None and flow.high is not None and flow.high > flow.low
 
 
 def test_a_circuit_among_too_few_nodes_is_called_so() -> None:
@@ -221,9 +223,34 @@ def test_circuits_are_held_against_random_ones_of_their_size() -> None:
     from probing.circuits.measuring import Scale
 
     scale = Scale(np.ones(40), np.zeros(40), np.arange(40))
-    above, same = (judge_random(scale, np.full(40, f), 0.5, 20) for f in (0.51, 0.5))
-    assert above.word == ABOVE_RANDOM and same.word == NOT_ABOVE_RANDOM
-    assert not doubts_of(scale, [above], {}) and NOT_ABOVE_RANDOM in doubts_of(scale, [same], {})[0]
+    above, same = (judge_random(scale, np.full(40, f), np.full(20, 0.5)) for f in (0.51, 0.5))
+    assert above.word == CLOSER and same.word == NO_CLOSER
+    assert not doubts_of(scale, [above], {}) and NO_CLOSER in doubts_of(scale, [same], {})[0]
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1, 0.4])
+def test_circuits_that_keep_too_much_are_as_far_as_those_that_keep_too_little(off: float) -> None:
+    """What is compared is the distance from the model, and the same on either side."""
+    from probing.circuits.judging import judge_random
+    from probing.circuits.measuring import Scale
+
+    scale, words = Scale(np.ones(40), np.zeros(40), np.arange(40)), []
+    for random in (np.full(20, 1 + 0.3), np.full(20, 1 - 0.3), np.r_[np.full(10, 1.3), np.full(10, 0.7)]):
+        words += [judge_random(scale, np.full(40, 1 + sign * off), random).word for sign in (1, -1)]
+    assert set(words) == {CLOSER if off < 0.3 else NO_CLOSER}
+
+
+@pytest.mark.parametrize("off", [-1.0, -0.3, 0.0, 0.3, 1.0])
+def test_no_interval_of_a_share_has_no_width(off: float) -> None:
+    """Groups that all agree say nothing certain of those that were not seen, whichever share it is of."""
+    from probing.circuits.judging import judge_parts
+    from probing.circuits.measuring import Scale
+
+    scale = Scale(np.ones(40), np.zeros(40), np.arange(40))
+    shares = [scale.share(np.full(40, off)), judge_parts(scale, np.full((1, 40), off), DELTA)[0].removal]
+    for one in [*shares, scale.bounded(scale.estimates(np.full(40, off))[0])]:
+        assert one.low is not None and one.high is not None and one.high - one.low > 0.05
+        assert (one.low, one.high) == pytest.approx(scale.unvaried(off))
 
 
 def test_the_size_that_is_judged_has_a_row() -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from probing.contracts.control import StateControl, StateSource
 from probing.dictionaries.comparing import DictionaryComparison, Source, refuse_other_states
-from probing.errors import BadParameter, ProvenanceMismatch, UnknownSite
+from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnknownSite
+from probing.probes.linear import LinearProbe
+from probing.reporting.features_sections import AUROC_OF_ONE, sentences
 from probing.results.features import FeatureScores, LatentScore
 from probing.training import train
 from probing.training.results import ProbeResults
@@ -273,3 +275,40 @@ def test_a_saved_dictionary_is_named_by_its_folder_and_hash(tmp_path: Path) -> N
     assert {one.k for one in found.methods} == {None, 1, 2}
     text = repr(found.result.provenance["recipe"])
     assert str(tmp_path) not in text  # what a result is of does not depend on where its dictionary lies
+
+
+def noise_store(seed: int = 0) -> MemoryStore:
+    """States that say nothing of the property."""
+    random = np.random.default_rng(seed)
+    return word_store(CORPUS, lambda form, tag: random.standard_normal(WIDTH))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_latents_that_say_nothing_are_not_called_the_best_and_have_no_followers(seed: int, is_constant: bool) -> None:
+    """Also latents that are equally active on every row."""
+    one = dictionary(AXES)
+    made = (
+        dataclasses.replace(one, encoder=0 * one.encoder, encoder_bias=0 * one.encoder_bias + 1) if is_constant else one
+    )
+    found = scores(noise_store(seed), made, controls=[])
+    assert found.latents and all(latent.is_main and not latent.is_shown for latent in found.latents)
+    said = " ".join(sentences(found))
+    assert "No latent is shown to stand for T1" in said
+    assert not any(text in said for text in ("best single one", "splitting", AUROC_OF_ONE))
+
+
+def test_a_dictionary_that_is_never_active_is_refused_before_anything_is_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LinearProbe, "fit_many", lambda *_, **__: pytest.fail("a probe was fitted"))
+    with pytest.raises(DegenerateDesign, match="no latent"):
+        compared(absorbed_store(), dictionary(AXES, bias=1e6))
+
+
+@pytest.mark.parametrize("bias", [0.3, -3.0])
+def test_a_random_dictionary_stands_beside_it_or_the_page_says_why_not(bias: float) -> None:
+    """With a bias of -3 nearly all latents are active on every row."""
+    found = scores(absorbed_store(), dictionary(AXES, bias=bias), controls=[])
+    said = " ".join(sentences(found))
+    assert ("random" in found.chosen) == ("There is no random dictionary beside it" not in said) == (bias > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,42 @@ def test_a_range_is_without_its_end_and_never_empty(given: list[str], numbers: l
         return
     with pytest.raises(BadParameter, match="no number of a latent"):
         _numbers(given)
+
+
+@pytest.mark.parametrize(("factor", "is_apart"), [(0.02, True), (0.5, False), (1.0, False), (2.0, False), (50.0, True)])
+def test_an_export_of_other_densities_is_warned_of(
+    dictionary: pb.Dictionary, store: Store, corpus: pb.Corpus, tmp_path: Path, factor: float, is_apart: bool
+) -> None:
+    dense = (dictionary.encode(store.read(SITE)).toarray() > 0).mean(0)
+    latent = int(dense.argmax() if factor < 1 else np.abs(dense - 0.015).argmin())
+    assert len(store.rows.example) * dense[latent] > 10 / 0.09 or factor >= 1
+    owner = {"modelId": "reference", "layer": "2-res"}
+    facts = [
+        {"index": str(k), "frac_nonzero": float(min(1, dense[k] * factor)), "maxActApprox": 3.0} for k in (latent, 95)
+    ]
+    for part, lines in (("features", facts), ("explanations", []), ("activations", [])):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "batch-0.jsonl").write_text("".join(json.dumps(owner | one) + "\n" for one in lines))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tops(dictionary, store, corpus, latents=[latent], export=tmp_path)
+    assert any("contradicts these states in 1 of 1 latents" in str(one.message) for one in caught) == is_apart
+
+
+@pytest.mark.parametrize("kind", ["silent", "constant"])
+def test_a_latent_that_separates_nothing_has_no_direction(
+    store: Store, corpus: pb.Corpus, kind: str, tmp_path: Path
+) -> None:
+    """It says yes to no row, and neither page nor terminal says that it is active on a class."""
+    width = store.width(SITE)
+    bias = np.array([-1e9 if kind == "silent" else 1.0, 0.0])
+    own = {"encoder": np.zeros((width, 2)), "decoder": np.ones((2, width)), "decoder_bias": np.zeros(width)}
+    own["encoder"][0, 1] = 1.0
+    made = pb.Dictionary(architecture="standard", encoder_bias=bias, **own)
+    options = {"latents": [0, 1], "rows": "sentence:last", "task": "column:subject_number", "to": tmp_path}
+    found = tops(made, store, corpus, **options)
+    (idle, other) = found.probes
+    assert idle.sign == 0 and idle.both == idle.latent_only == 0 and other.sign != 0
+    page = pb.report(tmp_path).read_text(encoding="utf-8")
+    said = "is never active" if kind == "silent" else "separates no rows of train"
+    assert f"Latent 0 {said}" in page and "Latent 0 (" not in page

@@ -122,6 +122,21 @@ def test_without_an_effect_of_the_swap_nothing_is_answered_and_random_ones_are_t
     assert edit_title("latents:dictionary=/a/b,top=2") == "latents:dictionary=b,top=2"
 
 
+@pytest.mark.parametrize("share", [-0.004, -0.0, 0.0, 0.004])
+def test_a_share_that_rounds_to_nothing_has_no_sign(share: float) -> None:
+    name = "latents:dictionary=/a/b,latents=3"
+    cell = replace(a_result().cells[0], comparisons={name: edit(share, width=0.0, rank=1.0)})
+    assert "1 latent reproduces 0 % [0, 0] of" in mediated(name, cell)
+
+
+def test_latents_that_are_never_active_are_not_answered_by_shares() -> None:
+    name = "latents:dictionary=/a/b,latents=3|4"
+    for silent, is_asked in ((2.0, False), (1.0, True)):
+        cell = replace(a_result().cells[0], comparisons={name: edit(0.0, rank=2.0, never_active=silent)})
+        said = use_of_latents("h", name, cell)
+        assert ("they are never active on these rows" in said) != is_asked and ("reproduce" in said) == is_asked
+
+
 def test_an_edit_is_of_the_dictionary_that_it_names() -> None:
     recipe = "latents:dictionary=runs/one/dictionary,top=2"
     assert is_of(recipe, "/x/runs/one/dictionary") and is_of(recipe, "") and not is_of(recipe, "/x/two/dictionary")

@@ -21,6 +21,7 @@ from probing.errors import (
     NonFiniteStates,
     NotRepresentable,
     ProbingError,
+    ProbingWarning,
     ProvenanceMismatch,
     UnknownSite,
 )
@@ -217,3 +218,63 @@ def test_rows_that_are_no_sparse_rows_are_refused_although_their_hashes_are_righ
     with pytest.raises(CorruptShard):
         pb.Store.open(tmp_path / "latents").latents()
     assert json.loads((folder / "s000000.json").read_bytes())["n_rows"] == sum(ROWS_OF[:3])
+
+
+def scaled_latents(*sizes: float, repeat: int = 1) -> pb.Dictionary:
+    """Latents that read a coordinate each, times a size; the last one `repeat` times."""
+    columns = np.repeat(np.arange(len(sizes)), [1] * (len(sizes) - 1) + [repeat])
+    encoder = np.zeros((WIDTH, len(columns)))
+    encoder[columns, np.arange(len(columns))] = np.asarray(sizes)[columns]
+    own: dict[str, Any] = {"encoder": encoder, "encoder_bias": np.zeros(len(columns)), "decoder": encoder.T}
+    return pb.Dictionary(architecture="standard", site="resid.2", decoder_bias=np.zeros(WIDTH), **own)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("size", [1e-42, 1e-9, 1e-6, 1.0])
+def test_no_latent_is_stored_as_zero(dtype: str, size: float, tmp_path: Path) -> None:
+    """Whatever its size, a latent is stored, or refused, and nothing is left in the folder that bars another type."""
+    store, made, to = states_store(tmp_path / "states"), scaled_latents(size, 1.0), tmp_path / "latents"
+    truth = made.encode(store.read("resid.2"))
+    try:
+        read = encode_states(made, store, to, dtype=dtype).latents()
+    except NotRepresentable:
+        assert size < 1e-8 and dtype != "float32" and not to.exists()
+        read = encode_states(made, store, to, dtype="float32").latents()
+    assert (read.data > 0).all() and (read.indices == truth.indices).all()
+
+
+def test_a_few_latents_too_small_for_their_type_are_left_out_and_counted(tmp_path: Path) -> None:
+    store, made = states_store(tmp_path / "states"), scaled_latents(1e-9, 1.0, repeat=3000)
+    truth = made.encode(store.read("resid.2"))
+    small = int((truth.data < 1e-8).sum())
+    with pytest.warns(ProbingWarning, match=rf"^{small} of {truth.nnz:,} active latents"):
+        read = encode_states(made, store, tmp_path / "latents").latents()
+    assert read.nnz == truth.nnz - small and (read.data > 0).all() and read.shape == truth.shape
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_latents_that_do_not_fit_leave_nothing_half_written(
+    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whichever shard; what an earlier run wrote stays, and the error says that the folder is to be removed."""
+    store, to, narrowed, calls = states_store(tmp_path / "states"), tmp_path / "latents", encoding.narrow_latents, []
+
+    def fails_at_second(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt if earlier else NotRepresentable("latents do not fit", next_step="store as float32")
+        if earlier and len(calls) == 3:
+            raise NotRepresentable("latents do not fit", next_step="store as float32")
+        return narrowed(*arguments)
+
+    monkeypatch.setattr(encoding, "narrow_latents", fails_at_second)
+    if earlier:
+        with pytest.raises(KeyboardInterrupt):
+            encode_states(dictionary(), store, to)
+        with pytest.raises(IncompleteStore, match="probing dictionary encode"):
+            pb.Store.open(to)
+    with pytest.raises(NotRepresentable) as caught:
+        encode_states(dictionary(), store, to)
+    assert to.exists() == earlier and (f"remove {to} first" in str(caught.value)) == earlier
+    if not earlier:
+        assert encode_states(dictionary(), store, to, dtype="float32").n_rows == ROWS

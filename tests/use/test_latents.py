@@ -16,7 +16,7 @@ from probing.contracts.intervention import Targets
 from probing.dictionaries.dictionary import Dictionary
 from probing.errors import BadParameter, DegenerateDesign, ProvenanceMismatch, UnsupportedFormat
 from probing.recipes import build
-from probing.results.use import UseResult
+from probing.results.use import NEVER_ACTIVE, UseResult
 from probing.use.effects import EditMeasurement, UseOptions
 from probing.use.inference import effect
 from probing.use.interventions.latents import LatentEdit, Latents
@@ -163,6 +163,16 @@ def test_the_class_mean_swap_as_a_comparison_is_the_swap_itself() -> None:
     assert again.tau.value == pytest.approx(swap.tau.value, rel=1e-5)
     assert again.total.value == swap.total.value
     assert share(bench, "class_mean")[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_latents_that_no_row_activates_are_counted(tmp_path: Path) -> None:
+    """Latent 48 reads axis 0 far above any state; latent 0 is planted."""
+    path = tmp_path / "d"
+    directions = np.concatenate([both_ways(AXES), AXES[:1]])
+    dictionary(directions, site="h", encoder_bias=np.r_[np.zeros(2 * WIDTH), -1e6]).save(path)
+    for latents, silent in (("0", None), ("48", 1.0), ("0|48", 1.0)):
+        recipe = f"latents:dictionary={path},latents={latents}"
+        assert compared(bench_of(), HERE, [recipe], draws=2)[recipe].get(NEVER_ACTIVE) == silent
 
 
 def test_random_latents_and_directions_move_states_as_far(holding: Path) -> None:

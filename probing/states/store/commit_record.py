@@ -270,32 +270,34 @@ def load_record(path: Path, recipe: StoreLayout, shard: int) -> dict[str, Any] |
         check_record(record, recipe, shard)
         size = (path / "shards" / record["file"]).stat().st_size
     except (ValueError, FileNotFoundError) as error:
-        raise corrupt(path, shard, str(error)) from None
+        raise corrupt(path, shard, str(error), role=recipe.role) from None
     if size != record["bytes"]:
-        raise corrupt(path, shard, f"its file has {size} bytes, not {record['bytes']}")
+        raise corrupt(path, shard, f"its file has {size} bytes, not {record['bytes']}", role=recipe.role)
     return record
 
 
-def corrupt(path: Path, shard: int, found: str, dataset: str = "") -> CorruptShard:
-    """Return the error for a shard that differs from its commit record."""
+def corrupt(path: Path, shard: int, found: str, dataset: str = "", *, role: str = "states") -> CorruptShard:
+    """Return the error for a shard that differs from its commit record; `role` is what its store holds."""
+    command = "probing dictionary encode" if role == "latents" else "probing extract"
     record = path / "shards" / record_file(shard)
     return CorruptShard(
         f"shard {shard} is damaged" + (f" in dataset {dataset}" if dataset else ""),
         needed="bytes equal to those committed",
         found=found,
         where=str(record),
-        next_step=f"remove {record.name} and run `probing extract` again: only this shard is computed anew",
+        next_step=f"remove {record.name} and run `{command}` again: only this shard is computed anew",
     )
 
 
-def incomplete(path: Path, done: int, planned: int) -> IncompleteStore:
-    """Return the error for a store whose extraction is not finished."""
+def incomplete(path: Path, done: int, planned: int, *, role: str = "states") -> IncompleteStore:
+    """Return the error for a store that is not finished; `role` is what it holds."""
+    command = "probing dictionary encode" if role == "latents" else "probing extract"
     return IncompleteStore(
         "the store is not finished",
         needed=f"{planned} shards",
         found=f"{done} shards",
         where=str(path),
-        next_step="run the same `probing extract` again: it goes on where it was",
+        next_step=f"run the same `{command}` again: it goes on where it was",
     )
 
 

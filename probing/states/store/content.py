@@ -94,6 +94,40 @@ def narrow(states: NDArray[np.float32], dtype: str, site: str) -> NDArray[Any]:
     return stored
 
 
+def narrow_latents(
+    counts: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[np.float32], dtype: str, site: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any], int]:
+    """Return the active latents of rows in a stored dtype, without those that are 0 in it, and how many these are.
+
+    Args:
+        counts: `(n,)` number of active latents of each row.
+        columns, values: `(Z,)` number and value of each, row by row.
+        dtype: the stored dtype.
+        site: site, for messages.
+
+    Raises:
+        NotRepresentable: a value overflows the dtype, or more than 1 in 1,000 are 0 in it.
+    """
+    stored = narrow(values, dtype, f"latents of {site}")
+    keep = widen(stored, dtype) != 0
+    lost = len(keep) - int(keep.sum())
+    if not lost:
+        return counts, columns, stored, 0
+    if lost > _MOST_LOST * len(keep):
+        never = len(np.setdiff1d(columns, columns[keep]))
+        raise NotRepresentable(
+            f"latents of {site} are too small for {dtype}, which holds them as 0",
+            needed=f"activations of at least {_SMALLEST[dtype]:.0e}, but for 1 in 1,000",
+            found=f"{lost:,} of {len(keep):,} active latents below it; {never:,} latents would never be active",
+            where=f"site {site}",
+            next_step="store as float32" if dtype == "bfloat16" else "store as bfloat16 or float32",
+        )
+    rows = np.repeat(np.arange(len(counts)), counts)[keep]
+    return np.bincount(rows, minlength=len(counts)), columns[keep], stored[keep], lost
+
+
+_MOST_LOST = 1e-3  # share of active latents of a shard that may be 0 in the stored dtype
+_SMALLEST = {"float16": 6e-8, "bfloat16": 9e-41, "float32": 1e-45}  # above 0
 _OVERFLOWS = 0x7F7F_8000  # bits of the least magnitude that rounds to infinity in bfloat16; those of NaN are above
 
 

@@ -86,7 +86,7 @@ def read_latents(
             continue
         indptr, indices, values = (files.mapped(shard, path) for path in (INDPTR, INDICES, VALUES))
         if found := problem_of(indptr, indices, recipe.latents):
-            raise corrupt(files.path, shard, found, INDICES)
+            raise corrupt(files.path, shard, found, INDICES, role="latents")
         first, end = (indptr[chosen[mine] - starts[place] + k].astype(np.int64) for k in (0, 1))
         counts[mine] = end - first
         where = _ranges(first, end - first)

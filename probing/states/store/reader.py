@@ -115,7 +115,7 @@ class Store:
             found = ((shard, load_record(path, recipe, shard)) for shard in range(recipe.n_shards))
             records = {shard: record for shard, record in found if record is not None}
         if len(records) < recipe.n_shards and not allow_partial:
-            raise incomplete(path, len(records), recipe.n_shards)
+            raise incomplete(path, len(records), recipe.n_shards, role=recipe.role)
         return cls(path, header, recipe, records, verification)
 
     @property

@@ -312,7 +312,7 @@ class StoreWriter:
         """
         missing = self.missing()
         if missing:
-            raise incomplete(self.path, self.n_shards - len(missing), self.n_shards)
+            raise incomplete(self.path, self.n_shards - len(missing), self.n_shards, role=self._recipe.role)
         identifier = content_id(self._done)
         body = {
             "format": FORMAT,

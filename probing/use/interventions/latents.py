@@ -95,6 +95,10 @@ class LatentEdit(Edit):
     def latents(self) -> Sequence[int]:
         return [int(one) for one in self.chosen]
 
+    @property
+    def active_latents(self) -> Sequence[int]:
+        return [int(one) for one in self.chosen[(np.asarray(self.values) != 0).any(0)]]
+
     def influence(self, states: NDArray[np.float32], targets: Targets, goals: Goals, sensitivity: Floats) -> Floats:
         """Return the influence of the rows that the means were computed from, `(N,)`."""
         influence = np.zeros(len(self.values))
