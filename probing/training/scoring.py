@@ -28,7 +28,9 @@ from probing.statistics.bootstrap import (
 )
 from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvaried
 
-MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
+# By unit: what a gain has to exceed; 0 in other units. In the unit of the target it is a share of what `prior` reaches.
+MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02}
+_OF_TARGET, _SHARE_OF_PRIOR = "of the target", 0.02
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def measure_results(
             _comparison(control, scores, ours, name, measure, resampler) for control, scores in controls.items()
         )
         gains = tuple(
-            _gain(baseline, ours, scores[name, split], measure, resampler) for baseline, scores in baselines.items()
+            _gain(baseline, ours, scores[name, split], measure, resampler, _margin(measure, baselines, split, name))
+            for baseline, scores in baselines.items()
         )
         score = _score(ours.value, _replicates(ours.samples[None], resampler), measure, resampler)
         results.append(
@@ -199,9 +202,16 @@ def _comparison(
     )
 
 
-def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler) -> Gain:
+def _margin(measure: Measure, baselines: Mapping[str, Scores], split: str, name: str) -> float:
+    """Return what a gain has to exceed."""
+    if measure.unit == _OF_TARGET and "prior" in baselines:
+        return _SHARE_OF_PRIOR * baselines["prior"][name, split].value
+    return MARGINS.get(measure.unit, 0.0)
+
+
+def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler, margin: float) -> Gain:
     found = _gained(ours, theirs.samples, measure, resampler)
-    value, margin = _better(ours.value, theirs.value, measure), MARGINS.get(measure.unit, 0.0)
+    value = _better(ours.value, theirs.value, measure)
     p = one_sided_p(value, found.samples, margin=margin, df=found.df)
     if measure.unit == FRACTION and is_unvaried(found.interval):
         p = unvaried_p(value, resampler.clusters.effective, margin=margin, least=-1.0)
