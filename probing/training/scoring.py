@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class ControlScores:
     """Holds the scores of one control: whether it defines selectivity, its ceilings, the scores on each draw, and in
     `above` a phrase for its states.
 
-    `ceilings_of` is the measure that the ceilings belong to.
+    `ceilings_of` is the measure that the ceilings belong to; `permutes` says whether labels are permuted over rows.
     """
 
     is_selectivity: bool
@@ -66,6 +66,7 @@ class ControlScores:
     draws: Sequence[Scores]
     above: str = ""
     ceilings_of: str = "accuracy"
+    permutes: bool = False
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
@@ -115,7 +116,7 @@ def score_label_set(
             for split, of_split in predicted.items()
         }
     for split, resampler in resamplers.items():
-        y = labels.y[resampler.rows]
+        y, moved = labels.y[resampler.rows], None if labels.origin is None else resampler.by_origin(labels)
         known = None if seen is None else seen[resampler.rows]
         whole = predicted[resampler.base]
         predictions = whole if resampler.split == resampler.base else [one.take(resampler.within) for one in whole]
@@ -129,11 +130,30 @@ def score_label_set(
                     where=f"{split}, {len(y):,} rows",
                     next_step="leave the measure out, or give it rows that it is defined on",
                 )
-            samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
+            samples = np.stack([_resampled(measure, y, prediction, resampler, moved) for prediction in predictions])
             known_here = known if measure.scores_parts else None
             parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
+
+
+def _resampled(
+    measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler, moved: Resampler | None
+) -> NDArray[np.float64]:
+    """Return the scores `(R,)` on the resamples; of permuted labels, on resamples of the rows read and of those
+    that the labels come from (`moved`): to first order, the errors of both add up. Which row is read makes no
+    difference where all predictions are the same.
+    """
+    if moved is None:
+        return resampled(measure, y, prediction, resampler)
+    of_labels = resampled(measure, y, prediction, moved)
+    if _is_constant(prediction.values) and _is_constant(prediction.log_probabilities):
+        return of_labels
+    return of_labels + resampled(measure, y, prediction, resampler) - measure.value(y, prediction)
+
+
+def _is_constant(values: NDArray[Any] | None) -> bool:
+    return values is None or bool((values == values[:1]).all())
 
 
 def _subset_value(
@@ -187,6 +207,9 @@ def _comparison(
     value = float(np.mean([draw.value for draw in draws]))
     ours, better = _gained(task, samples, measure, resampler), _better(task.value, value, measure)
     selectivity = _score(better, ours, measure, resampler, least=-1.0)
+    by_construction = scores.permutes and is_unvaried(ours.interval)  # a constant prediction, whatever the rows
+    if by_construction:
+        selectivity = replace(selectivity, low=better, high=better)
     has_ceiling = name == scores.ceilings_of and resampler.base == "test"
     return Comparison(
         control=control,
@@ -198,7 +221,7 @@ def _comparison(
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),
-        detectable=detectable(_error(ours, selectivity), ours.df),
+        detectable=None if by_construction else detectable(_error(ours, selectivity), ours.df),
     )
 
 
