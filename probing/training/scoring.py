@@ -23,6 +23,7 @@ from probing.statistics.bootstrap import (
     gained,
     half_width_error,
     one_sided_p,
+    possible,
     replicates,
     unvaried_p,
 )
@@ -30,6 +31,7 @@ from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvarie
 
 # By unit: what a gain has to exceed; 0 in other units. In the unit of the target it is a share of what `prior` reaches.
 MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02}
+_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), "rho": (-1.0, 1.0)}
 _OF_TARGET, _SHARE_OF_PRIOR = "of the target", 0.02
 
 
@@ -210,6 +212,7 @@ def _comparison(
     by_construction = scores.permutes and is_unvaried(ours.interval)  # a constant prediction, whatever the rows
     if by_construction:
         selectivity = replace(selectivity, low=better, high=better)
+    least = detectable(_error(ours, selectivity), ours.df)
     has_ceiling = name == scores.ceilings_of and resampler.base == "test"
     return Comparison(
         control=control,
@@ -221,7 +224,7 @@ def _comparison(
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),
-        detectable=None if by_construction else detectable(_error(ours, selectivity), ours.df),
+        detectable=None if by_construction else possible(least, _largest(value, measure)),
     )
 
 
@@ -240,7 +243,8 @@ def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resam
         p = unvaried_p(value, resampler.clusters.effective, margin=margin, least=-1.0)
     gain = _score(value, found, measure, resampler, least=-1.0)
     error = _error(found, gain)
-    return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY))
+    largest = _largest(theirs.value, measure)
+    return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY), largest=largest)
 
 
 def _replicates(samples: NDArray[np.float64], resampler: Resampler) -> Replicates:
@@ -275,4 +279,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
     bounds = bounded(value, found, unit=measure.unit, clusters=resampler.clusters, least=least)
+    if least == 0.0:  # a score, and not a difference
+        bottom, top = _range(measure)
+        bounds = max(bounds[0], min(value, bottom)), min(bounds[1], max(value, top))
     return Score(value, *bounds, n=resampler.n, unit=measure.unit)
+
+
+def _range(measure: Measure) -> tuple[float, float]:
+    """Return the least and the largest score that there can be, as far as the unit tells."""
+    if not measure.higher_is_better:
+        return 0.0, {FRACTION: 1.0, "squared probability": 2.0}.get(measure.unit, math.inf)
+    return _RANGES.get(measure.unit, (-math.inf, math.inf))
+
+
+def _largest(other: float, measure: Measure) -> float | None:
+    """Return the difference of a perfect score from another; None if no score is perfect."""
+    bottom, top = _range(measure)
+    best = _better(top if measure.higher_is_better else bottom, other, measure)
+    return best if math.isfinite(best) else None
