@@ -51,6 +51,8 @@ class Labels(OldAttributes):
         seen: for labels of a control that are drawn by a key, `(N,)` bool: whether the row's value of the key occurs in
             train.
         control: name and draw of the control that made `y`; "" for the task's own labels.
+        origin: for labels of a control that permutes rows, `(N,)` code of the cluster that each row's label comes from;
+            None for others.
         row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
             span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
         other_word: `(N,)` int64 index of the last word of a span, or of word b of a pair; None if rows are neither.
@@ -83,6 +85,7 @@ class Labels(OldAttributes):
     ceiling: float | None = None
     seen: NDArray[np.bool_] | None = None
     control: str = ""
+    origin: NDArray[np.int64] | None = None
     row_form: RowForm = "row"
     other_word: NDArray[np.int64] | None = None
     other_row: NDArray[np.int64] | None = None
@@ -125,6 +128,7 @@ class Labels(OldAttributes):
             row=self.row[rows],
             keys={name: codes[rows] for name, codes in self.keys.items()},
             seen=_taken(self.seen, rows),
+            origin=_taken(self.origin, rows),
             fresh=_taken(self.fresh, rows),
             other_word=_taken(self.other_word, rows),
             other_row=_taken(self.other_row, rows),

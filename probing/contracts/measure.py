@@ -56,7 +56,8 @@ class Measure(ABC):
 
     Class attributes:
         kinds: kinds of labels that it can score: `classes`, `real` numbers, or `labels` (several for each row).
-        unit: unit of the score. In `fraction` (0 to 1) a gain has a margin of 0.02, in `bits` of 0.05, in others of 0.
+        unit: unit of the score. A gain has a margin of 0.05 in `bits`; of 0.02 in `fraction` (0 to 1), `R²`, `rho` and
+            `squared probability`; of 0.02 of what `prior` reaches in `of the target`; and of 0 in others.
         higher_is_better: whether a higher score is a better one.
         reads_probabilities: whether it scores only probes that give probabilities.
         counts_bits: whether it reads `Prediction.believed`, the calibrated probabilities.
@@ -67,7 +68,7 @@ class Measure(ABC):
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
-    unit: ClassVar[str]  # "fraction" (0 to 1; gains have a margin of 0.02), "bits" (0.05); others, "R²" …: margin 0
+    unit: ClassVar[str]  # "fraction" (0 to 1), "bits", "R²" …: decides what margin gains have
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
     counts_bits: ClassVar[bool] = False  # True: reads `Prediction.believed`

@@ -42,13 +42,15 @@ class ShuffledLabelsControl(Control):
         Raises:
             DegenerateDesign: train has fewer than two classes.
         """
-        y = labels.y.copy()
+        y, origin = labels.y.copy(), labels.groups.copy()
         for split in sorted(set(labels.split.tolist())):
             rows = labels.rows(split)
             order = generator(seed, "shuffled_labels", draw, split).permutation(len(rows))
+            origin[rows] = labels.groups[rows][order]
             y[rows] = labels.y[rows][order] if labels.choice is None else _first_of_each(labels.choice[rows], order)
         refuse_single_value(y[labels.rows("train")], name="shuffled_labels")
-        return replace(labels, y=y, control=f"shuffled_labels#{draw}")
+        moved = origin if labels.choice is None else None  # alternatives keep their place: one of them is drawn
+        return replace(labels, y=y, origin=moved, control=f"shuffled_labels#{draw}")
 
 
 def _first_of_each(choice: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy as shallow
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,8 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
-from probing.labels import Kind, RowForm
+from probing.labels import Kind
 from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
+
+
+class _OfBase:
+    """Gives a probe that wraps another the class attribute of that probe, which says what its `fit` is given."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, probe: EachLabelProbe | None, owner: type) -> Any:
+        return getattr(Probe if probe is None else probe.base, self._name)
 
 
 class EachLabelProbe(Probe):
@@ -25,6 +36,14 @@ class EachLabelProbe(Probe):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("labels",)
+    input: ClassVar[Any] = _OfBase()
+    input_as_text: ClassVar[Any] = _OfBase()
+    stochastic: ClassVar[Any] = _OfBase()
+    predicts_most_probable: ClassVar[Any] = _OfBase()
+    row_forms: ClassVar[Any] = _OfBase()
+    accepts_pairs: ClassVar[Any] = _OfBase()
+    accepts_blocks: ClassVar[Any] = _OfBase()
+    accepts_device: ClassVar[Any] = _OfBase()
 
     always_: NDArray[np.int64]
     fits_: dict[int, Probe]
@@ -33,25 +52,12 @@ class EachLabelProbe(Probe):
     def __init__(self, base: Probe) -> None:
         self.base = base
 
-    @property
-    def input(self) -> str:  # type: ignore[override]
-        """Kind of input of the base probe."""
-        return self.base.input
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether fits of the base probe depend on the seed."""
-        return self.base.stochastic
-
-    @property
-    def row_forms(self) -> tuple[RowForm, ...]:  # type: ignore[override]
-        """Forms of rows that the base probe reads."""
-        return self.base.row_forms
-
-    @property
-    def accepts_pairs(self) -> bool:  # type: ignore[override]
-        """Whether the base probe takes `Pairs`."""
-        return self.base.accepts_pairs
+    def on(self, device: str) -> Self:
+        """Return this probe with a base probe that computes `fit` on a torch device, if it can."""
+        moved = shallow(self)
+        moved.base = self.base.on(device)
+        moved.device = moved.base.device
+        return moved
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fit on N rows and `(N, C)` labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,18 +26,30 @@ from probing.probes._softmax import Stop, solve
 
 _WORD = r"\w+|[^\w\s]"
 _ITERATIONS = 300
+_PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # tried in this order, as multiples of the default
+_LEAST_DEV = 10  # rows of dev below which nothing is chosen
 
 
 class TextProbe(Probe):
     """Base of probes of texts. X is strings, `(N, 1)` or `(N,)`; if X is numeric, it is taken as ready-made features.
 
     Dense features are standardised; sparse ones (word counts) are used as they are.
+
+    If `l2` is None, the penalty is chosen on dev rows whose text is not in train, separately for each set of labels:
+    from ten times `default_l2` it is divided by ten, down to a thousandth of `default_l2`, as long as log loss (of
+    numbers: squared error) on dev becomes less. With fewer than ten such rows it is `default_l2`.
+
+    Attributes:
+        l2_: the penalty of the fit; not saved.
     """
 
     input: ClassVar[str] = "text"
     input_as_text: ClassVar[bool] = True
 
-    l2: float
+    default_l2: ClassVar[float] = 1.0
+
+    l2: float | None
+    l2_: float
     coef_: NDArray[np.float64]
     mean_: NDArray[np.float64]
     scale_: NDArray[np.float64]
@@ -54,7 +67,7 @@ class TextProbe(Probe):
 
     def _training_features(self, X: ArrayLike) -> Any:
         """Return the features of training rows, and set `mean_` and `scale_`."""
-        if not self.l2 > 0:
+        if self.l2 is not None and not self.l2 > 0:
             raise BadParameter("l2 must be above 0", needed="a number above 0", found=repr(self.l2))
         texts = as_texts(X)
         self.of_texts_ = texts is not None
@@ -75,6 +88,24 @@ class TextProbe(Probe):
         return self._scaled(
             validate_data(self, X, dtype=FLOATS, reset=False) if texts is None else self._features(texts)
         )
+
+    def _held_out(self, X: ArrayLike, dev: Any) -> tuple[Any, NDArray[np.int64]]:
+        """Return the features of those dev rows whose text is not in train, and the indices of these rows; no rows if
+        the penalty is given, or if they are too few.
+        """
+        none = np.zeros(0, np.int64)
+        if dev is None or self.l2 is not None:
+            return None, none
+        known, texts = set(as_texts(X) or ()), as_texts(dev[0])
+        n_rows = len(np.asarray(dev[0]))
+        within = np.array([i for i in range(n_rows) if texts is None or texts[i] not in known], np.int64)
+        return (self._read(dev[0])[within], within) if len(within) >= _LEAST_DEV else (None, none)
+
+    def _penalties(self, held_out: Any) -> list[float]:
+        """Return the penalties to try, in order."""
+        if self.l2 is not None:
+            return [self.l2]
+        return [self.default_l2 * share for share in _PENALTIES] if held_out is not None else [self.default_l2]
 
     def _scaled(self, raw: Any) -> Any:
         return standardise(raw, self.mean_, self.scale_).astype(np.float64) if isinstance(raw, np.ndarray) else raw
@@ -117,12 +148,12 @@ class TextClassifier(TextProbe, ClassifierProbe):
     intercept_: NDArray[np.float64]
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, 1)` texts and `(N,)` labels; `dev` is not used."""
+        """Fit on `(N, 1)` texts and `(N,)` labels; the penalty is chosen on `dev` if `l2` is None."""
         features = self._training_features(X)
         targets = column_or_1d(y, warn=True)
         check_consistent_length(features, targets)
         check_classification_targets(targets)
-        self._finish(features, [targets], [self])
+        self._finish(X, features, [targets], [self], None if dev is None else (dev[0], [dev[1]]))
         return self
 
     def fit_many(
@@ -141,23 +172,30 @@ class TextClassifier(TextProbe, ClassifierProbe):
         fitted = [self.with_seed(0) for _ in targets]
         for probe in fitted:
             probe.__dict__.update(first.__dict__)
-        self._finish(features, list(targets), fitted)
+        self._finish(X, features, list(targets), fitted, dev)
         return [[self._copied(probe, seed) for seed in seeds] for probe in fitted]
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the natural log probabilities, `(N, K)`."""
         return np.asarray(log_softmax(self._read(X) @ self.coef_ + self.intercept_, axis=1))
 
-    def _finish(self, features: Any, targets: list[NDArray[Any]], probes: Sequence[TextClassifier]) -> None:
-        codes = []
-        for probe, y in zip(probes, targets, strict=True):
-            probe.classes_, code = self._coded(np.asarray(y))
-            codes.append(code)
-        fits = (
-            _dense(features, codes, self.l2) if isinstance(features, np.ndarray) else _sparse(features, codes, self.l2)
-        )
-        for probe, (coef, intercept, converged) in zip(probes, fits, strict=True):
-            probe.coef_, probe.intercept_, probe.converged_ = coef, intercept, converged
+    def _finish(
+        self, X: Any, features: Any, targets: list[NDArray[Any]], probes: Sequence[TextClassifier], dev: Any
+    ) -> None:
+        """Fit every label set, with the first penalty after which log loss on dev does not become less."""
+        held_out, within = probes[0]._held_out(X, dev)
+        turned = None if isinstance(features, np.ndarray) else Counts.of(features)
+        for m, (probe, y) in enumerate(zip(probes, targets, strict=True)):
+            probe.classes_, codes = self._coded(np.asarray(y))
+            known = None if held_out is None else _known(probe.classes_, np.asarray(dev[1][m])[within])
+            least, start = np.inf, None
+            for penalty in self._penalties(held_out if known and known[1].any() else None):
+                fit = _dense(features, codes, penalty) if turned is None else _fit_sparse(turned, codes, penalty, start)
+                start, loss = fit[:2], _loss(fit, held_out, known)
+                if not loss < least - _GAINED:
+                    break
+                least, probe.l2_ = loss, penalty
+                probe.coef_, probe.intercept_, probe.converged_ = fit
 
 
 class TextRegressor(TextProbe, RegressorProbe):
@@ -166,15 +204,23 @@ class TextRegressor(TextProbe, RegressorProbe):
     intercept_: float
 
     def fit(self, X: ArrayLike, y: ArrayLike, *, dev: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
-        """Fit on `(N, 1)` texts and `(N,)` targets; `dev` is not used."""
+        """Fit on `(N, 1)` texts and `(N,)` targets; the penalty is chosen on `dev` if `l2` is None."""
         features = self._training_features(X)
         targets = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
         check_consistent_length(features, targets)
         if not np.isfinite(targets).all():
             raise ValueError("Input y contains NaN or infinity")
         solver = "auto" if isinstance(features, np.ndarray) else "sparse_cg"
-        ridge = Ridge(alpha=self.l2, solver=solver, tol=1e-5).fit(features, targets)
-        self.coef_, self.intercept_ = np.asarray(ridge.coef_, np.float64), float(ridge.intercept_)
+        held_out, within = self._held_out(X, dev)
+        wanted = None if dev is None else np.asarray(dev[1], np.float64)[within]
+        least = np.inf
+        for penalty in self._penalties(held_out):
+            ridge = Ridge(alpha=penalty, solver=solver, tol=1e-5).fit(features, targets)
+            error = 0.0 if held_out is None else float(((ridge.predict(held_out) - wanted) ** 2).mean())
+            if not error < least * (1 - _GAINED):
+                break
+            least, self.l2_ = error, penalty
+            self.coef_, self.intercept_ = np.asarray(ridge.coef_, np.float64), float(ridge.intercept_)
         self.converged_ = True
         return self
 
@@ -194,30 +240,52 @@ def as_texts(X: Any) -> list[str] | None:
     return values if all(isinstance(value, str) for value in values) else None
 
 
-def _dense(
-    rows: NDArray[np.float64], codes: list[NDArray[np.int64]], l2: float
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
-    classes = [int(y.max()) + 1 for y in codes]
-    penalties = [(2.0 if k == 2 else 1.0) * l2 / len(rows) for k in classes]
-    targets, stop = [torch.from_numpy(y) for y in codes], Stop(1e-4, _ITERATIONS)
-    found = solve(HeldRows(torch.from_numpy(rows)), targets, classes, penalties, stop)
-    return [(one.weights.numpy(), one.intercept.numpy(), one.converged) for one in found]
+_Fit = tuple[NDArray[np.float64], NDArray[np.float64], bool]  # weights, intercepts, whether the solver converged
+_Known = tuple[NDArray[np.int64], NDArray[np.bool_]]  # codes of dev labels, and which of them occur in train
+_GAINED = 1e-6  # a smaller change of the error on dev is none
 
 
-def _sparse(
-    rows: csr_matrix, codes: list[NDArray[np.int64]], l2: float
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64], bool]]:
+def _known(classes: NDArray[Any], y: NDArray[Any]) -> _Known:
+    codes = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    return codes, np.asarray(classes[codes] == y)
+
+
+def _loss(fit: _Fit, held_out: Any, known: _Known | None) -> float:
+    """Return the mean log loss (nats) of the dev rows whose label occurs in train; 0 if there are none."""
+    if known is None or not known[1].any():
+        return 0.0
+    codes, among = known
+    logs = log_softmax(held_out @ fit[0] + fit[1], axis=1)
+    return -float(logs[np.arange(len(codes)), codes][among].mean())
+
+
+def _dense(rows: NDArray[np.float64], codes: NDArray[np.int64], l2: float) -> _Fit:
+    k = int(codes.max()) + 1
+    penalty = (2.0 if k == 2 else 1.0) * l2 / len(rows)
+    held = HeldRows(torch.from_numpy(rows))
+    (found,) = solve(held, [torch.from_numpy(codes)], [k], [penalty], Stop(1e-4, _ITERATIONS))
+    return found.weights.numpy(), found.intercept.numpy(), found.converged
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Holds sparse features `(N, F)`, their transpose, and the mean square of each, `(F,)`."""
+
+    rows: csr_matrix
+    turned: csr_matrix
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: csr_matrix) -> Counts:
+        """Return the features with what every fit on them needs."""
+        return cls(rows, rows.T.tocsr(), np.asarray(rows.multiply(rows).mean(axis=0)).reshape(-1))
+
+
+def _fit_sparse(features: Counts, y: NDArray[np.int64], l2: float, start: Any = None) -> _Fit:
     """Fit by L-BFGS on weights scaled by the curvature of their word: common words bend the loss far more than rare
-    ones.
+    ones. `start` holds the weights and intercepts to start from.
     """
-    turned = rows.T.tocsr()
-    squares = np.asarray(rows.multiply(rows).mean(axis=0)).reshape(-1)
-    return [_fit_sparse(rows, turned, squares, y, l2) for y in codes]
-
-
-def _fit_sparse(
-    rows: csr_matrix, turned: csr_matrix, squares: NDArray[np.float64], y: NDArray[np.int64], l2: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    rows, turned, squares = features.rows, features.turned, features.squares
     n, k = rows.shape[0], int(y.max()) + 1
     penalty = (2.0 if k == 2 else 1.0) * l2 / n
     scale = np.append(1 / np.sqrt(2 / k * squares + penalty), np.sqrt(k / 2))[:, None]
@@ -233,7 +301,8 @@ def _fit_sparse(
         return loss, (G * scale).reshape(-1)
 
     options = {"maxiter": _ITERATIONS, "ftol": 1e-5, "gtol": 1e-6}
-    found = minimize(objective, np.zeros(len(scale) * k), jac=True, method="L-BFGS-B", options=options)
+    first = np.zeros(len(scale) * k) if start is None else (np.vstack(start) / scale).reshape(-1)
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
     W = found.x.reshape(-1, k) * scale
     W = W - W.mean(axis=1, keepdims=True)
     return W[:-1], W[-1], bool(found.nit < _ITERATIONS)

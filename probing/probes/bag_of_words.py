@@ -12,7 +12,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
     baseline is due to word order, to context, and to what the model knows about words from its training.
 
     Args:
-        l2: penalty as in `linear`, above 0.
+        l2: penalty as in `linear`, above 0; None: chosen on dev, or 1 without dev rows.
         most_words: number of words that are counted, the commonest of the training texts.
         ngrams: longest sequence of words that is counted; 1 means single words only.
     """
@@ -20,7 +20,7 @@ class BagOfWordsProbe(WordCounts, TextClassifier):
     _arrays = ("classes", "coef", "intercept", "mean", "scale", "words")
     _scalars = ("of_texts",)
 
-    def __init__(self, l2: float = 1.0, most_words: int = 20_000, ngrams: int = 1) -> None:
+    def __init__(self, l2: float | None = None, most_words: int = 20_000, ngrams: int = 1) -> None:
         self.l2 = l2
         self.most_words = most_words
         self.ngrams = ngrams
@@ -32,7 +32,7 @@ class BagOfWordsRegressorProbe(WordCounts, TextRegressor):
     _arrays = ("coef", "mean", "scale", "words")
     _scalars = ("of_texts", "intercept")
 
-    def __init__(self, l2: float = 1.0, most_words: int = 20_000, ngrams: int = 1) -> None:
+    def __init__(self, l2: float | None = None, most_words: int = 20_000, ngrams: int = 1) -> None:
         self.l2 = l2
         self.most_words = most_words
         self.ngrams = ngrams

@@ -28,13 +28,13 @@ class TextLengthProbe(_Lengths, TextClassifier):
     counted, since the baseline knows the text alone, without a tokenizer.
 
     Args:
-        l2: penalty as in `linear`, above 0.
+        l2: penalty as in `linear`, above 0; None: chosen on dev, or 1 without dev rows.
     """
 
     _arrays = ("classes", "coef", "intercept", "mean", "scale")
     _scalars = ("of_texts",)
 
-    def __init__(self, l2: float = 1.0) -> None:
+    def __init__(self, l2: float | None = None) -> None:
         self.l2 = l2
 
 
@@ -44,7 +44,7 @@ class TextLengthRegressorProbe(_Lengths, TextRegressor):
     _arrays = ("coef", "mean", "scale")
     _scalars = ("of_texts", "intercept")
 
-    def __init__(self, l2: float = 1.0) -> None:
+    def __init__(self, l2: float | None = None) -> None:
         self.l2 = l2
 
 

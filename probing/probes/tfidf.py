@@ -4,6 +4,8 @@ baseline.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -16,6 +18,8 @@ class _Weighted(WordCounts):
     """Weights counts by `1 + ln((1 + N) / (1 + n))`, n of N training texts having the word, and scales each text to
     length 1.
     """
+
+    default_l2: ClassVar[float] = 0.1
 
     idf_: NDArray[np.float64]
 
@@ -35,7 +39,7 @@ class TfidfProbe(_Weighted, TextClassifier):
     penalty is small too.
 
     Args:
-        l2: penalty as in `linear`, above 0.
+        l2: penalty as in `linear`, above 0; None: chosen on dev, or 0.1 without dev rows.
         most_words: number of words that are counted, the commonest of the training texts.
         ngrams: longest sequence of words that is counted; 1 means single words only.
 
@@ -46,7 +50,7 @@ class TfidfProbe(_Weighted, TextClassifier):
     _arrays = ("classes", "coef", "intercept", "mean", "scale", "words", "idf")
     _scalars = ("of_texts",)
 
-    def __init__(self, l2: float = 0.1, most_words: int = 20_000, ngrams: int = 1) -> None:
+    def __init__(self, l2: float | None = None, most_words: int = 20_000, ngrams: int = 1) -> None:
         self.l2 = l2
         self.most_words = most_words
         self.ngrams = ngrams
@@ -58,7 +62,7 @@ class TfidfRegressorProbe(_Weighted, TextRegressor):
     _arrays = ("coef", "mean", "scale", "words", "idf")
     _scalars = ("of_texts", "intercept")
 
-    def __init__(self, l2: float = 0.1, most_words: int = 20_000, ngrams: int = 1) -> None:
+    def __init__(self, l2: float | None = None, most_words: int = 20_000, ngrams: int = 1) -> None:
         self.l2 = l2
         self.most_words = most_words
         self.ngrams = ngrams

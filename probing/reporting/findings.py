@@ -172,10 +172,18 @@ def _gain_clause(judged: Judgement) -> str:
     p = p_in_family(gain)
     if gain.is_shown:
         return f"{clause}, beyond the margin of {_margin(gain)} ({p})"
+    return (
+        f"{clause}, which does not clear the margin of {_margin(gain)} ({p}; {_power(gain)}){_by_itself(judged, gain)}"
+    )
+
+
+def _power(gain: Gain) -> str:
+    if gain.detectable is None and gain.error is not None:
+        return "on these rows no difference could have been shown to clear it"
     least = gain.margin + half_width(gain.gain) if gain.detectable is None else gain.detectable
     return (
-        f"{clause}, which does not clear the margin of {_margin(gain)} ({p}; the smallest difference that these rows "
-        f"would have shown to clear it, four times in five, is about {decimal(least)}){_by_itself(judged, gain)}"
+        "the smallest difference that these rows would have shown to clear it, four times in five, is about "
+        f"{decimal(least)}"
     )
 
 

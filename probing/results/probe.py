@@ -54,7 +54,8 @@ class Comparison:
             (a copy of the model with random weights) or `resid.0`; empty for controls that change labels.
         seen: score on the control for rows whose key (such as the word form) occurs in train; None if there are none.
         unseen: the same for the rows whose key does not occur in train.
-        detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability.
+        detectable: the smallest true difference whose interval would have excluded 0 with 80 % probability; None
+            if none could have.
     """
 
     control: str
@@ -86,7 +87,8 @@ class Gain:
         error: standard error of the gain.
         df: degrees of freedom of that error.
         detectable: the smallest true gain that would have been shown to exceed the margin with 80 % probability, at
-            the level that adjustment leaves to one test.
+            the level that adjustment leaves to one test; None if no gain could have been shown.
+        largest: gain of a perfect score; None if there is none, or if not recorded.
     """
 
     baseline: str
@@ -99,6 +101,7 @@ class Gain:
     error: float | None = None
     df: float | None = None
     detectable: float | None = None
+    largest: float | None = None
 
     @property
     def is_shown(self) -> bool:

@@ -290,6 +290,14 @@ def detectable(error: float, df: float, *, margin: float = 0.0, alpha: float = A
     return margin + (_t_quantile(1.0 - alpha, df) + float(scipy.special.ndtri(power))) * error
 
 
+def possible(least: float, largest: float | None) -> float | None:
+    """Return the smallest difference that would be shown, `least`; None if it is not below the largest that there can
+    be, so that none could have been shown.
+    """
+    is_possible = math.isfinite(least) and (largest is None or least <= largest)
+    return least if is_possible else None
+
+
 def half_width_error(low: float, high: float, *, level: float = LEVEL) -> float:
     """Return the standard error of a normal distribution whose interval at `level` is as wide as (`low`, `high`)."""
     return float((high - low) / 2 / scipy.special.ndtri((1 + level) / 2))

@@ -5,7 +5,7 @@ mean_intervals: means of rows, and ratios of sums, with intervals from resampled
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -88,6 +88,26 @@ class Resampler:
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
         n = len(rows) if labels.choice is None else len(np.unique(labels.choice[rows]))
         return cls(split, rows, within, groups.reshape(-1), weights, child_seed(seed, "nested"), n)
+
+    def by_origin(self, labels: Labels) -> Resampler:
+        """Return the resampler whose weight of each row is that of the cluster which its label comes from.
+
+        Clusters outside these rows get resamples of their own.
+
+        Args:
+            labels: labels of a control that permutes rows, with `origin`.
+        """
+        assert labels.origin is not None  # asked for permuted labels only
+        known, codes = np.unique(labels.groups[self.rows]), labels.origin[self.rows]
+        groups = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        outside = known[groups] != codes
+        if not outside.any():
+            return replace(self, groups=groups)
+        others, places = np.unique(codes[outside], return_inverse=True)
+        groups[outside] = len(known) + places.reshape(-1)
+        seed = child_seed(self.seed, "origin")
+        more = cluster_weights(len(others), resamples=len(self.weights), seed=seed)
+        return replace(self, groups=groups, weights=np.hstack([self.weights, more.astype(self.weights.dtype)]))
 
     def bounds(
         self, value: float, samples: NDArray[np.float64], *, unit: str, least: float = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from probing.results.probe import CORRECTIONS, Correction, Gain, MeasureResult, ProbeResult
-from probing.statistics.bootstrap import ALPHA, detectable
+from probing.statistics.bootstrap import ALPHA, detectable, possible
 
 __all__ = [
     "CORRECTIONS",
@@ -109,7 +109,7 @@ def _told(gains: Sequence[Gain], correction: Correction) -> list[Gain]:
 def _detectable(gain: Gain, level: float) -> float | None:
     if gain.error is None or gain.df is None:
         return None
-    return detectable(gain.error, gain.df, margin=gain.margin, alpha=level)
+    return possible(detectable(gain.error, gain.df, margin=gain.margin, alpha=level), gain.largest)
 
 
 def _with_gains(found: MeasureResult, queue: Iterator[Gain]) -> MeasureResult:

@@ -23,6 +23,7 @@ from probing.statistics.bootstrap import (
     detectable,
     gained,
     half_width_error,
+    possible,
     two_sided_p,
     unvaried_p,
 )
@@ -152,7 +153,8 @@ def differences(
     p = [row["p"] for row in rows]
     level = level_after(p, correction, alpha=0.05) / 2
     for row, adjusted in zip(rows, adjust(p, correction), strict=True):
-        least = detectable(row.pop("error"), row.pop("df"), alpha=level)
+        largest = 1.0 if row["unit"] == FRACTION else None
+        least = possible(detectable(row.pop("error"), row.pop("df"), alpha=level), largest)
         row |= {"p_adjusted": adjusted, "correction": correction, "detectable": least}
     return rows
 

@@ -113,6 +113,7 @@ def score_unit(
             [labels.ceiling for labels in one.draws],
             [next(draws) for _ in one.draws],
             ceilings_of="accuracy" if plan.labels.choice is None else "uas",
+            permutes=one.draws[0].origin is not None,
         )
         for one in plan.controls
     } | {one.name: one.scores for one in others}

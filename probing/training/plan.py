@@ -112,7 +112,7 @@ def refuse_constant_target(labels: Labels) -> None:
 
 
 LEAST_MEMORY = 16
-VERSION = 9  # raised by any change that alters a score or what is kept of a unit
+VERSION = 10  # raised by any change that alters a score or what is kept of a unit
 
 
 @dataclass(frozen=True)

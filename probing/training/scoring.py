@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,16 @@ from probing.statistics.bootstrap import (
     gained,
     half_width_error,
     one_sided_p,
+    possible,
     replicates,
     unvaried_p,
 )
 from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvaried
 
-MARGINS = {FRACTION: 0.02, "bits": 0.05}  # by unit: what a gain has to exceed; 0 in other units
+# By unit: what a gain has to exceed; 0 in other units. In the unit of the target it is a share of what `prior` reaches.
+MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02}
+_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), "rho": (-1.0, 1.0)}
+_OF_TARGET, _SHARE_OF_PRIOR = "of the target", 0.02
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ControlScores:
     """Holds the scores of one control: whether it defines selectivity, its ceilings, the scores on each draw, and in
     `above` a phrase for its states.
 
-    `ceilings_of` is the measure that the ceilings belong to.
+    `ceilings_of` is the measure that the ceilings belong to; `permutes` says whether labels are permuted over rows.
     """
 
     is_selectivity: bool
@@ -64,6 +68,7 @@ class ControlScores:
     draws: Sequence[Scores]
     above: str = ""
     ceilings_of: str = "accuracy"
+    permutes: bool = False
 
 
 def kept(task: Scores, resamplers: Mapping[str, Resampler]) -> dict[str, NDArray[Any]]:
@@ -113,7 +118,7 @@ def score_label_set(
             for split, of_split in predicted.items()
         }
     for split, resampler in resamplers.items():
-        y = labels.y[resampler.rows]
+        y, moved = labels.y[resampler.rows], None if labels.origin is None else resampler.by_origin(labels)
         known = None if seen is None else seen[resampler.rows]
         whole = predicted[resampler.base]
         predictions = whole if resampler.split == resampler.base else [one.take(resampler.within) for one in whole]
@@ -127,11 +132,30 @@ def score_label_set(
                     where=f"{split}, {len(y):,} rows",
                     next_step="leave the measure out, or give it rows that it is defined on",
                 )
-            samples = np.stack([resampled(measure, y, prediction, resampler) for prediction in predictions])
+            samples = np.stack([_resampled(measure, y, prediction, resampler, moved) for prediction in predictions])
             known_here = known if measure.scores_parts else None
             parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]
             scores[name, split] = Sampled(values, samples, *parts)
     return scores
+
+
+def _resampled(
+    measure: Measure, y: NDArray[Any], prediction: Prediction, resampler: Resampler, moved: Resampler | None
+) -> NDArray[np.float64]:
+    """Return the scores `(R,)` on the resamples; of permuted labels, on resamples of the rows read and of those
+    that the labels come from (`moved`): to first order, the errors of both add up. Which row is read makes no
+    difference where all predictions are the same.
+    """
+    if moved is None:
+        return resampled(measure, y, prediction, resampler)
+    of_labels = resampled(measure, y, prediction, moved)
+    if _is_constant(prediction.values) and _is_constant(prediction.log_probabilities):
+        return of_labels
+    return of_labels + resampled(measure, y, prediction, resampler) - measure.value(y, prediction)
+
+
+def _is_constant(values: NDArray[Any] | None) -> bool:
+    return values is None or bool((values == values[:1]).all())
 
 
 def _subset_value(
@@ -167,7 +191,8 @@ def measure_results(
             _comparison(control, scores, ours, name, measure, resampler) for control, scores in controls.items()
         )
         gains = tuple(
-            _gain(baseline, ours, scores[name, split], measure, resampler) for baseline, scores in baselines.items()
+            _gain(baseline, ours, scores[name, split], measure, resampler, _margin(measure, baselines, split, name))
+            for baseline, scores in baselines.items()
         )
         score = _score(ours.value, _replicates(ours.samples[None], resampler), measure, resampler)
         results.append(
@@ -184,6 +209,10 @@ def _comparison(
     value = float(np.mean([draw.value for draw in draws]))
     ours, better = _gained(task, samples, measure, resampler), _better(task.value, value, measure)
     selectivity = _score(better, ours, measure, resampler, least=-1.0)
+    by_construction = scores.permutes and is_unvaried(ours.interval)  # a constant prediction, whatever the rows
+    if by_construction:
+        selectivity = replace(selectivity, low=better, high=better)
+    least = detectable(_error(ours, selectivity), ours.df)
     has_ceiling = name == scores.ceilings_of and resampler.base == "test"
     return Comparison(
         control=control,
@@ -195,19 +224,27 @@ def _comparison(
         draws=tuple(draw.value for draw in draws),
         seen=_mean([draw.seen for draw in draws]),
         unseen=_mean([draw.unseen for draw in draws]),
-        detectable=detectable(_error(ours, selectivity), ours.df),
+        detectable=None if by_construction else possible(least, _largest(value, measure)),
     )
 
 
-def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler) -> Gain:
+def _margin(measure: Measure, baselines: Mapping[str, Scores], split: str, name: str) -> float:
+    """Return what a gain has to exceed."""
+    if measure.unit == _OF_TARGET and "prior" in baselines:
+        return _SHARE_OF_PRIOR * baselines["prior"][name, split].value
+    return MARGINS.get(measure.unit, 0.0)
+
+
+def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler, margin: float) -> Gain:
     found = _gained(ours, theirs.samples, measure, resampler)
-    value, margin = _better(ours.value, theirs.value, measure), MARGINS.get(measure.unit, 0.0)
+    value = _better(ours.value, theirs.value, measure)
     p = one_sided_p(value, found.samples, margin=margin, df=found.df)
     if measure.unit == FRACTION and is_unvaried(found.interval):
         p = unvaried_p(value, resampler.clusters.effective, margin=margin, least=-1.0)
     gain = _score(value, found, measure, resampler, least=-1.0)
     error = _error(found, gain)
-    return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY))
+    largest = _largest(theirs.value, measure)
+    return Gain(baseline, gain, margin, p, p, error=error, df=min(found.df, MANY), largest=largest)
 
 
 def _replicates(samples: NDArray[np.float64], resampler: Resampler) -> Replicates:
@@ -242,4 +279,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _score(value: float, found: Replicates, measure: Measure, resampler: Resampler, *, least: float = 0.0) -> Score:
     bounds = bounded(value, found, unit=measure.unit, clusters=resampler.clusters, least=least)
+    if least == 0.0:  # a score, and not a difference
+        bottom, top = _range(measure)
+        bounds = max(bounds[0], min(value, bottom)), min(bounds[1], max(value, top))
     return Score(value, *bounds, n=resampler.n, unit=measure.unit)
+
+
+def _range(measure: Measure) -> tuple[float, float]:
+    """Return the least and the largest score that there can be, as far as the unit tells."""
+    if not measure.higher_is_better:
+        return 0.0, {FRACTION: 1.0, "squared probability": 2.0}.get(measure.unit, math.inf)
+    return _RANGES.get(measure.unit, (-math.inf, math.inf))
+
+
+def _largest(other: float, measure: Measure) -> float | None:
+    """Return the difference of a perfect score from another; None if no score is perfect."""
+    bottom, top = _range(measure)
+    best = _better(top if measure.higher_is_better else bottom, other, measure)
+    return best if math.isfinite(best) else None

@@ -121,4 +121,5 @@ def _determines(given: Sequence[NDArray[np.int64]], z: NDArray[np.int64]) -> boo
 
 
 def _codes(values: NDArray[np.generic]) -> NDArray[np.int64]:
-    return np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    codes: NDArray[np.int64] = np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    return codes

@@ -102,9 +102,59 @@ def test_many_label_sets_share_the_features_and_give_the_same_fits(kind):
     X, y = sentences(200, told_by="word")
     fits = kind().fit_many(X, [y, 1 - y, np.arange(200) % 3], [0, 1])
     assert [len(row) for row in fits] == [2, 2, 2]
+    dev, sets = sentences(60, seed=1, told_by="word"), [y, np.arange(200) % 3]
+    held = dev[0], [dev[1], np.arange(60) % 3]
+    for (together,), labels, of_dev in zip(kind().fit_many(X, sets, [0], dev=held), sets, held[1], strict=True):
+        by_itself = kind().fit(X, labels, dev=(dev[0], of_dev))
+        assert together.l2_ == by_itself.l2_
+        np.testing.assert_array_equal(together.coef_, by_itself.coef_)
     alone = kind().fit(X, np.arange(200) % 3).predict_proba(X)
     np.testing.assert_allclose(fits[2][1].predict_proba(X), alone, atol=2e-3)
     np.testing.assert_allclose(fits[0][0].predict_proba(X), fits[1][0].predict_proba(X)[:, ::-1], atol=2e-3)
+
+
+def worded(n, seed, *, words, rare=1.0):
+    """Texts of four fillers and one of `words`, each of which has a number and a class of its own; `rare`: how much
+    less often the last word occurs than the first.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(words, n, p=(share := np.geomspace(1.0, rare, words)) / share.sum())
+    texts = [" ".join([*rng.choice(FILLERS, 4), f"own{word}"]) for word in chosen]
+    return np.array(texts, dtype=object)[:, None], np.random.default_rng(7).normal(size=words)[chosen], chosen % 3
+
+
+@pytest.mark.parametrize("kind", [BagOfWordsRegressorProbe, TfidfRegressorProbe])
+@pytest.mark.parametrize("words", [3, 8, 40])
+def test_a_number_that_one_word_fixes_is_read_by_the_penalty_chosen_on_dev(kind, words):
+    (X, y, _), (X_dev, y_dev, _), (X_test, y_test, _) = (
+        worded(n, i, words=words) for i, n in enumerate((400, 80, 400))
+    )
+    chosen, fixed = kind().fit(X, y, dev=(X_dev, y_dev)), kind(l2=1.0).fit(X, y, dev=(X_dev, y_dev))
+    assert chosen.l2_ < 0.2 and fixed.l2_ == 1.0
+    assert chosen.score(X_test, y_test) > (0.9999 if kind is BagOfWordsRegressorProbe else 0.98)
+    assert chosen.score(X_test, y_test) > fixed.score(X_test, y_test)
+
+
+@pytest.mark.parametrize("kind", [BagOfWordsProbe, TfidfProbe])
+@pytest.mark.parametrize(("words", "rare"), [(3, 1.0), (12, 0.05), (40, 1.0)])
+def test_a_class_that_one_word_gives_away_is_read_without_mistake_and_surely(kind, words, rare):
+    (X, _, y), (X_dev, _, y_dev), (X_test, _, y_test) = (
+        worded(n, i, words=words, rare=rare) for i, n in enumerate((600, 120, 600))
+    )
+    fit = kind().fit(X, y, dev=(X_dev, y_dev))
+    bits = -np.log2(fit.predict_proba(X_test)[np.arange(len(y_test)), y_test])
+    assert fit.score(X_test, y_test) > 0.99 and bits.mean() < 0.05
+
+
+def test_labels_that_the_words_do_not_tell_get_the_largest_penalty_and_few_rows_the_default():
+    X, y = sentences(300, told_by="order")
+    X_dev, y_dev = sentences(100, seed=1, told_by="order")
+    assert BagOfWordsProbe().fit(X, y, dev=(X_dev, y_dev)).l2_ == 10.0
+    for dev in (None, (X_dev[:9], y_dev[:9]), (X, y)):  # the last: texts of train tell nothing
+        assert BagOfWordsProbe().fit(X, y, dev=dev).l2_ == 1.0 and TfidfProbe().fit(X, y, dev=dev).l2_ == 0.1
+    random = np.random.default_rng(0)
+    noise = BagOfWordsRegressorProbe().fit(X, random.normal(size=300), dev=(X_dev, random.normal(size=100)))
+    assert noise.l2_ == 10.0
 
 
 def test_bad_options_and_numbers_after_texts_are_refused():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,9 @@ import pytest
 from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 
+from probing import registry
 from probing.contracts.measure import Prediction
+from probing.contracts.probe import Probe, RowBlocks
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
 from probing.errors import BadParameter, DegenerateDesign
@@ -19,10 +25,12 @@ from probing.measures.log_loss import LogLoss
 from probing.measures.macro_f1 import MacroF1
 from probing.probes._each_label import EachLabelProbe
 from probing.probes.linear import LinearProbe
-from probing.text.corpus import Corpus
+from probing.states.store import Store
+from probing.text.corpus import Corpus, Example
 from probing.training import train
 from probing.training.results import NO_SITE
-from tests.samples.training_samples import word_corpus
+from tests.samples.store_samples import write
+from tests.samples.training_samples import SPLIT_SIZES, MemoryStore, word_corpus
 from tests.samples.tree_samples import store_of
 from tests.tasks.test_places import labelled
 
@@ -122,3 +130,70 @@ def test_states_that_hold_every_label_give_all_of_them_with_selectivity() -> Non
     assert best.measure("log_loss").score.value < 0.5 and not best.confusion
     svm = next(r for r in results if r.site != NO_SITE and r is not best)
     assert svm.measure("accuracy").score.value > 0.95 and "log_loss" not in {m.measure for m in svm.measures}
+
+
+def test_probe_of_each_label_is_given_what_its_base_probe_is_given() -> None:
+    attributes = [name for name in Probe.__annotations__ if hasattr(Probe, name) and not name.startswith("_")]
+    passed = sorted(set(attributes) - {"kinds", "device", "about"})
+    assert {"input", "input_as_text", "accepts_blocks"} <= set(passed)
+    for name in registry.names("probes"):
+        base = registry.get("probes", name).MEMBER()
+        for wrapped in (base, base.on("cpu:0")):
+            each = EachLabelProbe(wrapped)
+            assert {one: getattr(each, one) for one in passed} == {one: getattr(wrapped, one) for one in passed}, name
+        assert EachLabelProbe(base).on("cpu:0").device == EachLabelProbe(base).on("cpu:0").base.device == wrapped.device
+
+
+def test_streamed_states_give_each_label_what_states_in_memory_give(tmp_path: Path) -> None:
+    write(tmp_path / "store")
+    blocks = RowBlocks(Store.open(tmp_path / "store"), "resid.2", budget=2**24)
+    blocks.budget = 20_000
+    X = np.asarray(blocks)
+    y = (X[:, :2] + 0.5 * np.random.default_rng(0).standard_normal((len(X), 2)) > 0).astype(np.int64)
+    probe = EachLabelProbe(LinearProbe(l2=10.0, tolerance=1e-6))
+    held, streamed = (probe.fit_many(rows, [y], [0])[0][0] for rows in (X, blocks))  # type: ignore[arg-type]
+    assert not blocks.fits and len(list(blocks.blocks())) > 3
+    np.testing.assert_allclose(held.log_probabilities(X), streamed.log_probabilities(blocks), atol=1e-2)
+    assert (held.predict(X) == streamed.predict(blocks)).mean() > 0.99
+
+
+def sentence_sets(names: tuple[str, ...]) -> tuple[MemoryStore, Corpus]:
+    """Sentences of random words and three kinds of length, and the labels of those of `names` that are among them."""
+    random, examples, states = np.random.default_rng(0), [], []
+    for split, count in SPLIT_SIZES.items():
+        for number in range(count):
+            words = random.choice(["cat", "dog", "red", *(f"w{i}" for i in range(20))], random.integers(4, 12)).tolist()
+            text = " ".join(words)
+            own = [*(name for name in ("cat", "dog", "red") if name in words), *(["long"] if len(words) > 7 else [])]
+            held = [name for name in own if name in names]
+            column = json.dumps(held) if len(names) > 1 else (held or ["none"])[0]
+            spans = tuple(match.span() for match in re.finditer(r"\S+", text))
+            examples.append(Example(f"{split}-{number}", text, words=spans, columns={"own": column}, split=split))
+            states.append(random.standard_normal(2))
+    corpus = Corpus(tuple(examples))
+    rows = SimpleNamespace(example=np.arange(len(examples)), word=np.full(len(examples), -1))
+    return MemoryStore(corpus, {"resid.0": np.array(states, np.float32)}, rows, "sentence:mean"), corpus
+
+
+def test_each_baseline_gives_each_label_what_it_gives_a_task_of_that_label_alone() -> None:
+    names = ("cat", "dog", "red", "long")
+
+    def baselines(names: tuple[str, ...]) -> dict[tuple[str, str, str], float]:
+        task = "column:own:labels" if len(names) > 1 else "column:own:classes"
+        options: dict[str, Any] = {"measures": ["log_loss", "accuracy"], "controls": [], "progress": False}
+        results = train(*sentence_sets(names), task=task, **options)
+        return {
+            (result.probe, found.measure, found.split): found.score.value
+            for result in results
+            for found in result.measures
+            if result.site == NO_SITE
+        }
+
+    together, alone = baselines(names), [baselines((name,)) for name in names]
+    assert {probe for probe, *_ in together} == {"prior", "text_length", "bag_of_words", "tfidf"}
+    for (probe, measure, split), value in together.items():
+        of_each = [one[probe, measure, split] for one in alone]
+        if measure == "log_loss":  # of several labels it is their sum, in bits per row
+            assert value == pytest.approx(sum(of_each), abs=0.02), (probe, split)
+    assert together["prior", "log_loss", "test"] > together["text_length", "log_loss", "test"] + 0.3
+    assert together["bag_of_words", "accuracy", "test"] > together["prior", "accuracy", "test"] + 0.3
