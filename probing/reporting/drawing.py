@@ -151,12 +151,16 @@ def drawn_by(call: str, *arguments: Any) -> Any:
 
     Raises:
         OSError: the library panicked because the operating system refused a request.
-        MachineError: the library panicked for another reason.
+        MachineError: the library, or a thread of its own, panicked for another reason.
     """
     import vl_convert
 
     try:
         return getattr(vl_convert, call)(*arguments)
+    except ValueError as error:
+        if "oneshot canceled" not in str(error):
+            raise
+        raise MachineError("a chart could not be drawn", found=f"the library's thread ended: {error}"[:300]) from None
     except BaseException as panic:
         if type(panic).__name__ != "PanicException":
             raise

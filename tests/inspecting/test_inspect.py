@@ -237,7 +237,9 @@ def test_a_study_looks_inside_its_model_on_its_corpus(tmp_path: Path, small_corp
     }
     plain, looking = (pb.Study.read(values | more, "here") for more in ({}, {"inspect": {"subset": "0:3"}}))
     assert b'"inspect":' not in plain.recipe() and b'"inspect":' in looking.recipe()
-    looking._inspect(looking.all_models(), pb.Corpus.read(small_corpus), tmp_path, False)
+    assert looking.inspect is not None
+    (only,) = looking.all_models()
+    looking.inspect.inspect(only, pb.Corpus.read(small_corpus), tmp_path / "inspection", progress=False)
     assert len(json.loads((tmp_path / "inspection" / "inspection.json").read_text())["texts"]) == 3
 
 
