@@ -221,6 +221,8 @@ class FreshStates:
     environment: Mapping[str, Any] = {}
     inputs: Mapping[int, tuple[int, str]] = {}
     unknown_pieces: float | None = None
+    cut_inputs: NDArray[np.int64] = np.empty(0, np.int64)  # none is asked about here
+    max_length: int | None = None
 
     def __init__(self, content: ShardContent, reading: ReadingOptions) -> None:
         columns = {name: np.asarray(column, np.int64) for name, column in content.rows.items()}
