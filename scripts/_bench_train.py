@@ -45,6 +45,8 @@ class Planted:
     environment: dict[str, Any] = field(default_factory=dict)
     inputs: dict[int, tuple[int, str]] = field(default_factory=dict)
     unknown_pieces: float | None = None
+    cut_inputs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    max_length: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def test_only_the_labels_change_and_those_given_are_not_touched(control: Any) ->
     made = control.apply(LABELS, draw=0, seed=0)
     assert (LABELS.y == before).all() and not (made.y == before).all()
     changed = {f.name for f in fields(Labels) if getattr(made, f.name) is not getattr(LABELS, f.name)}
-    assert {"y", "control"} <= changed <= {"y", "control", "seen", "ceiling"}
+    assert {"y", "control"} <= changed <= {"y", "control", "seen", "ceiling", "origin"}
 
 
 @pytest.mark.parametrize("control", CONTROLS)

@@ -118,7 +118,8 @@ def many(sites: int = 200, properties: int = 10, models: int = 3) -> Contents:
 
 def use_alone() -> Contents:
     """Edits of one property, in two behaviours at two positions, without results of probes."""
-    return Contents(uses=uses(run_of(a_result(), a_result(behaviour="head"))))
+    unmatched = [("column:a2 of tiny-gpt2", "column:a2 is determined by column:a")]
+    return Contents(uses=uses(run_of(a_result(), a_result(behaviour="head"))), unmatched=unmatched)
 
 
 def patching(names: Sequence[str] = ("subject", "verb", "end"), title: str = "was|were") -> PatchingResult:

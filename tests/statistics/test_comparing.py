@@ -104,7 +104,7 @@ def test_probes_are_compared_too_and_one_seed_stands_beside_several(folder: Path
     assert len(frame) == 10 and set(frame.split) == {"dev"} and set(frame.correction) == {"bh"}
     holm = compare(folder, task="upos", split="dev")
     assert (frame.p == holm.p).all() and (frame.p_adjusted <= holm.p_adjusted + 1e-12).all()
-    assert (frame.detectable <= holm.detectable).all()
+    assert ((frame.detectable <= holm.detectable) | holm.detectable.isna()).all()  # empty: beyond a perfect score
 
 
 def test_a_unit_without_samples_is_computed_again(folder: Path, tmp_path: Path) -> None:
