@@ -71,7 +71,7 @@ def test_a_study_reports_what_succeeded_and_exits_1(small_corpus: dict[str, Path
         f"  - {{task: {task}, probes: [prior], controls: ['{control}']}}"
         for task, control in [
             ("upos", "word_type:draws=1"),
-            ("sentence_length", "word_type:draws=1"),
+            ("feature:Number", "keyed:key=nix"),
             ("upos", "keyed:key=nix"),
         ]
     )
@@ -79,11 +79,13 @@ def test_a_study_reports_what_succeeded_and_exits_1(small_corpus: dict[str, Path
     result = run("run", path, "--to", tmp_path / "out", "--quiet")
     assert result.exit_code == 1, result.output
     assert "2 of 3 tasks failed" in result.stderr
-    assert "\nsentence_length: " in result.stderr and "\nupos (entry 3 of train): UnknownName" in result.stderr
+    assert (
+        "\nfeature:Number: UnknownName" in result.stderr and "\nupos (entry 3 of train): UnknownName" in result.stderr
+    )
     assert re.search(r"^upos +no probe of states was scored", result.stdout, re.M)
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "2 tasks failed" in html and "entry 3 of train" in html
-    path.write_text(path.read_text().replace("nix", "lemma"))
+    path.write_text(path.read_text().replace("nix", "lemma").replace("task: feature:Number", "task: sentence_length"))
     assert "sentence_length" in run("run", path, "--to", tmp_path / "out", "--quiet").stderr  # no rows of sentences
 
 
