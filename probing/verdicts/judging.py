@@ -185,23 +185,7 @@ def decide(result: UseResult, cell: UseCell, levels: Levels, criteria: Criteria)
     word, reason = _word(result, cell, gate, sub, whole, levels, criteria, flags)
     if word is Word.NOT_DECODABLE:
         flags = ("site effect",) if whole else ()
-    return Verdict(
-        task=result.task,
-        behaviour=result.behaviour,
-        model=result.model,
-        site=cell.site,
-        position=cell.position,
-        word=word,
-        flags=flags,
-        reason=reason,
-        overturned_by=_OVERTURNED[word],
-        decodability=gate,
-        evidence=cell,
-        coverage=result.coverage,
-        n_rows=result.n_rows,
-        epsilon=criteria.epsilon,
-        unit=result.unit,
-    )
+    return _verdict(result, (cell.site, cell.position), word, flags, reason, gate, cell, criteria)
 
 
 def untested(task: str, model: str, site: str, position: str, gate: Decodability) -> Verdict:
@@ -218,6 +202,21 @@ def _unmatched(result: UseResult, place: str, criteria: Criteria) -> Verdict:
         word, reason = Word.INCONCLUSIVE, f"Inconclusive: {result.unmatched}."
     else:
         word, reason = Word.NOT_DECODABLE, "Neither a linear nor an MLP probe recovers it on held-out rows."
+    return _verdict(result, (site, position), word, (), reason, gate, None, criteria)
+
+
+def _verdict(
+    result: UseResult,
+    place: tuple[str, str],
+    word: Word,
+    flags: tuple[str, ...],
+    reason: str,
+    gate: Decodability | None,
+    cell: UseCell | None,
+    criteria: Criteria,
+) -> Verdict:
+    """Return the verdict of a result at a place (site, position), with what the result says of its rows."""
+    site, position = place
     return Verdict(
         task=result.task,
         behaviour=result.behaviour,
@@ -225,11 +224,11 @@ def _unmatched(result: UseResult, place: str, criteria: Criteria) -> Verdict:
         site=site,
         position=position,
         word=word,
-        flags=(),
+        flags=flags,
         reason=reason,
         overturned_by=_OVERTURNED[word],
         decodability=gate,
-        evidence=None,
+        evidence=cell,
         coverage=result.coverage,
         n_rows=result.n_rows,
         epsilon=criteria.epsilon,

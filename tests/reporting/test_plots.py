@@ -8,7 +8,7 @@ import altair
 import pytest
 
 import probing as pb
-from probing.errors import BadParameter, CannotReachFile, UnknownName
+from probing.errors import BadParameter, CannotReachFile, MachineError, UnknownName
 from probing.reporting.drawing import save
 from probing.reporting.plots import plot_results, plot_use
 from probing.results.analysis import AnalysisResult, Point
@@ -109,4 +109,14 @@ def test_what_the_system_refuses_the_drawing_library_is_a_typed_error(monkeypatc
     monkeypatch.setattr("vl_convert.vegalite_to_svg", panic)
     with pytest.raises(CannotReachFile, match="open files"):
         save({"data": {"values": []}, "mark": "point", "title": "drawn nowhere else"}, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_of_the_drawing_library_that_ended_is_a_typed_error(monkeypatch, tmp_path):
+    def ended(*given):
+        raise ValueError("Vega-Lite to SVG conversion failed:\nFailed to retrieve conversion result: oneshot canceled")
+
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", ended)
+    with pytest.raises(MachineError, match="could not be drawn"):
+        save({"data": {"values": []}, "mark": "point", "title": "drawn nowhere at all"}, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
