@@ -231,13 +231,14 @@ def intervene(
                     settings=found.settings | {"unit": known.unit(key), "model_facts": model.facts()},
                     left_out=subjects.left_out(name),
                     answers=instrument.answers,
-                    doubts=instrument.doubts,
+                    doubts=(*instrument.doubts, *subjects.doubts(name)),
                 )
                 known.put(key, found)
             results.append(found)
             advance(done, len(names))
+    of_data = {doubt for name in names for doubt in subjects.doubts(name)}
     for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
-        warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
+        warnings.warn(doubt, DoubtfulData if doubt in of_data else DoubtfulAnswer, stacklevel=2)
     for one in results:
         if one.unmatched:
             warn_user(f"{one.task}: use inconclusive, nothing was edited: {one.unmatched}", DoubtfulData)

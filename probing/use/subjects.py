@@ -13,6 +13,8 @@ from probing.errors import BadParameter, DegenerateDesign, unknown_name
 from probing.models.language_model import LanguageModel
 from probing.provenance import digest
 from probing.text.corpus import Corpus, Example
+from probing.text.deciding_words import deciding_words
+from probing.text.example import named
 from probing.use.contrasts import check_groups, check_twins, sampled_pairs, twin_rows
 from probing.use.edited_models.text import TextInstrument
 from probing.use.experiment import check_number
@@ -105,6 +107,24 @@ class Subjects:
             check_number(len(set(units)))
             if self._twins is not None:
                 self._check_pairs(chosen, units, task)
+
+    def doubts(self, task: str) -> tuple[str, ...]:
+        """Return a sentence on a property that one of a few words in each text decides (see `deciding_words`), if the
+        corpus has no groups that could keep texts with the same word together; () otherwise.
+        """
+        if self._level == "word" or self._twins is not None or any(e.document for e in self._corpus.examples):
+            return ()
+        labelled = [
+            e for e in self._corpus.examples if self._split in (None, e.split) and e.columns.get(task) is not None
+        ]
+        words = deciding_words([e.text for e in labelled], [named(e.columns[task]) for e in labelled])
+        if not words:
+            return ()
+        return (
+            f"{task}: one of about {len(words)} words in each text decides it ({', '.join(words[:3])}, …), and "
+            "intervals take texts with the same word as independent. By chance, a property of so few words can go with "
+            "another one: give the word a column and keep its texts together (--group COLUMN).",
+        )
 
     def _check_pairs(self, examples: Sequence[Example], units: Sequence[str], task: str) -> None:
         ids = [example.id for example in examples]
