@@ -56,7 +56,7 @@ class Labels(OldAttributes):
         row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
             span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
         other_word: `(N,)` int64 index of the last word of a span, or of word b of a pair; None if rows are neither.
-        other_row: `(N,)` int64 row of the store that holds the state of that word; None likewise.
+        other_row: `(N,)` int64 row of the store that holds the state of that word; None if rows are neither.
         choice: `(N,)` int64: rows with the same number are alternatives of which exactly one has y = 1; None if rows
             are not alternatives.
         punctuation: for pairs, `(N,)` bool: whether one of the two words is punctuation (UPOS PUNCT); None if not

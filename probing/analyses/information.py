@@ -35,8 +35,8 @@ class Information(Analysis):
     are scaled by a factor fitted on dev (`measures/_rows.py`). The analysis reports, for the task and every draw of
     every control, `label_entropy` (or `baseline_entropy`), `conditional_entropy`, and their difference,
     `usable_information` (or `conditional_information`); for controls also the mean of the difference over draws. The
-    interval of a difference covers the sampling of test sentences or documents and of seeds; for a mean over draws,
-    also that of draws.
+    interval of a difference covers the sampling of test sentences or documents and of seeds; that of a mean over draws
+    also covers the sampling of draws.
 
     It misleads if read as all the information that a state holds: it is a lower bound, the part that this kind of probe
     reads after training on finite data. It can be slightly negative where dev is small, since the factor fitted on dev

@@ -1,4 +1,4 @@
-"""Circuits: which heads and MLPs, through which edges, give a model's output, and how sure that is."""
+"""Finds circuits (heads, MLPs and edges between them that produce a model's output) and tests them on new prompts."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def circuit(
     to: str | Path | None = None,
     progress: bool | None = None,
 ) -> CircuitResult:
-    """Find the circuit that gives a model's answers on pairs of prompts, and return it with what it keeps on pairs that
-    it was not found on, beside random circuits, and with words that say how sure that is.
+    """Find the circuit that produces a model's answers on pairs of prompts, measure on other pairs how much of the
+    metric it keeps, compare it with random circuits, and return it with these numbers and conclusions in words.
 
-    Half of the groups of pairs are for discovery: edges are ranked and the circuit is chosen on them. All that is
-    reported on it is measured on the other half. Shares are counted in the fall of the metric, logit of the answer less
-    logit of the corrupted answer, from clean to corrupted prompts.
+    Half of the groups of pairs are for discovery: edges are ranked and the circuit is chosen on them. All reported
+    numbers about it are measured on the other half. They are shares of the fall of the metric (logit of the answer −
+    logit of the corrupted answer) from clean to corrupted prompts.
 
     Args:
         model: a causal language model, its folder or hub name; or a `SplitModel`.
@@ -85,8 +85,8 @@ def circuit(
         nodes: only edges between this many nodes with the largest estimated effects; None: all.
         size: number of edges (or nodes) of the circuit; None: the fewest that keep the metric on discovery.
         steps: steps of `eap_ig`.
-        epsilon: ε, the share that a sufficient circuit may lack.
-        delta: δ, the least effect of a material edge; None: ε / 2.
+        epsilon: ε, the share of the metric that a sufficient circuit may lack.
+        delta: δ, the change of the metric that the removal of a material edge must exceed; None: ε / 2.
         group: column whose equal values form a group, such as a template; None: each pair. Pairs of the same two
             prompts are always in one group.
         properties: columns with a property of the clean prompt; `corrupted_NAME` has that of the corrupted prompt.
@@ -94,13 +94,13 @@ def circuit(
         given: circuit.json of an earlier run: its circuit is judged instead of a new one, with a doubt if it was found
             on some of the test pairs, or if that is not known.
         random_circuits: number of random circuits beside each size; 0: none.
-        random_pairs: number of pairs that these, and looked-for parts of the circuit, are measured on.
+        random_pairs: number of pairs on which random circuits, and candidate parts during the search, are measured.
         seed: root of every random draw.
         to: folder for the results; a run that was stopped continues there.
         progress: whether to show progress on standard error; None: where that is usual.
 
     Raises:
-        UnsupportedModel: the model is not the sum of what its parts write.
+        UnsupportedModel: the model's residual stream is not the sum of the outputs of its heads and MLPs.
         BadParameter: prompts of a pair differ in length, or an option is out of range.
         NoBehaviour: an answer is not a single token, or there are none.
         TooFewGroups: there are too few groups of pairs; the message says how many are needed.

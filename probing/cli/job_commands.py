@@ -85,20 +85,24 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "transfer.parquet.",
     "LeaveOneOutJob": "Train probes on all groups but one and score them on that one, in turn, and write "
     "leave_one_out.jsonl and leave_one_out.parquet.",
-    "SimilarityJob": "Compare the states of stores on the same rows, site by site: similarity.jsonl, "
-    "similarity.parquet, drift.parquet.",
-    "CircuitJob": "Find which heads and MLPs, through which edges, give a model's answers, and say how sure that is.",
+    "SimilarityJob": "Compare the states of stores on the same rows, site by site, and write similarity.jsonl, "
+    "similarity.parquet and drift.parquet.",
+    "CircuitJob": "Find the circuit (heads, MLPs and edges between them) that produces a model's answers, and judge "
+    "it on other prompts.",
     "LensJob": "Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with "
     "controls.",
-    "DictionaryTrainJob": "Train a sparse dictionary of the tokens' states at a site, and measure it beside its "
+    "DictionaryTrainJob": "Train a sparse dictionary of the tokens' states at a site, and measure it and its "
     "controls on held-out texts.",
-    "DictionaryTopsJob": "Show the tokens in context that excite latents most, by quantile of their activation.",
-    "DictionaryInfoJob": "Say what a dictionary is: format, architecture, sizes, site, and what its file declares.",
-    "DictionaryCheckJob": "Check a dictionary on states: L0, variance unexplained, dead latents, loss recovered, "
-    "against what its file declares.",
-    "DictionaryEncodeJob": "Encode the states of a store as latents of a dictionary, and save them in a store; a "
-    "killed run resumes where it was.",
-    "InspectJob": "Look at hidden states and attention on some texts, each cue beside the intervention that tests it.",
+    "DictionaryTopsJob": "Show the tokens, in context, on which latents are most active, and random ones from lower "
+    "quantiles of activation.",
+    "DictionaryInfoJob": "Show the format, architecture, sizes and site of a dictionary, and what its file declares "
+    "about it.",
+    "DictionaryCheckJob": "Measure a dictionary on states (L0, variance unexplained, dead latents, loss recovered), "
+    "and compare the numbers with those that its file declares.",
+    "DictionaryEncodeJob": "Encode the states of a store as latents of a dictionary, and save the latents in a new "
+    "store; a killed run resumes where it was.",
+    "InspectJob": "Summarise hidden states and attention on some texts; with --check, test each attention pattern by "
+    "replacing it.",
 }
 
 

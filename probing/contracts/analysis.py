@@ -68,7 +68,7 @@ class Analysis(ABC):
 
     @property
     def name(self) -> str:
-        """Name of the analysis in results; "" stands for its recipe."""
+        """Name of the analysis in results; "" means that results use its recipe (its name with options)."""
         return ""
 
     def reads(self, site: str) -> bool:
@@ -81,8 +81,8 @@ class Analysis(ABC):
         """
 
     def check_states(self, table: StateTable, labels: Labels) -> None:  # noqa: B027 (few need it)
-        """Raise an error if the analysis cannot be run on the values of these states, of which it may read some; it is
-        called before any work, if the analysis is not done yet.
+        """Read some of the states, and raise an error if the analysis cannot be run on their values. It is called
+        before any fit, unless the results of the analysis are stored already.
         """
 
     def accepts(self, probe: Probe) -> bool:

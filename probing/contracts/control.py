@@ -51,8 +51,8 @@ class Control(ABC):
         """
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the control's key, such as `word type`; "" if it has none. The control draws one label
-        for each value of the key. Rows without a value are left out of the task, whose labels are `labels`.
+        """Return the name of the control's key, such as `lemma`; "" if it has none. The control draws one label for
+        each value of the key. Rows without a value are left out of the task, whose labels are `labels`.
         """
         return ""
 

@@ -89,8 +89,8 @@ class Instrument(ABC):
 
     @property
     def answers(self) -> Answers:
-        """For each answer, the tokens whose logits are the behaviour; an empty tuple where the behaviour does not
-        consist of logits of single tokens.
+        """Tokens whose logits are the behaviour, for each answer; an empty tuple if the behaviour does not consist of
+        logits of single tokens.
         """
         return ()
 
@@ -177,10 +177,10 @@ class Instrument(ABC):
             expect_equal(again, clean, "writing back the states that were read", str(place))
 
     def check_places(self, places: Sequence[Place]) -> None:
-        """Check that all given places are among `places`.
+        """Check that the instrument has all the given places.
 
         Raises:
-            UnknownName: one of them is missing.
+            UnknownName: it does not have one of them.
         """
         for place in places:
             if place not in self.places:

@@ -1,5 +1,5 @@
-"""Defines `Intervention`, the base class of interventions, which learn from some rows how to edit the states of others,
-and `Edit`, what they have learned.
+"""Defines `Intervention`, the base class of interventions, which are fitted on some rows and edit the states of others,
+and `Edit`, the base class of fitted interventions.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Edit(ABC):
 
     @property
     def active_latents(self) -> Sequence[int]:
-        """Those of `latents` that are active on some row that the edit was fitted on."""
+        """The members of `latents` that are active on at least one row that the edit was fitted on."""
         return self.latents
 
     def influence(
@@ -70,19 +70,20 @@ class Edit(ABC):
         goals: NDArray[np.int64] | NDArray[np.float64],
         sensitivity: NDArray[np.float64],
     ) -> NDArray[np.float64] | None:
-        """Return the influence of each row that the edit was fitted on, `(N,)`, on a number that depends on edited
-        states; None if it is not known, so that an interval of the number lacks this part of its noise.
+        """Return influence-function values `(N,)`: to first order, how much each of the N rows that the edit was fitted
+        on contributes to the error of a number computed from edited states. None if they are not known; the confidence
+        interval of the number then does not cover the noise of fitting the edit.
 
         Args:
             states, targets, goals: n rows that are edited, as for `apply`.
-            sensitivity: `(n, D)` derivatives of the number with respect to their edited states.
+            sensitivity: `(n, D)` derivatives of the number with respect to the edited states.
         """
         return None
 
 
 class Intervention(ABC):
-    """Base class of interventions, which are kinds of edits of states. Before `fit`, an object holds only its options.
-    Each intervention is one file of `interventions/`, which names its class as `MEMBER`.
+    """Base class of interventions, which edit states after a fit on labelled states. Before `fit`, an object holds only
+    its options. Each intervention is one file of `interventions/`, which names its class as `MEMBER`.
 
     Class attributes:
         erases: whether it removes a property, instead of giving it another value.
@@ -103,8 +104,8 @@ class Intervention(ABC):
         return True
 
     def check(self, site: str, width: int, model: Mapping[str, Any] | None) -> None:  # noqa: B027 (few need it)
-        """Raise an error if the states of a site that it edits, of this width and model (None: not known), are not
-        those that it is made for; it is called before any work.
+        """Raise an error if the intervention was made for other states than those at `site`, which have this `width`
+        and come from this `model` (its identity; None if not known). It is called before anything is computed.
         """
 
     @abstractmethod

@@ -1,4 +1,6 @@
-"""Lens: the contract of lenses, which turn a state of an inner site into a state for the end of the model."""
+"""Defines `Lens`, the base class of lenses, which turn a state of an earlier site into a state that the model's final
+norm and unembedding can read.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class Lens(ABC):
-    """Turns states of an inner site into states that the end of the model reads as its output.
+    """Base class of lenses: each maps states of an earlier site to states of the last site `resid.L`, so that the
+    model's own final norm and unembedding turn them into logits.
 
     Attributes:
         name: name in results.
-        about: one sentence on how its outputs come about.
+        about: one sentence on how it maps the states.
     """
 
     name: str = ""
@@ -27,4 +30,6 @@ class Lens(ABC):
 
     @abstractmethod
     def at(self, site: str, states: Tensor) -> Tensor:
-        """Return the states `(n, D)` to put in as `resid.L`, for states `(n, D)` at a site `resid.l`."""
+        """Map states `(n, D)` of a site `resid.l` to states `(n, D)` that take the place of those at the last site
+        `resid.L`, and return these.
+        """

@@ -56,8 +56,9 @@ class Measure(ABC):
 
     Class attributes:
         kinds: kinds of labels that it can score: `classes`, `real` numbers, or `labels` (several for each row).
-        unit: unit of the score. A gain has a margin of 0.05 in `bits`; of 0.02 in `fraction` (0 to 1), `R²`, `rho` and
-            `squared probability`; of 0.02 of what `prior` reaches in `of the target`; and of 0 in others.
+        unit: unit of the score. It determines the margin that a gain over a baseline has to exceed: 0.05 if the unit is
+            `bits`; 0.02 if it is `fraction` (0 to 1), `R²`, `rho` or `squared probability`; 2 % of the score of the
+            baseline `prior` if it is `of the target`; and 0 for any other unit.
         higher_is_better: whether a higher score is a better one.
         reads_probabilities: whether it scores only probes that give probabilities.
         counts_bits: whether it reads `Prediction.believed`, the calibrated probabilities.

@@ -31,7 +31,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
             `labels.Pieces`); or another field of the rows, such as `type`, the word form (X is then integer codes of
             its values, `(N, 1)`).
         input_as_text: whether X holds the values of that field as strings instead of codes, `(N, 1)` of dtype object.
-        stochastic: whether two seeds can give two fits. If not, one fit serves every seed.
+        stochastic: whether fits with different seeds can differ. If not, one fit is used for all seeds.
         predicts_most_probable: whether `predict` is always the argmax of `predict_log_proba`.
         row_forms: the forms of rows (`Task.row_form`) that it can be fitted on; empty means any.
         accepts_pairs: whether `fit` takes pairs of words as `Pairs`; otherwise it is given one matrix.

@@ -47,7 +47,8 @@ class EdgeControl(Control):
         of the random version) and `seed` determine the result.
 
         Raises:
-            DegenerateDesign: the rows are not pairs of a word and a possible head, of which one is right for each word.
+            DegenerateDesign: the rows are not pairs of a word and a candidate head, with exactly one right candidate
+                for each word.
         """
         if labels.choice is None or KEY not in labels.keys or labels.other_word is None:
             raise DegenerateDesign(

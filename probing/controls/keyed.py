@@ -1,4 +1,4 @@
-"""Gives every value of a column that you name one random label."""
+"""Draws one random label for each value of a column that you name: a control task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class KeyedControl(Control):
     """Draws one random label for each value of a field (the key) of words or sentences, such as lemma, template or
     document; the control `word_type` does so for word forms.
 
-    For real-valued labels, each value of the key is given a random label of train. The control is informative only if
-    values of the key recur: if fewer than a tenth of the test rows have a value that occurs in train, an error is
+    Labels (classes or numbers) are drawn from the distribution of the labels in train. The control is informative only
+    if values of the key recur: if fewer than a tenth of the test rows have a value that occurs in train, an error is
     raised.
 
     Args:
@@ -59,7 +59,9 @@ class KeyedControl(Control):
         return made
 
     def key_of(self, labels: Labels) -> str:
-        """Return the name of the field for each value of which one label is drawn."""
+        """Return the name of the field that serves as the key: rows with the same value of it get the same random
+        label.
+        """
         return composed(self.key) or ("type" if "type" in labels.keys else "text")
 
 

@@ -26,8 +26,8 @@ class RandomStatesControl(StateControl):
     form.
 
     Args:
-        key: name of the field for each value of which one vector is drawn: `type` (the word form), `lemma`, or another
-            field (for sentences, one whose values several of them share).
+        key: name of a field; rows with the same value of it get the same vector. It is `type` (the word form), `lemma`,
+            or another field (for sentences, one whose values several sentences share).
         draws: number of independent sets of vectors.
 
     References:
@@ -124,7 +124,7 @@ class RandomStates(StateSource):
         return vectors[position]
 
     def recipe(self) -> dict[str, str]:
-        """Return `{"key": name}`: the field for each value of which one vector is drawn."""
+        """Return `{"key": name}`, the name of the field whose values each have their own vector."""
         return {"key": self.key}
 
 

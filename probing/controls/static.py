@@ -69,7 +69,9 @@ class StaticStates(StateSource):
     above: str
 
     def stand_in(self, site: str) -> str:
-        """Return the name of the fixed site, so that one fit serves all other sites; "" for the fixed site itself."""
+        """Return the name of the fixed site for every other site, since all are given the same states and probes on
+        these are fitted only once; return "" for the fixed site itself, which needs no control.
+        """
         return "" if site == self.site else self.site
 
     def read(self, site: str, rows: Ints, *, draw: int) -> NDArray[np.float32]:

@@ -1,1 +1,3 @@
-"""Sparse dictionaries of hidden states: autoencoders and transcoders, read, checked on states of the user, encoded."""
+"""Reads, trains and checks sparse dictionaries of hidden states (autoencoders, transcoders), and encodes states with
+them.
+"""

@@ -1,4 +1,6 @@
-"""Shows the tokens in context that excite latents most, by quantile, and where a probe of a property disagrees."""
+"""Shows the tokens, in context, on which latents are most active, and the rows where a probe of a property
+disagrees.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +87,9 @@ def top_contexts(
     to: str | Path | None = None,
     progress: bool | None = None,
 ) -> LatentContexts:
-    """Return, for some latents, the tokens in context that excite them most, by quantile of their activation; and,
-    beside a linear probe of a property, the rows where it and the latent disagree.
+    """Return, for some latents, the tokens on which they are most active, in context, and random ones from lower
+    quantiles of their activation; if a property is named, also the rows where a linear probe of it and the latent
+    disagree.
 
     Args:
         dictionary: a dictionary, or its path.
@@ -102,7 +105,7 @@ def top_contexts(
         window: tokens on either side that are shown.
         export: folder of an export of Neuronpedia for this dictionary, which names latents.
         task: property to compare with, such as `feature:Number`; None: that of `probe`, or none.
-        label: class that probe and latents look for; None: of two classes the second in sorted order.
+        label: class that probe and latents are compared on; None: the second in sorted order, if there are two classes.
         probe: file of a probe that `train` saved at this site; None: a linear probe is trained on train.
         rows: how to pool a store of tokens for the property, as for `train`.
         disagreements: largest number of rows of each kind of disagreement.

@@ -38,33 +38,34 @@ ARRAYS = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dictionary:
-    """A sparse dictionary of m latents of states of width d: an encoder, which says which latents a state has and how
-    strongly, and a decoder, which adds up their directions.
+    """A sparse dictionary with m latents for states of width d: an encoder, which computes the activation of each
+    latent from a state, and a decoder, which sums the latents' directions weighted by these activations.
 
     A state x is encoded as f = act(x' W_enc + b_enc), with x' = norm(x) − b_dec if `subtract_decoder_bias`, and decoded
     as f W_dec + b_dec, in the units of x. A transcoder decodes the output of a sublayer from its input x.
 
     Attributes:
-        architecture: `standard` (ReLU), `gated`, `topk` (the k largest of each row), `batchtopk` (a threshold, which
-            kept k a row in training), `jumprelu` (a threshold for each latent), `transcoder` or `skip_transcoder`
-            (ReLU, or the k largest or a threshold if these are given).
+        architecture: `standard` (ReLU), `gated`, `topk` (the k largest of each row), `batchtopk` (one threshold, chosen
+            in training so that k latents per row are active on average), `jumprelu` (a threshold for each latent),
+            `transcoder` or `skip_transcoder` (ReLU, or the k largest or a threshold if these are given).
         encoder: W_enc `(d, m)` float32.
-        encoder_bias: b_enc `(m,)`; of a gated dictionary, the bias of its magnitudes.
-        decoder: W_dec `(m, d)`, one direction a latent; of a transcoder `(m, d_out)`.
-        decoder_bias: b_dec `(d,)`; of a transcoder `(d_out,)`.
+        encoder_bias: b_enc `(m,)`; in a gated dictionary, the bias of the magnitudes.
+        decoder: W_dec `(m, d)`, one direction per latent; in a transcoder `(m, d_out)`.
+        decoder_bias: b_dec `(d,)`; in a transcoder `(d_out,)`.
         threshold: `(m,)` or `(1,)`: a latent is active above it; None: above 0.
-        k: number of latents of a row; None if the architecture has no such number.
+        k: number of active latents per row; None if the architecture does not fix it.
         grouped: whether the k latents of a row are the largest of each of k equal groups, in order.
         subtract_decoder_bias: whether the decoder's bias is subtracted before encoding.
         normalization: `none`, `layer_norm` or `constant_norm_rescale` of each state before encoding, undone after.
-        gate_bias, gate_scale: `(m,)`, of a gated dictionary: bias of the gate, and logarithm of the factor of the
+        gate_bias, gate_scale: `(m,)`, for a gated dictionary: bias of the gate, and logarithm of the factor of the
             magnitudes.
         skip: `(d_out, d)`: what is added to the decoded state is x skipᵀ; None: nothing.
-        model: name of the model that the file names; None: it names none.
-        site: site that is encoded, such as `resid.15`; None: the file names no site, or one without a name here.
-        target: of a transcoder, the site that is decoded; else None.
-        declared: what the file says of itself: `k`, `l0`, and others.
-        source: format it was read from.
+        model: name of the model, as the file gives it; None if it gives none.
+        site: site that is encoded, such as `resid.15`; None if the file names no site, or one that this package has no
+            name for.
+        target: for a transcoder, the site whose states are decoded; else None.
+        declared: what the file states about the dictionary: `k`, `l0`, and others.
+        source: format of the file that it was read from.
     """
 
     architecture: str
@@ -114,12 +115,14 @@ class Dictionary:
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether decoded states are of another place than those that are encoded."""
+        """Whether the decoded states belong to another site than the encoded ones."""
         return self.architecture.endswith("transcoder")
 
     @property
     def activation(self) -> str:
-        """How pre-activations become latents: `relu`, `topk`, `groupmax`, `threshold` or `gated`."""
+        """Name of the function that turns pre-activations into latents: `relu`, `topk`, `groupmax`, `threshold` or
+        `gated`.
+        """
         if self.architecture == "gated":
             return "gated"
         if self.k is not None and self.architecture != "batchtopk":
@@ -128,7 +131,7 @@ class Dictionary:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that change what is encoded or decoded."""
+        """Settings that affect encoding or decoding, by name."""
         names = ("architecture", "k", "grouped", "subtract_decoder_bias", "normalization")
         return {name: getattr(self, name) for name in names}
 
@@ -206,7 +209,7 @@ class Dictionary:
         return csr_array((values, indices, ends), shape=(len(rows), self.n_latents))
 
     def decode(self, latents: csr_array | ArrayLike, *, states: ArrayLike | None = None) -> Floats:
-        """Return the states that latents stand for, `(n, d)` float32 (of a transcoder `(n, d_out)`).
+        """Decode latents and return the states, `(n, d)` float32 (for a transcoder `(n, d_out)`).
 
         Args:
             latents: `(n, m)`, sparse or not.
@@ -245,12 +248,13 @@ class Dictionary:
         return decoded if self.skip is None else decoded + rows @ self.skip.T
 
     def reconstruct(self, states: ArrayLike, *, device: str | None = None) -> Floats:
-        """Return what encoding and decoding make of states, `(n, d)` (of a transcoder `(n, d_out)`)."""
+        """Encode and decode states, and return the reconstruction, `(n, d)` (for a transcoder `(n, d_out)`)."""
         rows = self.checked(states)
         return self.decode(self.encode(rows, device=device), states=rows)
 
     def error(self, states: ArrayLike, targets: ArrayLike | None = None) -> Floats:
-        """Return the states less their reconstruction, `(n, d)`; of a transcoder the targets `(n, d_out)` less theirs.
+        """Return the states minus their reconstruction, `(n, d)`; for a transcoder, the targets `(n, d_out)` minus the
+        decoded output.
 
         Raises:
             BadParameter: a transcoder is given no targets, or they have another shape.
@@ -265,7 +269,7 @@ class Dictionary:
 
     @classmethod
     def random(cls, width: int, n_latents: int, *, l0: float, states: ArrayLike, seed: int) -> Self:
-        """Return a control: a dictionary of random unit directions, of which each row takes the `l0` largest.
+        """Return a dictionary of random unit directions as a control; on each row its `l0` largest latents are active.
 
         Directions are drawn uniformly and used by encoder and decoder; the mean of the states is the decoder's bias;
         latents are scaled by one number so that the squared error on the states is least.
@@ -273,7 +277,7 @@ class Dictionary:
         Args:
             width: width d.
             n_latents: number m of latents.
-            l0: latents of a row, rounded to a whole number.
+            l0: number of active latents per row, rounded to a whole number.
             states: `(n, d)` states that the dictionary is to be used on.
             seed: seed of the draw.
 

@@ -1,4 +1,6 @@
-"""States that a dictionary is checked on, and what the model loses when their reconstruction is put in."""
+"""Defines `check_dictionary`, which measures a dictionary on states, and how much the model's loss rises when the
+states are replaced by their reconstruction.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +76,10 @@ def check_dictionary(
     """Check a dictionary on the states of a store, or of a model that reads some texts, and return what was measured.
 
     Measured are L0, the fraction of variance unexplained, the share of dead latents, and, with a causal model and a
-    site `resid.l`, the loss that the model recovers when the reconstruction is put in. L0 that is more than 25 % off
-    what the file declares, and variance unexplained that is worse by more than 25 %, are problems; other settings, the
-    sites one layer before and after, and the rows without first tokens are tried, to find the likely cause.
-    `refuse_if_wrong` of the result raises the error.
+    site `resid.l`, the loss that the model recovers when the states are replaced by their reconstruction. L0 that is
+    more than 25 % off what the file declares, and variance unexplained that is worse by more than 25 %, are problems;
+    other settings, the sites one layer before and after, and the rows without first tokens are tried, to find the
+    likely cause. `refuse_if_wrong` of the result raises the error.
 
     Args:
         dictionary: the dictionary.

@@ -1,4 +1,4 @@
-"""Looks inside a model on some texts: hidden states and attention, each cue beside the intervention that tests it."""
+"""Summarises hidden states and attention of a model on some texts, and tests each attention pattern by replacing it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def inspect(
 
     Everything is descriptive. With `check`, every head's pattern is made uniform, replaced by its mean by position,
     permuted over the keys other than token 0, and its output is replaced by its mean; the KL divergence of the model's
-    output, in bits, says what that changes. A pattern whose replacement changes nothing explains nothing here.
+    output, in bits, measures how much each replacement changes. A pattern whose replacement changes nothing does not
+    explain the output on these texts.
 
     Args:
         model: the model; for attention, loaded with `attention="eager"`.
@@ -78,7 +79,7 @@ def inspect(
         spans: by name, a substring of the text and one of `against`, to compare instead of single tokens.
         chat_template: whether each text is a user's message, rendered by the tokenizer's chat template.
         subset: read only these examples of a corpus: a split, ordinals, or text such as `0,5,20:40`.
-        max_texts: largest number of texts; of more, a random choice is read.
+        max_texts: largest number of texts; if there are more, a random choice of them is read.
         replacements: ways to replace a head that are checked, such as `"uniform"` or a list; None: all four.
         draws: number of permutations of each pattern that are averaged.
         seed: seed of the choice of texts, of permutations and of resampling.
@@ -87,8 +88,8 @@ def inspect(
 
     Raises:
         UnsupportedModel: the model has no attention, its attention cannot be returned, or it has no output to check.
-        ReplayUnavailable: it cannot be run from its middle.
-        UnknownSite: it lacks a site.
+        ReplayUnavailable: the model cannot be run from a block in its middle.
+        UnknownSite: the model has no such site.
         CorpusError, UnknownName, BadParameter: there is no text, or a text or option cannot be used.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
 

@@ -1,4 +1,6 @@
-"""CircuitOptions and CircuitJob: validated options of circuits, which parts of a model give its answers."""
+"""Defines CircuitOptions and CircuitJob, the validated options of finding the circuit that produces a model's
+answers.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CircuitOptions(LoadingOptions):
-    """Options of circuits."""
+    """Holds the options of finding and judging a circuit."""
 
     pairs: str = option(help="file of pairs: columns clean, corrupted, answer, corrupted_answer")
     level: Literal["edge", "node"] = option("edge", help="parts of a circuit: edge, or node (all edges between them)")
@@ -70,12 +72,14 @@ class CircuitOptions(LoadingOptions):
 
 
 class CircuitJob(CircuitOptions, RunningModel):
-    """Find which heads and MLPs, through which edges, give a model's answers, and say how sure that is.
+    """Find the circuit (heads, MLPs and edges between them) that produces a model's answers, and judge it on other
+    prompts.
 
     The pairs are a JSONL file or a table with the columns clean, corrupted, answer and corrupted_answer, as for
     `probing patch`. Edges are ranked on half of the groups of pairs and the circuit is judged on the other half, beside
     random circuits: is it sufficient, is it necessary, is each edge material. Writes circuit.json (which the report
-    shows), Parquet, and graphs for MIB and Neuronpedia. A circuit is of these prompts, this corruption and this metric.
+    shows), Parquet, and graphs for MIB and Neuronpedia. A circuit holds for these prompts, this corruption and this
+    metric only.
     """
 
     def run(self, *, progress: bool = True) -> CircuitResult:

@@ -1,4 +1,6 @@
-"""Jobs of `probing dictionary`: validated options of reading, checking and encoding by a sparse dictionary."""
+"""Defines the jobs of `probing dictionary`, which hold validated options: describe a sparse dictionary, check it on
+states, and encode states with it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ class DictionaryOptions(Job):
 
 
 class DictionaryInfoJob(DictionaryOptions):
-    """Say what a dictionary is: format, architecture, sizes, site, and what its file declares."""
+    """Show the format, architecture, sizes and site of a dictionary, and what its file declares about it."""
 
     def run(self, *, progress: bool = True) -> Dictionary:
         """Read the dictionary and return it."""
@@ -43,13 +45,13 @@ class DictionaryInfoJob(DictionaryOptions):
 
 
 class DictionaryCheckJob(CorpusOptions, DictionaryOptions):
-    """Check a dictionary on states: L0, variance unexplained, dead latents, loss recovered, against what its file
-    declares.
+    """Measure a dictionary on states (L0, variance unexplained, dead latents, loss recovered), and compare the numbers
+    with those that its file declares.
 
     States are those of a store (--states) or of a model that reads a corpus (--model, --corpus); with a causal model,
-    the loss is measured, too. L0 that is more than 25 % off what the file declares, variance unexplained that is worse
-    by more than 25 %, or what becomes much better by another setting, site or without first tokens, ends in an error
-    that names the likely cause.
+    the loss is measured, too. The command ends with an error that names the likely cause if L0 is more than 25 % off
+    the declared value, if variance unexplained is more than 25 % worse than declared, or if another setting or site, or
+    leaving out first tokens, gives a much better result.
     """
 
     states: str | None = option(None, help="store of states")
@@ -66,7 +68,9 @@ class DictionaryCheckJob(CorpusOptions, DictionaryOptions):
     dtype: str = option("float32", help="compute dtype of the model: float32, float16 or bfloat16")
 
     def run(self, *, progress: bool = True) -> DictionaryCheck:
-        """Read the dictionary, measure, and return what was measured; `refuse_if_wrong` raises the error."""
+        """Read the dictionary, measure it, and return the measurements; their method `refuse_if_wrong` raises the
+        error.
+        """
         if (self.states is None) == (self.model is None):
             raise ConfigError(
                 "states come from one place",
@@ -85,10 +89,11 @@ class DictionaryCheckJob(CorpusOptions, DictionaryOptions):
 
 
 class DictionaryEncodeJob(DictionaryOptions):
-    """Encode the states of a store as latents of a dictionary, and save them in a store; a killed run resumes where it
-    was.
+    """Encode the states of a store as latents of a dictionary, and save the latents in a new store; a killed run
+    resumes where it was.
 
-    Latents are sparse rows (CSR) with the rows of the states, so that probes are trained on them as on states.
+    Latents are stored as a sparse matrix (CSR) with one row for each row of states, so that probes can be trained on
+    them as on states.
     """
 
     states: str = option(help="store of states")

@@ -1,4 +1,6 @@
-"""DictionaryTrainJob and DictionaryTopsJob: validated options of training a dictionary and of showing its latents."""
+"""Defines DictionaryTrainJob and DictionaryTopsJob, the validated options of training a dictionary and of showing its
+latents.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DictionaryTrainJob(CorpusOptions):
-    """Train a sparse dictionary of the tokens' states at a site, and measure it beside its controls on held-out texts.
+    """Train a sparse dictionary of the tokens' states at a site, and measure it and its controls on held-out texts.
 
     The store must be of tokens (--rows piece). Writes the dictionary, dictionary_training.json (which the report shows)
     and Parquet; a killed run resumes to the same result. A random dictionary of the same size, and with --twin that of
@@ -59,7 +61,8 @@ class DictionaryTrainJob(CorpusOptions):
 
 
 class DictionaryTopsJob(CorpusOptions):
-    """Show the tokens in context that excite latents most, by quantile of their activation.
+    """Show the tokens, in context, on which latents are most active, and random ones from lower quantiles of
+    activation.
 
     With --task or --probe, latents are set beside a linear probe of that property: those that differ most between its
     classes, and the rows where latent and probe disagree. With --neuronpedia, latents get the names and densities of an

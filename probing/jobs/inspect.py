@@ -1,4 +1,6 @@
-"""InspectOptions and InspectJob: validated options of looking at a model's states and attention on some texts."""
+"""Defines InspectOptions and InspectJob, the validated options of inspecting a model's states and attention on some
+texts.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class Inspected:
 
 
 class InspectOptions(Job):
-    """Options of looking at a model's states and attention."""
+    """Holds the options of inspecting a model's states and attention."""
 
     subset: str | None = option(None, help="only these texts of a corpus: a split, or numbers such as 0,5,20:40")
     chat_template: bool = option(False, help="read each text as a user's message, by the tokenizer's chat template")
@@ -58,11 +60,12 @@ class InspectOptions(Job):
     def inspect(
         self, model: str | ModelOptions, texts: Sequence[str] | Corpus, to: str | Path, *, progress: bool, **own: Any
     ) -> Inspected:
-        """Load the model, with attention that returns its patterns if these are asked for, run `probing.inspect` with
-        these options, write the page, and return the results. Options in a `ModelOptions` take precedence.
+        """Load the model (with eager attention, which returns the patterns, if attention is to be read), run
+        `probing.inspect` with these options, write the page, and return the results. Options in a `ModelOptions` take
+        precedence.
 
         Raises:
-            ConfigError: heads or replacements are asked for, and neither attention nor a check.
+            ConfigError: `heads` are set without `attention` or `check`, or `replacements` without `check`.
             BadParameter: there is no such head.
         """
         heads = [_head(name) for name in self.heads]
@@ -84,11 +87,11 @@ class InspectOptions(Job):
 
 
 class InspectJob(CorpusOptions, InspectOptions):
-    """Look at hidden states and attention on some texts, each cue beside the intervention that tests it.
+    """Summarise hidden states and attention on some texts; with --check, test each attention pattern by replacing it.
 
     Writes inspection.json, Parquet tables and a page. All of it is descriptive. With --check, the pattern and the
     output of every head are replaced, and the change of the model's output stands beside the attention map: a pattern
-    whose replacement changes nothing explains nothing here.
+    whose replacement changes nothing does not explain the output on these texts.
     """
 
     model: str = option(help=MODEL_HELP)

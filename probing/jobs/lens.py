@@ -1,4 +1,6 @@
-"""LensOptions and LensJob: validated options of lenses, which read states of every site as outputs of the model."""
+"""Defines LensOptions and LensJob, the validated options of lenses, which read the states of every site as outputs of
+the model.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LensOptions(LoadingOptions):
-    """Options of lenses."""
+    """Holds the options of lenses."""
 
     lenses: Many = option(
         ["logit"],
@@ -56,7 +58,7 @@ class LensOptions(LoadingOptions):
 
         Raises:
             UnknownName, BadParameter, ConfigError: an option is wrong.
-            CorpusError: the corpus lacks a split.
+            CorpusError: the corpus has no such split.
             InputError: a file of a lens is missing.
         """
         check = import_module("probing.lenses").check_options
@@ -93,13 +95,15 @@ class LensOptions(LoadingOptions):
 class LensJob(CorpusOptions, LensOptions, RunningModel):
     """Read the state of every site as an output of the model: logit lens, tuned lens, Jacobian lens, with controls.
 
-    States are put in at the model's own end; KL to the final output, cross-entropy, agreement and ranks are printed by
-    site, beside what happens when the state is replaced by its mean. Writes lens.json (which the report shows), Parquet
-    and report.html. A lens says what a reader of its form finds at a site, not what the model does with it.
+    States pass through the model's own final norm and unembedding. For each site, the KL divergence from the final
+    output, cross-entropy, agreement and ranks are printed, and how the output changes if the state is replaced by the
+    mean state. Writes lens.json (which the report shows), Parquet and report.html. A lens shows what can be decoded
+    from a site by a map of its form, not how the model uses the state.
     """
 
     def run(self, *, progress: bool = True) -> LensResult:
-        """Load the model, train lenses that are not from files, measure all, write the results and return them. Results
-        of the same model, texts and options that are there already are returned as they are.
+        """Load the model, train the lenses that are not read from files, measure all lenses, write the results and
+        return them. If the folder already holds results of the same model, texts and options, they are returned
+        unchanged.
         """
         return self.lens(self.model, self.read_corpus(), self.to, progress=progress)

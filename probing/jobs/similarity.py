@@ -1,4 +1,4 @@
-"""SimilarityOptions and SimilarityJob: validated options of the comparison of stores on the same rows."""
+"""Defines SimilarityOptions and SimilarityJob, the validated options of comparing stores on the same rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SimilarityOptions(Job):
-    """Options of the comparison of stores."""
+    """Holds the options of comparing stores."""
 
     twin: str | None = option(None, help="store of the untrained twin of the first model, as the floor")
     sites: str = option("*", help="sites of the stores, with wildcards")
@@ -74,7 +74,8 @@ class SimilarityOptions(Job):
 
 
 class SimilarityJob(CorpusOptions, SimilarityOptions):
-    """Compare the states of stores on the same rows, site by site: similarity.jsonl, similarity.parquet, drift.parquet.
+    """Compare the states of stores on the same rows, site by site, and write similarity.jsonl, similarity.parquet and
+    drift.parquet.
 
     The first store is compared with each of the others, such as checkpoints of its training. Rows are words, sentences,
     positions or tokens of one corpus.

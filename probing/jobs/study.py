@@ -144,8 +144,8 @@ class Study(Job):
         return models_of(self.models or [self.model or ""], self.root)
 
     def run(self, to: str | Path | None = None, *, progress: bool = True) -> Path:
-        """Extract states, train probes, measure use, look inside, write the report, and return its path. `progress`:
-        whether to show progress on standard error. `to` is the folder of the results (see `folder`).
+        """Extract states, train probes, measure use, inspect the models, write the report, and return its path.
+        `progress`: whether to show progress on standard error. `to` is the folder of the results (see `folder`).
 
         Raises:
             UnitFailed: some tasks failed. All other parts of the study were run and are in the report.

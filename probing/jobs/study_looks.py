@@ -1,4 +1,6 @@
-"""Defines StudyLooks, which looks inside the models of a study: inspection, lenses, similarity of states, circuits."""
+"""Defines StudyLooks, which inspects the models of a study: attention and states, lenses, similarity of states,
+circuits.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ Stores = Mapping[tuple[str, int | None], Path]  # by rows and seed of the untrai
 
 
 class StudySimilarity(SimilarityOptions):
-    """Options of the comparison of the states that a study extracts: those of several models, or of one model and of
-    its untrained twin.
+    """Holds the options of comparing the states that a study extracts: those of several models, or of one model and its
+    untrained twin.
     """
 
     rows: str | None = Field(None, description="rows of the extraction that is compared (default: the first one)")
@@ -48,7 +50,8 @@ class StudySimilarity(SimilarityOptions):
 
         Raises:
             BadParameter: an option is wrong.
-            ConfigError: there is no such model or extraction, nothing to compare with, or a further store has no model.
+            ConfigError: there is no such model or extraction, there is nothing to compare with, or outputs are to be
+                compared although `stores` are given, whose models are not known.
             CannotReachFile: a folder is no store.
         """
         self.check()
@@ -133,7 +136,9 @@ class StudySimilarity(SimilarityOptions):
 
 @dataclass(frozen=True)
 class StudyLooks:
-    """Holds options of looking inside the models of a study; None: this is not asked for."""
+    """Holds the options of each kind of inspection of a study's models; None for kinds that the study does not
+    ask for.
+    """
 
     inspect: InspectOptions | None
     lens: LensOptions | None
@@ -170,7 +175,7 @@ class StudyLooks:
         *,
         progress: bool,
     ) -> None:
-        """Look inside every model, and write results into `out`; those of several models into folders of their own,
+        """Inspect every model, and write the results into `out`; those of several models into folders of their own,
         such as `lens/MODEL`.
         """
         for model in models:

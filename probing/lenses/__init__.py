@@ -1,4 +1,6 @@
-"""Lenses: read the state of every site as an output of the model, beside controls and what the site is used for."""
+"""Reads the state of every site as an output of the model (logit lens, tuned lens, Jacobian lens), with controls and
+with the effect of replacing the state.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +57,12 @@ def lens(
     any_model: bool = False,
     progress: bool | None = None,
 ) -> LensResult:
-    """Read the state of every site as an output of the model, and return what it says there, beside controls and beside
-    what happens to the output when the state is replaced.
+    """Turn the state of every site into an output distribution of the model, and return how close it is to the final
+    output, with controls and with the change of the output when the state is replaced.
 
-    A state is put in at the last site `resid.L`, as it is or moved there by a lens, and the model's own end gives the
-    output. A row is a token that another one follows; for masked models, one masked token of each text.
+    The state, unchanged (logit lens) or mapped by another lens, takes the place of the state at the last site
+    `resid.L`, and the model's own final norm and unembedding give the output. A row is a token that another one
+    follows; for masked models, one masked token of each text.
 
     Args:
         model: a causal or masked language model, or the folder or hub name of one.
@@ -72,21 +75,24 @@ def lens(
         controls: whether a lens trained here is compared with a bias alone, the translator of `resid.0`, a lens of the
             untrained twin and one trained on permuted targets, and every lens with the unigram.
         max_rows: rows that are measured, in whole texts chosen at random.
-        train_rows, dev_rows: rows that a lens is trained on, and those that end its training.
+        train_rows, dev_rows: largest number of rows that a lens is trained on, and of rows of dev whose loss decides
+            when its training ends.
         epochs: largest number of passes over the rows of train.
-        use_rows: texts for which the state of one row is replaced, at each site; 0: none.
-        skip: first tokens of a text that a causal model is not read at, whose states are unlike all others; a Jacobian
-            lens that is computed here leaves out the first 16 at any rate, of the texts that it is computed from.
+        use_rows: number of texts in which the state of one row is replaced, at each site in turn; 0: none.
+        skip: number of first tokens of a text at which a causal model is not read, since their states are unlike all
+            others; a Jacobian lens that is computed here leaves out the first 16 at any rate, of the texts that it is
+            computed from.
         max_length: longest input in tokens; the rest of a text is left out.
         seed: root of every random draw.
-        to: folder of the results, and of trained lenses, which are taken up again; results of the same model, texts and
-            options that are there are returned as they are. None: nothing is written.
+        to: folder of the results, and of trained lenses, which a later run reads again; results of the same model,
+            texts and options that are there are returned as they are. None: nothing is written.
         allow_pickle_weights: whether a lens from a pickle (`params.pt`, `.pt`) may be read, by `weights_only=True`.
         any_model: whether a lens from a file that names another model is accepted.
         progress: whether to show progress on standard error; None: if it is a terminal.
 
     Raises:
-        UnsupportedModel: the model has no head, or its end reads more than the state of a token at the last site.
+        UnsupportedModel: the model has no head, or its output depends on more than the state of a token at the last
+            site.
         ReplayUnavailable: the model cannot be run from its last site.
         UnknownSite, UnknownName, BadParameter, ConfigError: an option is wrong.
         CorpusError, DegenerateDesign: there are no rows, or too few to train on.

@@ -224,7 +224,7 @@ class LanguageModel:
 
     @cached_property
     def suffix(self) -> SuffixReplay:
-        """Runs only the blocks after a given one, from states that are put in there."""
+        """Object that runs only the blocks after a given site, from given states at that site."""
         return SuffixReplay(self._model, self._trunk)
 
     @property
@@ -354,13 +354,13 @@ class LanguageModel:
         return continued(self._model, *known, prompts, max_new_tokens, options)
 
     def run_from(self, site: str, states: Tensor, inputs: PaddedBatch) -> Tensor:
-        """Run only the blocks after a site `resid.l`, with `states` `(batch, tokens, width)` put in there, and return
-        logits `(batch, tokens, vocabulary)`. `inputs` is the batch as `padded` returns it.
+        """Run only the blocks after a site `resid.l`, from the given `states` there, `(batch, tokens, width)`, and
+        return logits `(batch, tokens, vocabulary)`. `inputs` is the batch as `padded` returns it.
         """
         return self.suffix.run_from(site, states, inputs)
 
     def self_check(self) -> None:
-        """Run small inputs and check that at each site the states are read that its name stands for.
+        """Run small inputs, and check that the states read at each site are those that the site's name promises.
 
         Raises:
             UnsupportedModel: a check failed; the message names the model's family and the check.
@@ -368,7 +368,7 @@ class LanguageModel:
         self._check.model()
 
     def identity(self) -> dict[str, Any]:
-        """Return what stores record, as a dict with the keys `model` and `tokenizer`; it contains no local paths."""
+        """Return the facts that stores record: a dict with the keys `model` and `tokenizer`, without local paths."""
         if self._identity is not None:
             return dict(self._identity)
         found = {

@@ -1,1 +1,1 @@
-"""Reads exports of Neuronpedia and writes what its importers take; nothing here reaches the network."""
+"""Reads exports of Neuronpedia and writes files that its importers accept, without using the network."""

@@ -93,8 +93,8 @@ def fitted(statistics: Mapping[str, Statistic], suite: Iterable[tuple[Case, Trut
 
 def best_threshold(values: Floats, used: NDArray[np.bool_]) -> float:
     """Return the threshold of `values` that separates used from other cells with the highest balanced accuracy (of
-    several, the highest threshold): midway between two values, or beyond all of them. `used` says of each value whether
-    its cell is used.
+    several, the highest threshold): midway between two values, or beyond all of them. `used` is a bool array: whether
+    the cell of each value is used.
     """
     order = np.unique(values)
     cuts = np.concatenate([[order[0]], (order[1:] + order[:-1]) / 2, [np.nextafter(order[-1], np.inf)]])

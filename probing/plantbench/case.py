@@ -84,8 +84,8 @@ class Case:
             transformers, 3 for compiled programs.
         number: number of the case in docs/plantbench.md; of the program in tier 3.
         name: its name there.
-        twin: which of two models that differ in one thing it is, the one that uses the property (`used`) or the other
-            (`unused`); "" in the `blind` cases that rules are given.
+        twin: cases come in pairs of models that differ in one thing: `used` is the model that uses the property,
+            `unused` the other; "" in the `blind` copies that rules are given.
         seed: seed of the generator of the case.
         instrument: instrument with states and behaviour of N rows.
         labels: by property, `(N,)` codes from 0 to K − 1 (int64) or real values (float64).
@@ -204,7 +204,7 @@ class Truth:
     joints: Mapping[Joint, Certificate] = field(default_factory=dict)
 
     def joint(self, cell: Cell) -> Certificate | None:
-        """Return what exchanging the states at all positions of this cell's site at once was found to do; None if the
+        """Return the certificate of exchanging the states at all positions of this cell's site at once; None if the
         site has only one position.
         """
         return next((found for joint, found in self.joints.items() if joint.holds(cell)), None)

@@ -112,9 +112,10 @@ class Scorecard:
         return "\n\n".join(f"{name}\n{_table(found)}" for name, found in self.by(part).items())
 
     def case_tables(self, tier: int | None = None) -> str:
-        """Return a text table for each rule with one line per case: how often it answers used where that is right and
-        wrong and unused where that is wrong, with intervals, and how often it gives no answer; with `tier`, only for
-        cases of that tier.
+        """Return, for each rule, a text table with one line per case: the shares of its answers "used" that are right,
+        of used cells that it calls used, of clearly used cells that it calls unused, and of unused cells that it calls
+        used, with intervals; how often it abstains; and its answers on cells in the band. With `tier`, only cases of
+        that tier are listed.
         """
         found = self.by(_case_name)
         found = {case: row for case, row in found.items() if tier is None or case.startswith(f"{tier}.")}
@@ -123,8 +124,9 @@ class Scorecard:
         )
 
     def left_out_tables(self) -> str:
-        """Return a text table for each rule of the cells of tier 3 that are not scored, a line for each program and
-        reason, and what the rates are where truth is read by directions alone.
+        """Return, for each rule, a text table of its answers on the cells of tier 3 that are not scored, with a line
+        for each program and columns by reason; below it, the rates without these cells, and those if `collinear` cells
+        (see `CellTruth`) counted as unused.
         """
         found = ((name, [s for s in cells if s.tier == 3]) for name, cells in self.scored.items())
         return "\n\n".join(left_out_table(name, cells) for name, cells in found if cells)

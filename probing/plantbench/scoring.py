@@ -70,7 +70,7 @@ class Rates:
         used: number of scored cells that are used.
         unused: number of scored cells that are unused.
         precision_used, recall_used, f1_used: precision, recall and F1 of the answer "used".
-        precision_unused, recall_unused, f1_unused: the same of the answer "unused" (or "not decodable", where it is
+        precision_unused, recall_unused, f1_unused: the same for the answer "unused" (or "not decodable", where it is
             right).
         abstention: share of the scored cells without an answer.
         false_used: number of unused cells that are called used.
@@ -85,8 +85,8 @@ class Rates:
         band: number of cells in the band.
         band_used, band_unused: numbers of cells in the band that are called used, and unused.
         joint_recall: of places that are unused alone but used together with other positions (none of which is used
-            alone), the share that is called so.
-        joint_fpr: of unused places whose site is unused with all positions together, the share that is called used
+            alone), the share that the rule calls used together.
+        joint_fpr: of unused places whose site is unused with all positions together, the share that the rule calls used
             together.
         false_not_decodable: share of the decodable cells that are called not decodable.
         mf_slope: least-squares slope through 0 of the estimated mediated fraction on the true one, over cells that have

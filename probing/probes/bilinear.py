@@ -105,8 +105,8 @@ class BilinearProbe(ClassifierProbe):
         are left out.
 
         Raises:
-            DegenerateDesign: there are fewer than two classes, no pair of dev can be scored, or of several alternatives
-                not exactly one is right.
+            DegenerateDesign: there are fewer than two classes, no pair of dev can be scored, or among the alternatives
+                of a word not exactly one is right.
         """
         recipe = DescentSettings.of(self)
         pairs, codes = self._training_pairs(X, y)

@@ -109,8 +109,8 @@ class SparseProbe(_Sparse, ClassifierProbe):
 
     Attributes:
         coordinates_: `(s,)` chosen columns of X, s ≤ k, in the order of entry.
-        path_: `(s, 4)`, whose row i - 1 is of a fit on the first i coordinates (stopped early): log loss in bits and
-            accuracy on train, then the same two on dev (NaN without dev). `PATH_COLUMNS` names the columns.
+        path_: `(s, 4)`, whose row i − 1 holds the scores of a fit on the first i coordinates (stopped early): log loss
+            in bits and accuracy on train, then the same two on dev (NaN without dev). `PATH_COLUMNS` names the columns.
         coef_: `(s, K)` weights on the chosen coordinates of the standardised states.
         intercept_: `(K,)` intercepts.
         converged_: whether the last fit converged.

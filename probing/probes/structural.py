@@ -24,7 +24,7 @@ class StructuralProbe(RegressorProbe):
 
     x_a and x_b are the states of words a and b, and B is the learned map. It minimises the absolute error: for pairs, Σ
     over sentences of (1/n²) Σ over pairs |d − d̂|, with d and d̂ the true and predicted distance and n the number of
-    words of the sentence, as published; for depths, the mean over all words (where a sentence ends is not known then,
+    words of the sentence, as published; for depths, the mean over all words (the rows do not show where sentences end,
     so long sentences weigh more than in the paper). It is trained by AdamW on batches of whole sentences, halves the
     learning rate after every epoch without a lower dev loss, and takes the weights of the best epoch. Without `dev`, a
     random tenth of the sentences is held out. Predictions are never negative; for targets that can be negative use

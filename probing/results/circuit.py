@@ -1,5 +1,5 @@
-"""Defines CircuitResult, what is known of a circuit: its edges, how much of the metric it carries, and the words that
-follow; writes and reads circuit.json, Parquet, and graphs for MIB and Neuronpedia.
+"""Defines `CircuitResult`, which holds a circuit: its edges, how much of the metric it carries, and the conclusions;
+writes and reads circuit.json, Parquet, and graphs for MIB and Neuronpedia.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Estimated:
-    """Holds a number with its 95 % interval; None where there is none."""
+    """Holds a number with the ends of its 95 % interval, which are None if it has no interval."""
 
     value: float
     low: float | None = None
@@ -48,13 +48,17 @@ class CircuitPart:
 
     Attributes:
         name: `a0.h1->a3.h2<q>`, or the name of a node.
-        effect: by how much the metric of the whole model falls without it, on the pairs of discovery; of a given
-            circuit as its file says, None if that does not.
+        effect: by how much the metric of the whole model falls if this edge alone is corrupted, on the discovery pairs:
+            measured for the method `exact`, estimated from gradients for the others. For a given circuit it is the
+            number in its file, or None if the file has none.
         in_circuit: whether it is in the circuit that is judged.
-        removal: by how much the metric of the circuit falls without it, on test; None if it is not in the circuit.
-        p_adjusted: of a removal of at least δ, adjusted over the circuit (max-T).
-        detectable: smallest removal that would have been shown.
-        word: `material`, `below δ` or `inconclusive`; "" if it is not in the circuit.
+        removal: by how much the metric of the circuit falls if the edge is taken out of it, on the test pairs; None if
+            it is not in the circuit.
+        p_adjusted: p value of the test that the removal changes the metric by more than δ, adjusted over the edges of
+            the circuit (max-T).
+        detectable: smallest true removal that the test could have shown.
+        word: the conclusion on the removal: `material`, `below δ` or `inconclusive`; "" if the edge is not in the
+            circuit.
         carries: by property, the share of the metric's difference that moves if this edge alone carries the other
             class's mean; and the same with labels in random order, as `NAME (shuffled)`.
     """
@@ -71,12 +75,12 @@ class CircuitPart:
 
 @dataclass(frozen=True)
 class CircuitSize:
-    """Holds how much of the metric circuits of one size carry on test.
+    """Holds how much of the metric the circuit of one size carries on the test pairs.
 
     Attributes:
-        by: how they were chosen: `absolute` or `signed` effect of edges, or `nodes` (all edges between the best nodes);
-            `judged` is the circuit that is judged.
-        asked: number of edges (for `nodes`, of nodes) that was asked for.
+        by: how its edges were chosen: by `absolute` or `signed` effect, or by `nodes` (all edges between the best
+            nodes); `judged` means the circuit that is judged.
+        asked: number of edges (for `nodes`, of nodes) that were to be chosen.
         edges: number of edges on a path from the input to the logits.
         faithfulness: f, the share of the metric's difference that the circuit keeps.
         random_low, random_high: range of 95 % of random circuits with as many edges at every node, on a part of test.
@@ -92,14 +96,14 @@ class CircuitSize:
 
 @dataclass(frozen=True)
 class Judged:
-    """Holds a word on the circuit.
+    """Holds one conclusion about the circuit.
 
     Attributes:
-        question: what it answers.
-        word: the answer.
-        share: the number that it rests on.
-        detectable: the smallest difference from the bound that would have been shown.
-        overturned_by: what would overturn it.
+        question: the question, such as `sufficient`, `necessary` or `beside random circuits`.
+        word: the answer in words, such as `not sufficient` or `inconclusive`.
+        share: the number that the answer is based on, with its interval.
+        detectable: the smallest true difference from the bound that could have been shown; None if not computed.
+        overturned_by: which finding would change the answer.
     """
 
     question: str
@@ -110,7 +114,7 @@ class Judged:
 
     @property
     def named(self) -> str:
-        """The word, behind its question where the word alone does not say what it answers."""
+        """The answer in words, preceded by the question if the answer alone does not show what was asked."""
         is_plain = self.word != INCONCLUSIVE and self.question != TOGETHER
         return self.word if is_plain else f"{self.question}: {self.word}"
 
@@ -121,16 +125,18 @@ class CircuitResult:
 
     Attributes:
         model: name of the model.
-        identity: facts that tell the model from others.
-        facts: options, numbers of pairs, cost in forward passes, rank correlations of screens, and so on; `given`, the
-            file that a given circuit is from; `discovery_pairs`, a digest of each pair that it was found on; and
-            `test_pairs_of_discovery`, how many of the test pairs of a given circuit are among these (None: not known).
+        identity: facts that identify the model.
+        facts: options, numbers of pairs, cost in forward passes, rank correlations of estimated with measured effects,
+            and so on; `given`, the file of a given circuit; `discovery_pairs`, a hash of each pair that the circuit was
+            found on; and `test_pairs_of_discovery`, for a given circuit, how many test pairs are among the pairs that
+            it was found on (None: not known).
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
         sizes: the circuit that is judged, and circuits of ten sizes.
-        areas: CPR (area under f) and CMD (area between f and 1), by choice of edges: `CPR absolute`.
-        words: see `Judged`.
-        elsewhere: f of the circuit under another corruption and on other pairs, by name.
+        areas: by name, such as `CPR absolute`: for each choice of edges, CPR, the area under the faithfulness f of
+            circuits of growing size, and CMD, the area between f and 1.
+        words: the conclusions about the circuit, one for each question.
+        elsewhere: the circuit's faithfulness f under another corruption and on other pairs, by name.
         doubts: sentences on what weakens the results.
         limits: sentences on what a circuit cannot show.
     """
@@ -153,19 +159,21 @@ class CircuitResult:
 
     @property
     def scope(self) -> str:
-        """What the circuit is of: the prompts, the corruption and the metric."""
+        """Phrase that names the prompts, the corruption and the metric for which the circuit was found."""
         return (
             f"of these prompts ({self.facts['pairs']}), this corruption ({self.facts['by']}) and this metric "
             f"({self.facts['metric']})"
         )
 
     def word(self, question: str) -> Judged:
-        """Return the answer to a question: `sufficient` or `necessary`."""
+        """Return the conclusion on a question, which is `sufficient` or `necessary`."""
         return next(one for one in self.words if one.question == question)
 
     @property
     def material(self) -> list[str]:
-        """Names of the edges (or nodes) that are material."""
+        """Names of the material edges (or nodes): those whose removal from the circuit was shown to change the metric
+        by more than δ.
+        """
         return [part.name for part in self.parts if part.word == MATERIAL]
 
     def table(self) -> pd.DataFrame:
@@ -211,8 +219,8 @@ class CircuitResult:
         )
 
     def mib(self) -> dict[str, Any]:
-        """Return the graph with the names of the MIB benchmark: nodes and edges, with their scores and whether they are
-        in the circuit.
+        """Return the circuit in the format of the MIB benchmark: its nodes and edges, with the score of each edge and
+        whether each node and edge is in the circuit.
         """
         ends = [edge.partition("->")[::2] for edge in self.edges]
         inside = {re.sub(r"<.>", "", end).replace(".g", ".h") for pair in ends for end in pair}

@@ -1,4 +1,6 @@
-"""DictionaryTraining: what is known of a dictionary that was trained here, beside its controls, on held-out tokens."""
+"""Defines `DictionaryTraining`, which holds how a dictionary was trained here, and the measurements of it and its
+controls on held-out tokens.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,20 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class DictionaryQuality:
-    """Holds what a dictionary does on held-out tokens.
+    """Holds the measurements of a dictionary on held-out tokens.
 
     Attributes:
         role: `trained`, `untrained_twin` or `random`.
-        l0: mean number of active latents of a token.
+        l0: mean number of active latents per token.
         unexplained: fraction of variance unexplained: squared error over squared distance from the mean of the states,
             without tokens that are more than 4 times as far from it as the median (attention sinks of some models).
-        unexplained_of_all: the same of all tokens; equal if there are no such tokens.
+        unexplained_of_all: the same over all tokens; equal if there are no such tokens.
         outliers: share of such tokens.
         alive: share of the latents that are active on at least one held-out token.
         alive_in_training: share that was active on at least one token in the last pass over train; None: not trained.
-        loss_clean, loss_replaced, loss_removed: mean cross-entropy of the model's next token in nats, as it is,
-            with the states replaced by their reconstruction, and by their mean; None: no model was given.
+        loss_clean, loss_replaced, loss_removed: mean cross-entropy of the model's prediction of the next token, in
+            nats: with unchanged states, with the states replaced by their reconstruction, and replaced by their mean;
+            None if no model was given.
         loss_recovered: (loss_removed − loss_replaced) / (loss_removed − loss_clean).
         loss_recovered_low, loss_recovered_high: its 95 % interval from resampling texts.
     """
@@ -66,19 +69,20 @@ class DictionaryQuality:
 
 @dataclass(frozen=True)
 class DictionaryTraining:
-    """Holds how a dictionary was trained, and what it and its controls do on held-out tokens.
+    """Holds how a dictionary was trained, and the measurements of it and its controls on held-out tokens.
 
     Attributes:
         model: name of the model whose states it was trained on; "" for an array.
         site: site of the states; "" for an array.
         architecture: `topk` or `batchtopk`.
-        latents, width, k: number of latents, width of the states, active latents of a token as asked for.
+        latents, width, k: number of latents, width of the states, and the number of active latents per token that was
+            set.
         train_tokens, held_out_tokens: numbers of rows.
         first_tokens: rows left out because they are first tokens of their text.
         epochs, batch, rate, seed: options of training.
-        precision: of the encoder's products in training: `float32` or `bfloat16`.
-        errors: share of variance that was unexplained in each pass over train, in the mean over its steps.
-        qualities: of the dictionary and its controls.
+        precision: precision of the encoder's matrix products in training: `float32` or `bfloat16`.
+        errors: share of variance unexplained in each pass over train, averaged over its steps.
+        qualities: measurements of the dictionary and of its controls.
         seconds: wall time of training; None if it was read from the disk or resumed.
         facts: ids of store and dictionary, and version.
     """
@@ -104,12 +108,12 @@ class DictionaryTraining:
 
     @property
     def trained(self) -> DictionaryQuality:
-        """What the trained dictionary does."""
+        """Measurements of the trained dictionary."""
         return next(one for one in self.qualities if one.role == TRAINED)
 
     @property
     def doubts(self) -> list[str]:
-        """Reasons to doubt that the dictionary is of use, as sentences."""
+        """Reasons to doubt that the dictionary is useful, as sentences."""
         return [*_doubts(self)]
 
     def table(self) -> pd.DataFrame:

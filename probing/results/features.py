@@ -1,5 +1,6 @@
-"""Defines `FeatureScores`, which reads the numbers of a comparison of a dictionary with the states it was made from:
-the scores of every method, the gain by the quiver rule, and the latents that stand for each class.
+"""Defines `FeatureScores`, which reads the numbers of a comparison of a sparse dictionary with the states that it
+encodes: the score of a probe on each kind of columns (each method), the gain by the quiver rule (see `Quiver`), and the
+latents that detect each class.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class MethodScore:
         dev: score on dev.
         test: score on test.
         is_chosen: whether dev chose this k.
-        controls: at the chosen k, for each control: its score on test, and the selectivity (of a control that only
-            checks for chance, the score above it).
-        above: at the chosen k, by name of the other method, how much better it is on test: than the whole state and,
-            for latents of the dictionary, than every other method.
+        controls: at the chosen k, for each control, a pair: the score on the control on test, and the selectivity (for
+            a control that only checks for chance, the score minus that on the control).
+        above: at the chosen k, by name of another method, how much better this method scores on test than that one. The
+            other method is the whole state (`dense`); latents of the dictionary are compared with every other method.
     """
 
     method: str
@@ -53,13 +54,14 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class Quiver:
-    """Holds what is gained on test by adding one method's probes to the probes of states among which dev chooses.
+    """Holds the gain of the quiver rule: dev chooses the best probe, once among the probes on states alone, and once
+    among these and the probes of one more method; the gain is the difference of the two choices' scores on test.
 
     Attributes:
-        added: the added method, `dictionary` or `random`.
-        gain: score of the choice with them less that of the choice without them.
-        without, chosen: method, k and score on test of the choice without them and with them.
-        share: share of the resamples of dev in which one of the added probes is chosen.
+        added: the method whose probes are added, `dictionary` or `random`.
+        gain: score on test of the choice with the added probes minus that of the choice without them.
+        without, chosen: method, k and score on test of the probe chosen without and with the added probes.
+        share: share of the bootstrap resamples of dev in which an added probe is chosen.
     """
 
     added: str
@@ -71,17 +73,21 @@ class Quiver:
 
 @dataclass(frozen=True)
 class LatentScore:
-    """Holds the numbers of one latent that stands for a class.
+    """Holds the numbers of one latent that is taken as a detector of a class: it fires (is active above a cut) on rows
+    of the class.
 
     Attributes:
         latent: number of the latent.
         label: the class.
-        is_main: whether it is the best single latent of the class; else it fires where those before it do not.
-        scores: by name: `auroc` (main latent only), `precision`, `recall`, `f1`; of others `recovers`, the share of the
-            class's test rows without an earlier firing latent on which it fires, and `false_alarms`, that share of the
-            other rows.
-        numbers: further numbers by name: `p` (corrected for the number of latents searched), `searched`, `cut`,
-            `missed`, `cosine_with_main`, `cosine_with_probe`.
+        is_main: whether it is the best single latent of the class. Other latents were chosen because they fire on rows
+            of the class on which those before them do not.
+        scores: by name: `precision`, `recall` and `f1` on test; for the main latent also `auroc`; for other latents, on
+            the test rows on which no earlier latent fires, also `recovers`, the share of the class's rows on which this
+            one fires, and `false_alarms`, the same share of all other rows.
+        numbers: further numbers by name: for the main latent `p` (of an AUROC above 0.5, corrected for the number of
+            latents searched), `searched` (that number), `train_auroc` and `cut` (activation above which it fires); for
+            others `missed`, the number of the class's test rows on which no earlier latent fires; the cosines
+            `cosine_with_main` and `cosine_with_probe`.
     """
 
     latent: int
@@ -92,8 +98,8 @@ class LatentScore:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the latent is shown to stand for the class: AUROC on test above chance at 5 %, with p corrected for
-        the number of latents searched.
+        """Whether the latent is shown to detect the class: its AUROC on test is above 0.5 at a level of 5 %, with p
+        corrected for the number of latents searched.
         """
         return self.numbers.get("p", 1.0) <= 0.05
 
@@ -104,7 +110,7 @@ def is_features(result: AnalysisResult) -> bool:
 
 
 class FeatureScores:
-    """Reads an `AnalysisResult` that compares a dictionary with the states it was made from.
+    """Reads an `AnalysisResult` that compares a dictionary with the states that it encodes.
 
     Attributes:
         result: the analysis's result.
@@ -165,12 +171,14 @@ class FeatureScores:
 
     @property
     def chosen(self) -> dict[str, MethodScore]:
-        """The score of each method at the number of columns that dev chose, by method."""
+        """Scores of each method at the number of columns that dev chose, by name of the method."""
         return {one.method: one for one in self.methods if one.is_chosen}
 
     @property
     def quivers(self) -> list[Quiver]:
-        """The quiver rule, with the dictionary added, and with the random dictionary added."""
+        """Gains by the quiver rule (see `Quiver`): with probes of the dictionary added, and with probes of the random
+        dictionary added.
+        """
         found = []
         for gain in self.result.of("quiver_gain"):
             own = {"control": f"with {gain.label}"}
@@ -184,7 +192,9 @@ class FeatureScores:
 
     @property
     def latents(self) -> list[LatentScore]:
-        """The main latent of each class, followed by those that fire where it does not."""
+        """Latents of each class: the main one, followed by those that fire on rows of the class on which it
+        does not.
+        """
         groups: dict[tuple[str, float], list[Point]] = {}
         for one in self.result.points:
             if one.x_name == "latent" and not one.control and one.x is not None:
@@ -207,8 +217,8 @@ class FeatureScores:
         return None if one is None else self._score(one)
 
     def active(self, method: str) -> tuple[float, int] | None:
-        """Return L0, the mean number of active latents of a row, and the number of latents that are active in any train
-        row, for `dictionary`, `random` or `twin`; None if it was not compared.
+        """Return a pair for a method (`dictionary`, `random` or `twin`): L0, the mean number of active latents per row,
+        and the number of latents that are active on at least one train row; None if this method was not compared.
         """
         found = [self._first(name, label=method) for name in ("l0", "alive")]
         return None if None in found else (found[0].value, int(found[1].value))  # type: ignore[union-attr]

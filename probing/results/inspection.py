@@ -1,4 +1,6 @@
-"""Inspection: what was measured of a model's states and attention on some texts, and what it cannot show."""
+"""Defines `Inspection`, which holds measurements of a model's states and attention on some texts, and what they cannot
+show.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ class Comparison:
     Attributes:
         text: the other text.
         states: distances and cosines by site and span.
-        heads: how much each head's pattern differs; None: no attention was read, or the texts differ in length.
+        heads: how much each head's attention pattern differs; None if attention was not read, or the texts differ in
+            length.
     """
 
     text: InspectedText
@@ -98,13 +101,15 @@ class Inspection:
         sites: a row for each site: median and range of the norms, and the geometry of the states.
         heads: a row for each head and score, beside uniform attention; None: attention was not read.
         checks: a row for each head and replacement, with the KL divergence of the output in bits; None: not checked.
-        comparison: comparison with another text; None: there is none.
-        patterns: patterns and value-weighted shares `(2, L, H, T, T)` of the texts that are shown, by number.
+        comparison: comparison with another text; None if no other text was given.
+        patterns: attention patterns and value-weighted patterns, `(2, L, H, T, T)`, of the texts that the page shows,
+            by number of the text.
         layers: numbers of the L layers that have attention.
-        disagreement: by replacement and score, the number of heads whose score is striking (in the top decile; of
-            `any`: in that of some score), and how many of them have an effect below the median; empty: not checked.
-        settings: options and counts that a reader of the numbers needs.
-        notes: what these texts do not allow, such as intervals.
+        disagreement: by replacement and score, two numbers: `striking`, of heads whose score is in its top decile (for
+            `any`: in the top decile of at least one score), and `below_median`, of those among them whose effect on the
+            output is below the median of all heads; empty if heads were not checked.
+        settings: options and counts that are needed to interpret the numbers.
+        notes: sentences on what could not be computed from these texts, such as intervals.
     """
 
     model: str
@@ -130,12 +135,12 @@ class Inspection:
 
     @property
     def replacements(self) -> tuple[str, ...]:
-        """Replacements that were checked."""
+        """Names of the replacements of heads that were checked."""
         return () if self.checks is None else tuple(dict.fromkeys(self.checks["replacement"]))
 
     def grid(self, score: str, column: str = "value") -> NDArray[np.float64]:
-        """Return a score of every head as `(L, H)`; for a name of `checks` its `kl`, if `column` is `kl` or
-        `kl_last`.
+        """Return a number for every head as an array `(L, H)`: `column` of the table `heads` for the score `score`; or,
+        if `column` is `kl` or `kl_last`, that column of the table `checks` for the replacement named `score`.
 
         Raises:
             UnknownName: there is no such score, replacement or column.
@@ -156,8 +161,8 @@ class Inspection:
         return chosen[column].to_numpy(dtype=np.float64).reshape(len(self.layers), heads)
 
     def pattern_table(self) -> DataFrame:
-        """Return the patterns of the texts that are shown, a row for each text, layer, head, query and key with a
-        weight above 0.
+        """Return the attention patterns of the texts that the page shows, as a DataFrame with one row for each text,
+        layer, head, query and key with a weight above 0.
         """
         import pandas as pd
 
@@ -173,7 +178,7 @@ class Inspection:
         return pd.concat(parts, ignore_index=True)
 
     def tables(self) -> dict[str, DataFrame]:
-        """Return the tables by the names of their Parquet files, without the ending."""
+        """Return the tables as a dict; each key is the name of the table's Parquet file without its ending."""
         found = {"inspection-tokens": self.tokens, "inspection-sites": self.sites}
         if self.heads is not None:
             found |= {"inspection-heads": self.heads, "inspection-patterns": self.pattern_table()}
@@ -186,7 +191,9 @@ class Inspection:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the inspection as a value for JSON, without the rows of single tokens; what is not defined is None."""
+        """Return the inspection as a dict that JSON can hold, without the rows of single tokens; undefined numbers are
+        None.
+        """
         found: dict[str, Any] = {
             "model": self.model,
             "texts": [{"id": one.id, "text": one.text, "tokens": list(one.tokens)} for one in self.texts],

@@ -1,4 +1,6 @@
-"""LatentContexts: the tokens in context that excite latents most, and where a probe of a property disagrees."""
+"""Defines `LatentContexts`, which holds the tokens, in context, on which latents are most active, and the rows where a
+probe of a property disagrees.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class LatentFacts:
-    """Holds what is known of a latent.
+    """Holds facts about a latent.
 
     Attributes:
         latent: its number.
@@ -84,10 +86,11 @@ class ProbeBeside:
         latent: number of the latent.
         task, label, probe: the property, the class that both look for, and the probe.
         sign: 1 where the latent is active on the class, -1 where it is active on the others, 0 where no activation
-            separates them on train; the latent then never says yes.
-        threshold: activation above which the latent says yes (for sign -1, no); chosen on train for the best balanced
-            accuracy.
-        both, probe_only, latent_only, neither: numbers of rows by who says yes.
+            separates them on train; the latent then never predicts the class.
+        threshold: activation above which the latent predicts the class (for sign -1, the other classes); chosen on
+            train for the best balanced accuracy.
+        both, probe_only, latent_only, neither: numbers of rows for which both, one or neither of them predicts the
+            class.
         probe_accuracy, latent_accuracy: balanced accuracy of each on these rows.
     """
 
@@ -111,8 +114,8 @@ class Disagreement:
 
     Attributes:
         latent: number of the latent.
-        kind: `probe only` or `latent only`: who says yes.
-        rank: place among these, from 1, the surest first.
+        kind: `probe only` or `latent only`: which of the two predicts the class.
+        rank: place among the rows of this kind, from 1, the most certain prediction first.
         activation: activation of the latent.
         probe_score: natural log odds of the probe.
         label: the row's own label.
@@ -139,15 +142,15 @@ class LatentContexts:
     """Holds contexts of some latents of a dictionary.
 
     Attributes:
-        model, site: whose states are encoded.
+        model, site: names of the model and the site whose states are encoded.
         dictionary: content id of the dictionary; `latents`, its number of latents.
         rows: number of rows that were encoded.
         chosen_by: how the latents were chosen, as a phrase.
-        facts: of each latent.
+        facts: facts about each latent.
         contexts: rows in context, by latent and band.
-        probes: how a probe and each latent agree; empty if no property was named.
-        disagreements: rows where they do not.
-        about: ids of store and export, and version.
+        probes: agreement of a linear probe with each latent; empty if no property was named.
+        disagreements: rows of test where probe and latent disagree.
+        about: ids of the store and of the Neuronpedia export, and the version of this package.
     """
 
     model: str

@@ -1,4 +1,6 @@
-"""LensResult: what lenses read at every site, with intervals, beside controls and what the sites are used for."""
+"""Defines `LensResult`, which holds the outputs that lenses read at every site, with intervals, controls, and the
+effect of replacing the states there.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,11 @@ class LensMean:
 
     Attributes:
         lens: name of the lens.
-        site: the site read; `(none)` for the unigram, `(all)` for quantities over all sites.
+        site: the site read; `(none)` for the unigram baseline, `(all)` for quantities over all sites.
         quantity: `kl`, `kl_reverse`, `cross_entropy`, `entropy` (bits a token), `agreement` (fraction),
             `rank_of_final`, `rank_of_true`, `bits_per_byte`, `commitment_depth` (blocks).
         value: the mean.
-        low, high: its 95 % interval; None: there is one text.
+        low, high: ends of its 95 % interval; None if there is only one text.
         unit: unit of the value.
         n: number of rows.
     """
@@ -73,10 +75,11 @@ class LensDifference:
     """Holds the mean of a paired difference, row by row.
 
     Attributes:
-        lens, site: what the value is of.
-        than_lens, than_site: what it is compared with: another lens at the same site, a control, or the same lens at
-            the site before.
-        quantity, value, low, high, unit, n: as for `LensMean`; negative: lower than there.
+        lens, site: the lens and the site whose mean is compared.
+        than_lens, than_site: the lens and the site that it is compared with: another lens at the same site, a control,
+            or the same lens at the site before.
+        quantity, value, low, high, unit, n: as for `LensMean`, for the difference: the mean of `lens` at `site` minus
+            that of `than_lens` at `than_site`.
     """
 
     lens: str
@@ -99,10 +102,10 @@ class SiteUse:
         site: the site.
         value, low, high: KL(clean ‖ replaced) at the row, in bits, with its 95 % interval.
         n: number of rows, one a text.
-        lens_kl: mean KL(final ‖ lens) of the first lens there, in bits.
-        is_read: whether that lens is closer to the final output than the unigram is; None: it is not known, for lack of
-            an interval.
-        is_used: whether `low` reaches the smallest effect that counts; None: it is not known.
+        lens_kl: mean KL divergence of the first lens at this site, KL(final output ‖ lens), in bits.
+        is_read: whether that lens is closer to the final output than the unigram baseline is; None if there is no
+            interval to decide it.
+        is_used: whether `low` reaches the smallest effect that counts; None if not known.
     """
 
     site: str
@@ -117,11 +120,12 @@ class SiteUse:
 
 @dataclass(frozen=True)
 class Commitment:
-    """Holds from which site on the most probable token of a lens stays that of the final output.
+    """Holds, for one lens, the site from which on its most probable token equals that of the final output at all later
+    sites.
 
     Attributes:
         lens: name of the lens.
-        shares: share of the rows by the site from which on the token stays.
+        shares: by name of a site, the share of the rows for which it is this site.
     """
 
     lens: str
@@ -161,8 +165,7 @@ class LensResult:
     Attributes:
         model: full name of the model.
         facts: facts about model, corpus, rows and training.
-        lenses: by name, one sentence on each lens and control, in order; the first is the one that others are compared
-            with.
+        lenses: a sentence on each lens and control, by name and in order; the others are compared with the first.
         sites: sites read, in order.
         means, differences: see `LensMean` and `LensDifference`.
         commitment: see `Commitment`; one for each lens that is no control.
@@ -194,7 +197,9 @@ class LensResult:
         return self._index.get((lens, site, quantity))
 
     def difference(self, lens: str, site: str, than: str, quantity: str = "kl") -> LensDifference | None:
-        """Return how a lens at a site differs from another lens or control, or None."""
+        """Return the difference of a lens at a site from another lens or control (`than`), or None if it was not
+        measured.
+        """
         return next(
             (d for d in self.differences if (d.lens, d.site, d.than_lens, d.quantity) == (lens, site, than, quantity)),
             None,
@@ -210,7 +215,9 @@ class LensResult:
 
     @property
     def unread_but_used(self) -> list[str]:
-        """Sites that the first lens does not read better than the unigram, and whose states are used all the same."""
+        """Sites at which the first lens is no closer to the final output than the unigram baseline, although replacing
+        the states there changes the output.
+        """
         return [one.site for one in self.use if one.is_read is False and one.is_used]
 
     def table(self) -> pd.DataFrame:
@@ -230,8 +237,8 @@ class LensResult:
         return frame.astype(dict.fromkeys(("value", "low", "high"), "float64"))
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write lens.json, lens.parquet, lens_differences.parquet and, if rows are known, lens_rows.parquet into a
-        folder, and return their paths.
+        """Write lens.json, lens.parquet, lens_differences.parquet and, if the numbers of single rows are in memory,
+        lens_rows.parquet into a folder, and return their paths.
 
         Raises:
             InputError: a number is not finite; nothing is then written.

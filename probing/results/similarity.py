@@ -1,4 +1,4 @@
-"""SimilarityResult: how alike the states of two stores are at two sites, as JSON lines and one long table."""
+"""Defines `SimilarityResult` (how similar the states of two stores are), as JSON lines and as one long table."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class SimilarityResults(Sequence[SimilarityResult]):
         """Return the word forms whose states moved most, averaged over their rows; without word forms, the rows.
 
         Args:
-            count: number of lines.
+            count: number of word forms (or rows) to return.
             second: name of the second store; None: the last.
             site: the site; None: the last that both stores have.
             least: fewest rows of a form.

@@ -35,7 +35,7 @@ class CrossResult:
         tested_on: name of the source that it was tested on.
         score: score on the test rows, mean over seeds.
         difference: this score minus that of the probe trained on the tested source itself, on the same rows; negative
-            means worse, also for measures of which lower scores are better. None if this is that probe, or there is no
+            means worse, also for measures in which lower scores are better. None if this is that probe, or there is no
             such probe.
         known: score on the rows whose label occurs in training; None if there are fewer than two such rows, or the
             score is undefined there.

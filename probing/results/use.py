@@ -76,7 +76,7 @@ class EditEffect(OldAttributes):
         total_low, total_high: ends of its 95 % interval.
         spread: standard deviation of the unedited behaviour along the natural contrast, the unit of ES.
         mediated_fraction: τ / T; None if T is not shown to differ from 0.
-        mediated_fraction_low, mediated_fraction_high: ends of its 95 % interval; None likewise.
+        mediated_fraction_low, mediated_fraction_high: ends of its 95 % interval; None if it is None.
         whole_effect_size: size of the whole effect.
         off_high: one-sided 95 % upper bound, for tests of equivalence, of the effect that is off the fitted contrast
             but may be along the true one, in SDs along it; for outputs of one dimension, the bound of |ES|.
@@ -89,8 +89,8 @@ class EditEffect(OldAttributes):
         rows: number of edited rows.
         deals: ES for other deals; a deal is a random division of the groups outside the measured fold into those that
             the shift is fitted on and those that the contrast is fitted on.
-        alike: for an interchange, the ES if states of rows with the *same* value are exchanged, which is already
-            subtracted from the others; None for other edits and for minimal pairs.
+        alike: for an interchange, the ES if states of rows with the *same* value are exchanged; it is already
+            subtracted from the other numbers. None for other edits and for minimal pairs.
     """
 
     _before: ClassVar[Mapping[str, str]] = {old: new for new, old in _STORED.items()}

@@ -133,7 +133,7 @@ class TextScores(Sequence[TextScore]):
 
     @property
     def unknown_pieces(self) -> NDArray[np.int64]:
-        """Number of unknown tokens of each text, and number of all, `(N, 2)`."""
+        """Number of tokens that the tokenizer does not know, and number of all tokens, of each text: `(N, 2)`."""
         return np.array([(text.n_unknown, text.n_pieces) for text in self], np.int64).reshape(-1, 2)
 
     @property

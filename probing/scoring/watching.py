@@ -94,7 +94,7 @@ class WatchedText:
 
     def compared(self, probe: str, rule: AlarmRule) -> Floats:
         """Return the values that a rule compares with the threshold: one after each of n tokens, `(n,)`, or for
-        `as_trained` the score of the finished text, `(1,)`; of a text without tokens none.
+        `as_trained` the score of the finished text, `(1,)`; an empty array for a text without tokens.
         """
         scores = self._scores(probe)
         if rule.alarm_on == AS_TRAINED:
@@ -206,7 +206,8 @@ def watch(
             which takes more time.
         threshold: threshold for the callback, one for all probes or a mapping by name: a number, or the result of
             `threshold` of the scores of an earlier `watch`, which keeps its share of false alarms. None means the
-            threshold that was saved with each probe. A warning says where its share does not hold.
+            threshold that was saved with each probe. A warning is given if a threshold was chosen on other scores, so
+            that its share of false alarms does not hold.
         alarm_on: what is compared with the threshold: `as_trained`, the score of a text as a whole, pooled as in
             training, when the text is finished; `as_trained_so_far`, the same of the text so far, after every token; or
             after every token an aggregation of the scores so far, such as `last`, `mean` or `max`

@@ -1,4 +1,6 @@
-"""How alike the states of two stores are: CKA, neighbours, Procrustes, transfer of probes and outputs, with nulls."""
+"""Measures how similar the states of two stores are: CKA, neighbours, Procrustes, transfer of probes, outputs, with
+nulls.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +105,9 @@ def similarity(
 
     Measures are debiased linear CKA, mutual nearest neighbours, held-out Procrustes R², and if asked for the transfer
     of probes and the KL divergence of outputs. Each has an interval from resampling clusters and a null from permuting
-    the rows of the other store by whole clusters; that of CKA is of all coordinates on at most about 1,500 rows, and R²
-    has a bound alone. Random halves of the first store's coordinates are compared as a
-    ceiling, and its untrained twin as a floor. States are read in blocks and never all at once.
+    the rows of the other store by whole clusters; the null of CKA is computed from all coordinates on at most about
+    1,500 rows, and for R² only an upper bound of the null is computed. Random halves of the first store's coordinates
+    are compared as a ceiling, and its untrained twin as a floor. States are read in blocks and never all at once.
 
     Args:
         first: a store, or its directory.
@@ -123,7 +125,8 @@ def similarity(
         neighbours: number of nearest neighbours k.
         neighbour_rows: number of random rows among which neighbours are sought.
         permutations: number of permutations of each null, 19 or more; 0: no null.
-        first_token: whether rows that contain token 0 of the input are left out (not of whole sentences).
+        first_token: `leave-out`: rows that contain token 0 of the input are left out, except where rows are whole
+            sentences; `keep`: they are not.
         outliers: `apart`: CKA is also given without outlier coordinates; `leave-out`: no measure of states reads them.
         root_seed: root of every random draw.
         to: folder for similarity.jsonl, similarity.parquet, drift.parquet, and the units by which a killed run resumes;
@@ -134,7 +137,7 @@ def similarity(
         ProvenanceMismatch: stores differ in their rows, or are not of the corpus or the models given; or the twin is
             recorded as trained.
         DegenerateDesign: there are too few rows or clusters, or states of a site do not vary.
-        UnknownSite: a store lacks a site, or no site has the same name in two stores.
+        UnknownSite: a store has no such site, or no site has the same name in two stores.
         NonFiniteStates: states are NaN or infinite.
         UnsupportedModel: a model does not predict the next token.
         UnknownName, BadParameter: a name or parameter is wrong.

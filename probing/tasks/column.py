@@ -20,10 +20,11 @@ class Column(Task):
     """`column:<name>`: the labels are the values of a column, at the level (word or sentence) at which the corpus has
     it.
 
-    Labels are real-valued if the column holds numbers, of which some are not whole numbers or more than 20 differ; sets
-    of labels if it holds JSON lists of strings; otherwise classes. `column:<name>:real` and `column:<name>:classes`
-    override this. With `column:<name>:labels`, a word or sentence has any number of labels, written `a|b` or as a JSON
-    list of strings; an empty value means no labels, and a missing value that the word or sentence is left out.
+    Labels are real-valued if the column holds only numbers and either some are not whole numbers or there are more than
+    20 different ones; they are sets of labels if it holds JSON lists of strings, and otherwise classes.
+    `column:<name>:real` and `column:<name>:classes` override this. With `column:<name>:labels`, a word or sentence has
+    any number of labels, written `a|b` or as a JSON list of strings; an empty value means no labels, and a missing
+    value that the word or sentence is left out.
     """
 
     def __init__(self, argument: str = "") -> None:
@@ -60,12 +61,13 @@ class Column(Task):
             self._require_numbers(values, corpus.source)
 
     def doubts(self, corpus: Corpus) -> dict[str, Any]:
-        """Return facts on numbers that are read as classes, or on values of several types that are one class.
+        """Return facts that make the labels doubtful: numbers that are read as classes, and values of different types
+        that are read as one class.
 
         Returns:
-            `odd_numbers`, if the column would hold numbers but for a few cells or for decimal commas: its `column`, how
-            many of how many `values` are `numbers`, and one of the others, `odd`; `merged_values`: classes that stand
-            in the data both as a number and as a string.
+            A dict. `odd_numbers` is there if all but a few values are numbers, or if numbers have decimal commas: a
+                dict with the `column`, the number of `values`, how many of them are `numbers`, and an example of the
+                others, `odd`. `merged_values` lists classes that occur in the data both as a number and as a string.
         """
         values = [value for value in values_of(corpus, self.column, self.level) if value is not None]
         odd = odd_number(values) if self.kind == "classes" and self.argument == self.column else None

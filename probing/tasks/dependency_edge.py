@@ -13,7 +13,7 @@ EDGE, NONE = "edge", "no edge"
 
 class DependencyEdge(TreeTask):
     """`dependency_edge`: the label says whether a pair of words is joined by an edge of the dependency tree. The pairs
-    are all edges and as many pairs without one, the earlier word first.
+    are all edges and, where the sentence has enough of them, as many pairs without an edge, the earlier word first.
 
     For each edge, a pair without an edge is chosen from the same sentence, with the same distance between its words or
     the nearest possible, so that distance says little about the label. The choice is pseudo-random but the same in
@@ -23,7 +23,7 @@ class DependencyEdge(TreeTask):
 
     def places(self, example: Example) -> list[tuple[int, int]]:
         """Return pairs of words (a, b), counted from 0, a before b: first those joined by an edge, then as many without
-        one.
+        one (fewer if the sentence has no more).
         """
         edges = _edges(example)
         return edges + _without_edge(example, edges)

@@ -1,4 +1,4 @@
-"""Asks for every word which word of the sentence is its head."""
+"""Labels pairs of words by whether the second word is the head of the first."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from probing.text.corpus import Corpus, Example
 
 
 class Pair(Task):
-    """`pair:<FIELD>`: the labels are those of the pairs of words that the corpus lists in that field; words are counted
-    from 0.
+    """`pair:<FIELD>`: the label of a pair of words is the one that the corpus gives it in that field, a list of entries
+    `[a, b, label]` with word indices counted from 0.
 
-    Labels are real-valued if they are numbers, of which some are not whole numbers or more than 20 differ; otherwise
-    they are classes. The probe reads the states of both words side by side, or with `pair:<FIELD>:difference` or
-    `:product` their difference or product.
+    Labels are real-valued if all are numbers and either some are not whole numbers or there are more than 20 different
+    ones; otherwise they are classes. The probe reads the states of both words side by side, or with
+    `pair:<FIELD>:difference` or `:product` their difference or product.
     """
 
     level = "pair"

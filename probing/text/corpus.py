@@ -160,7 +160,8 @@ class Corpus:
         Parquet file with the same rows. The index is left out.
 
         Args:
-            frame: one row per example: a column `text` (or `words`) and columns of labels. NaN and None are missing.
+            frame: one row per example: a column `text` (or `words`) and columns of labels. NaN and None are missing
+                values.
             name: name of the source, which messages and ids of examples contain.
             options: as for `read`: `split_seed`, `group`, and those of the table reader.
 
@@ -257,7 +258,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of texts and word spans in order, all that states depend on: not of labels and splits."""
+        """SHA-256 (hex) of all that states depend on: texts and word spans, in order, without labels and splits."""
         state = hashlib.sha256()
         for example in self.examples:
             text = example.text.encode()

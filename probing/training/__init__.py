@@ -92,8 +92,8 @@ def train(
             target).
         analyses: analyses to run at every site beside the scores, such as `code_length`; `probing list analyses` lists
             them. Their numbers are in `ProbeResults.analyses`.
-        features: dictionaries (sparse autoencoders) whose latents are probed beside the states that they are of: paths,
-            with options as in `DIR,twin=DIR,k=1|16|128`, or `Dictionary` objects. Their numbers are in
+        features: dictionaries (sparse autoencoders) whose latents are probed for comparison with the states that they
+            encode: paths, with options as in `DIR,twin=DIR,k=1|16|128`, or `Dictionary` objects. Their numbers are in
             `ProbeResults.features`, and in features.parquet.
         seeds: number of fits of each stochastic probe, with different seeds.
         root_seed: root of every random draw.

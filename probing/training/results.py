@@ -221,12 +221,14 @@ class ProbeResults(Sequence[ProbeResult]):
 
     @property
     def features(self) -> list[FeatureScores]:
-        """Comparisons of dictionaries with the states that they are of, as `train(features=…)` made them."""
+        """Comparisons of probes on a dictionary's latents with probes on the states themselves, one for each dictionary
+        and task, as `train(features=…)` made them.
+        """
         return features_of(self.analyses)
 
     def best(self, measure: str | None = None, probe: str | None = None) -> ProbeResult:
-        """Return the first result with the best score on dev, by the primary measure and of all probes unless they are
-        given; baselines are left out.
+        """Return the result with the best score on dev by a measure (default: the primary one) among those of a probe
+        (default: of all probes); if scores are equal, the first. Baselines are left out.
 
         Raises:
             UnknownName: no result was scored by that measure, or there is no such probe.
@@ -301,8 +303,8 @@ class ProbeResults(Sequence[ProbeResult]):
         return place
 
     def merged_into(self, folder: Path, *, replace: bool = False) -> ProbeResults:
-        """Return what results.jsonl of `folder` would hold after these results are merged into it, without duplicates;
-        `replace` is explained at `write`.
+        """Return the results that results.jsonl of `folder` would hold after these were merged into it, without
+        duplicates, but write nothing; for `replace` see `write`.
         """
         path = folder / "results.jsonl"
         older = read_results(path) if path.is_file() else []

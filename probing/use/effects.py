@@ -1,12 +1,12 @@
 """Measures the effects of an edit at one place on the behaviour (the measured output): τ, T, U (docs/use.md) and their
 influence values.
 
-There are three rotations of the folds: in each, edits are fitted on the rows of fold F1, the natural contrast of the
-behaviour on F2, and the effect is measured on F3; each fold takes each role once.
+There are three rotations of the folds: in each, edits are fitted on the rows of fold F1, the natural contrast (the
+difference in unedited behaviour between rows of two values of the property) on F2, and the effect is measured on F3;
+each fold takes each role once.
 
-The edit is fitted on fold F1, the contrast in behaviour on F2, and the rows of F3 are edited and measured. With weights
-p over the edited rows, changes Δ of their behaviour, and c the natural contrast between start and goal in the row's
-stratum, fitted on F2 (c' on F3):
+With weights p over the edited rows, changes Δ of their behaviour, and c the natural contrast between start and goal in
+the row's stratum, fitted on F2 (c' on F3):
 
     C = sqrt(Σ p |c|²)      τ = Σ p ⟨Δ, c⟩ / C      T = Σ p ⟨c', c⟩ / C      U = Σ p ⟨Δ, m°⟩
 
@@ -100,7 +100,7 @@ class AtPlace:
     Attributes:
         states: states by fold.
         shifts: for each rotation, how states differ between values of the property, fitted on F1.
-        swapped: by dose, what `EditMeasurement.swapped_states` returns.
+        swapped: by dose, the edited states that `EditMeasurement.swapped_states` returned.
     """
 
     states: FoldStates
@@ -163,7 +163,7 @@ class EditMeasurement:
 
     @cached_property
     def goals(self) -> list[NDArray[Any]]:
-        """Goal (class or value) that each row is edited to, by fold."""
+        """Goal of each row, by fold: the class (or value) that the edit is to give it."""
         return [goals(self.experiment, self.experiment.fold(k), seed=self.seed) for k in range(FOLDS)]
 
     def sides(self, fold: int) -> FromTo:
@@ -175,21 +175,19 @@ class EditMeasurement:
 
     @cached_property
     def exchanges(self) -> list[Exchanges]:
-        """For each fold, which row is given the state of which other row."""
+        """The exchanges of states in each fold: for every edited row, the row whose state it is given."""
         e = self.experiment
         offsets = None if self.instrument.offsets is None else self.instrument.offsets[e.rows]
         return [exchanges(e, e.fold(k), seed=child_seed(self.seed, "pairs", k), offsets=offsets) for k in range(FOLDS)]
 
     @cached_property
     def dependence(self) -> Dependence:
-        """Which rows are statistically dependent: those of one group."""
+        """Dependence between rows, for standard errors: rows of one group are dependent."""
         return Dependence(self.experiment.groups)
 
     @cached_property
     def dependence_of_exchanges(self) -> Dependence:
-        """Which rows are statistically dependent: those of one group, and those of one set in which states are
-        exchanged.
-        """
+        """Dependence between rows, for standard errors of exchanges: within a group, and within a set of exchanges."""
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets
@@ -265,8 +263,8 @@ class EditMeasurement:
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one cell and the behaviour varies in one dimension only, so that the contrasts of all folds
-        lie on one line.
+        """Whether there is only one stratum with one pair of classes, and the behaviour varies in one dimension only,
+        so that the contrasts of all folds lie on one line.
         """
         return self.experiment.n_cells == 1 and self.dimensions == 1
 
@@ -283,12 +281,12 @@ class EditMeasurement:
 
     @cached_property
     def naturals(self) -> list[NaturalContrast]:
-        """For each rotation, the natural contrast of the behaviour for edits of all rows of F3."""
+        """Natural contrast (see the module) for each rotation of the folds, if all rows of fold F3 are edited."""
         return [self._natural(r, self.folds(r)[2], self.sides(r + 2)) for r in range(FOLDS)]
 
     @cached_property
     def exchanged_naturals(self) -> list[NaturalContrast]:
-        """For each rotation, the natural contrast of the behaviour for the rows of F3 that exchange states."""
+        """Natural contrast for each rotation of the folds, if only the rows of F3 that exchange states are edited."""
         e, found = self.experiment, []
         for r in range(FOLDS):
             one = self.exchanges[(r + 2) % FOLDS]
@@ -365,7 +363,7 @@ class EditMeasurement:
 
     @cached_property
     def samples(self) -> list[tuple[Ints, Floats]]:
-        """For each rotation, the indices and weights of the edited rows for which gradients (slopes) are computed."""
+        """Indices and weights, for each rotation, of the edited rows for which gradients (slopes) are computed."""
         return [
             natural.weights.sample(self.slope_rows, generator(self.seed, "use", "slopes", r))
             for r, natural in enumerate(self.naturals)

@@ -151,7 +151,7 @@ def intervene(
         ProvenanceMismatch: an intervention in `options.comparisons` reads a file made for other states.
         EditFailed: a check of the edits failed, such as that an edit which changes nothing leaves the output as it is.
         DegenerateDesign, TooFewGroups: there are too few rows or groups of different classes.
-        UnitFailed: of several tasks, some have too few rows of different classes; the others were measured and are
+        UnitFailed: some of several tasks have too few rows of different classes; the others were measured and are
             written.
         CannotReachFile: `to` cannot be used; it is checked before work begins.
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.

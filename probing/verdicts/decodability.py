@@ -27,15 +27,15 @@ SELECTIVE, DECODABLE, NOT_SHOWN, NOT_JUDGED = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """Holds the judgement by this criterion, for one measure of one probe at one site.
+    """Holds the judgement by the criterion of decodability, for one measure of one probe at one site.
 
     Attributes:
         result: result of the probe.
         measured: the scores that the judgement is based on.
         gain: gain over the best baseline; None if there is no baseline.
         weakest: comparison with the control against which selectivity is smallest; None if there is no control.
-        status: the judgement: `selectively decodable`, `decodable`, `not beyond BASELINE`, `not shown to be decodable`
-            (better than by label frequencies) or `not judged`.
+        status: the judgement: `selectively decodable`, `decodable`, `not beyond BASELINE` (not shown to exceed that
+            baseline), `not shown to be decodable` (not shown to exceed the label frequencies) or `not judged`.
     """
 
     result: ProbeResult

@@ -1,4 +1,4 @@
-"""Formats of dictionaries; one file reads one format."""
+"""Reads dictionaries in the formats of other tools and of this package, one format per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Trains TopK and BatchTopK dictionaries on the tokens of a store, beside an untrained twin's and a random one."""
+"""Trains TopK and BatchTopK dictionaries on the tokens of a store, and compares them with a random dictionary and with
+one of an untrained twin.
+"""
 
 from __future__ import annotations
 
@@ -77,25 +79,26 @@ def train_dictionary(
     replace: bool = False,
     progress: bool | None = None,
 ) -> TrainedDictionary:
-    """Train a sparse dictionary of the tokens' states at a site, measure it beside its controls on held-out texts, and
-    return both.
+    """Train a sparse dictionary of the tokens' states at a site, measure it and its controls on held-out texts, and
+    return the dictionary with these numbers.
 
-    TopK (Gao et al. 2024) takes the k largest latents of each token, BatchTopK (Bussmann et al. 2024) those of many
-    tokens together, and afterwards a threshold that gives k in the mean. An auxiliary loss revives dead latents;
-    directions of the decoder have norm 1. Rows are read from the store in parts, so that memory does not grow with it.
-    The controls are a random dictionary of the same size and, if its store is given, the dictionary of an untrained
-    twin of the model.
+    TopK (Gao et al. 2024) keeps the k largest latents of each token. BatchTopK (Bussmann et al. 2024) keeps the n · k
+    largest latents of a batch of n tokens in training, and afterwards uses a threshold above which k latents per token
+    are active on average. An auxiliary loss revives dead latents; directions of the decoder have norm 1. Rows are read
+    from the store in parts, so that memory does not grow with it. The controls are a random dictionary of the same size
+    and, if its store is given, the dictionary of an untrained twin of the model.
 
     Args:
         states: a store of tokens (`rows="piece"`), its directory, or states `(N, D)`.
         site: site of the store.
         latents: number of latents M; None: 8 times the width.
-        k: active latents of a token.
+        k: number of active latents per token.
         architecture: `topk` or `batchtopk`.
         epochs: passes over the tokens.
-        batch: tokens of a step; None: a 128th of all, but at least 256 and at most 2048.
+        batch: number of tokens per training step; None: 1/128 of all, but at least 256 and at most 2048.
         rate: largest learning rate; None: 0.1 / √D. A larger one explains more in few passes, and more latents die.
-        precision: of the encoder's products: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it.
+        precision: precision of the encoder's matrix products: `float32`, `bfloat16`, or `auto`: bfloat16 where the
+            processor has it.
         skip: first tokens of each text that are left out; many models have states of another kind there.
         max_rows: largest number of tokens, in whole texts chosen at random; None: all.
         twin: store of the untrained twin of the model on the same corpus.
@@ -111,7 +114,7 @@ def train_dictionary(
 
     Raises:
         ConfigError: `to` holds another dictionary, and `replace` is not set.
-        BadParameter: an option is out of range, or rows of the store are no tokens.
+        BadParameter: an option is out of range, or rows of the store are not tokens.
         DegenerateDesign: there are more latents than tokens, or too few tokens, the states do not vary, all latents are
             dead, or training does not converge (of several passes, the last leaves all variance unexplained).
         NonFiniteStates: a state is not finite.

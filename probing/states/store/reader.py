@@ -125,7 +125,9 @@ class Store:
 
     @property
     def role(self) -> str:
-        """What the store holds: `states`, `replay` (all that a run from the middle needs) or `latents`."""
+        """Kind of the store: `states`, `replay` (states of whole sequences, with all that `Replay` needs) or
+        `latents`.
+        """
         return self._recipe.role
 
     @property

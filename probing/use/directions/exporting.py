@@ -180,8 +180,8 @@ def export_vectors(
 def export_to_neuronpedia(
     path: str | Path, evidence: Sequence[Evidence], *, model: str, start: float = 0, goal: float = 1
 ) -> Path:
-    """Write vectors of residual streams as a JSON list, each entry what Neuronpedia's `vector/new` takes; the verdict
-    stands in the label.
+    """Write vectors of residual streams as a JSON list, each entry in the form that Neuronpedia's `vector/new` accepts;
+    the label contains the verdict.
 
     Args:
         path: path of the file.

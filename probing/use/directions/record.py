@@ -2,7 +2,7 @@
 it.
 
 The arrays of each kind of evidence, with their shapes (W strata, K classes, D width of a state, r directions that an
-eraser removes):
+eraser removes); `counts` are numbers of rows, and `shares` are the strata's shares of them:
 
     class_mean   means (W, K, D), counts (W, K), shares (W,); for real values slopes (W, D), shares (W,)
     leace        left (D, r), right (D, r), centre (D,)
@@ -221,7 +221,7 @@ class Evidence:
             states: `(n, D)` states to edit.
             start: class code (or real value) of each row before the edit, `(n,)` or one for all rows; erasers ignore
                 it.
-            goal: class code (or real value) of each row after the edit, likewise.
+            goal: class code (or real value) of each row after the edit, `(n,)` or one for all rows; erasers ignore it.
             strata: `(n,)` codes in the order of `header.strata`; None means one shift for all rows.
             dose: factor of the edit; 1 is the whole edit.
 

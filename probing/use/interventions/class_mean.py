@@ -16,8 +16,8 @@ from probing.use.interventions._edits import Floats, Goals, columns_of
 @dataclass(frozen=True, eq=False)
 class ClassMeanEdit(Edit):
     """Shifts a state h to h + a (m[goal, w] − m[z, w]), where z and goal are the row's value of the property before and
-    after the edit and w is its stratum (the rows that agree with it in all covariates); for real values to h + a (goal
-    − z) m[0, w].
+    after the edit and w is its stratum (the rows that agree with it in all covariates); for real values, shifts h to h
+    + a (goal − z) m[0, w].
 
     Attributes:
         means: m, the mean states of K classes in W strata, `(K, W, D)`; for real values slopes, `(1, W, D)`. W is 1 if

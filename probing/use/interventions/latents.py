@@ -32,7 +32,7 @@ class LatentEdit(Edit):
     h, f' their new values, W the directions `(c, D)` of the decoder, a the scale, and s(h) the factor by which the
     dictionary normalises h (1 if it does not).
 
-    What the dictionary leaves unexplained, h less its reconstruction, is thereby the same after the edit.
+    The reconstruction error, h minus its reconstruction, is therefore the same after the edit.
 
     Attributes:
         dictionary: the dictionary.
@@ -100,7 +100,7 @@ class LatentEdit(Edit):
         return [int(one) for one in self.chosen[(np.asarray(self.values) != 0).any(0)]]
 
     def influence(self, states: NDArray[np.float32], targets: Targets, goals: Goals, sensitivity: Floats) -> Floats:
-        """Return the influence of the rows that the means were computed from, `(N,)`."""
+        """Return the influence of the N rows that the means were computed from, `(N,)` (see `Edit.influence`)."""
         influence = np.zeros(len(self.values))
         if self.to == "zero" or not len(self.chosen):
             return influence
@@ -129,14 +129,14 @@ class Latents(Intervention):
     """Sets chosen latents of a dictionary (a sparse autoencoder) to their mean over the rows of the goal's class, or to
     0, and adds the decoded difference to the state, so that the dictionary's reconstruction error stays in it.
 
-    Its effect as a share of that of the class-mean swap says what part of the latter these latents mediate. It is never
-    part of a verdict.
+    Its effect divided by that of the class-mean swap is the share of the swap's effect that these latents mediate. It
+    is never part of a verdict.
 
     Args:
         dictionary: folder or file of the dictionary; it is used at the site that the dictionary names.
-        latents: numbers of the latents, joined by `|`; "": those that rank first.
-        top: number of latents that are taken if none are named: those with the largest |mean difference| between the
-            rows of a class and all others (for real values, the largest covariance). 0 changes nothing.
+        latents: numbers of the latents, joined by `|`; "": the `top` latents that differ most between classes.
+        top: if `latents` is empty, the number of latents to set: those with the largest |mean difference| between the
+            rows of a class and all others (for real values, the largest covariance). With 0, the edit changes nothing.
         to: `mean`, or `zero`.
         site: site of the states; "": that which the dictionary names.
         instead: a control in place of the edit: `latents`, as many randomly chosen latents, or `directions`, shifts
@@ -179,7 +179,7 @@ class Latents(Intervention):
 
     @property
     def files(self) -> Sequence[Path]:
-        """Files of the dictionary."""
+        """Paths of the files of the dictionary (a sparse autoencoder)."""
         place = Path(self.dictionary).expanduser()
         return sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
 
@@ -192,11 +192,11 @@ class Latents(Intervention):
         return site == (self.site or self._loaded().site)
 
     def check(self, site: str, width: int, model: Mapping[str, Any] | None) -> None:
-        """Check that the dictionary is of these states, and has the latents.
+        """Check that the dictionary was made for states of this width and model, and that it has the chosen latents.
 
         Raises:
-            ProvenanceMismatch: it is of another width or model.
-            UnsupportedFormat: it is a transcoder, which decodes to another place.
+            ProvenanceMismatch: it was made for states of another width or model.
+            UnsupportedFormat: it is a transcoder, which decodes the states of another site than it encodes.
             BadParameter: there is no such latent.
         """
         dictionary = self._loaded()
