@@ -279,7 +279,7 @@ class ProbingWarning(UserWarning):
 
 
 class DoubtfulAnswer(ProbingWarning):
-    """A measured answer may be misspelt: the model finds it far more probable with, or without, a space before it."""
+    """An answer may be misspelt (far likelier with, or without, a space before it), or few words decide a property."""
 
 
 class NotForThisTask(ProbingWarning):

@@ -24,6 +24,8 @@ def finish_use(job: Any, quiet: bool, as_json: bool, details: bool) -> None:
         run = job.run(progress=not quiet)
     except UnitFailed as failure:
         if (Path(job.to) / "use.jsonl").is_file():
+            if not as_json:
+                say(f"In {job.to}, with verdicts of earlier runs; what failed in this one is named at the end:")
             _show_use(import_module("probing.verdicts.judging").read_use_run(job.to), job, as_json, details)
         raise failure
     _show_use(run, job, as_json, details)

@@ -157,7 +157,8 @@ def intervene(
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
     Warns:
-        DoubtfulAnswer: an answer spelt with or without a space before it is far more probable than the answer itself.
+        DoubtfulAnswer: an answer spelt with or without a space before it is far more probable than the answer itself; or
+            one of a few words in each text decides a property, and the corpus has no groups.
         DoubtfulData: no row of a task has a counterpart that agrees in the covariates, such as where another task
             determines it: nothing was edited, and its verdicts are *inconclusive*.
         NotResumed: the behaviour is an object of your own, or has a parameter that is a function.
@@ -236,9 +237,8 @@ def intervene(
                 known.put(key, found)
             results.append(found)
             advance(done, len(names))
-    of_data = {doubt for name in names for doubt in subjects.doubts(name)}
     for doubt in dict.fromkeys(doubt for result in results for doubt in result.doubts):
-        warnings.warn(doubt, DoubtfulData if doubt in of_data else DoubtfulAnswer, stacklevel=2)
+        warnings.warn(doubt, DoubtfulAnswer, stacklevel=2)
     for one in results:
         if one.unmatched:
             warn_user(f"{one.task}: use inconclusive, nothing was edited: {one.unmatched}", DoubtfulData)
