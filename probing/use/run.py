@@ -157,7 +157,7 @@ def intervene(
         BadTwin, OverlappingGroups: minimal pairs differ in more than the property, or are in different groups.
 
     Warns:
-        DoubtfulAnswer: an answer spelt with or without a space before it is far more probable than the answer itself; or
+        DoubtfulAnswer: an answer spelt with or without a space before it is far likelier than the answer itself; or
             one of a few words in each text decides a property, and the corpus has no groups.
         DoubtfulData: no row of a task has a counterpart that agrees in the covariates, such as where another task
             determines it: nothing was edited, and its verdicts are *inconclusive*.
