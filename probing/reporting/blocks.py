@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from probing.reporting.charts import Chart
-from probing.reporting.wording import (
-    decimal,
-    interval,
-)
-from probing.results.probe import Score
+from probing.reporting.charts import Chart, described, panel_chart
+from probing.reporting.grids import HeatMap, map_chart
+from probing.reporting.panels import Panel
+from probing.reporting.wording import Estimate, decimal, interval
 
 Kind = Literal["", "yes", "half", "no"]
 
@@ -22,6 +21,9 @@ class Number:
 
     text: str
     small: str = ""
+
+
+Cell = str | Number
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Table:
 
     caption: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str | Number]]
+    rows: Sequence[Sequence[Cell]]
     texts: Sequence[int] = (0,)
     marked: int | None = None
     source: str = "results.parquet"
@@ -64,12 +66,15 @@ class Words:
     lines: Sequence[str]
 
 
+Block = Table | Figure | Words
+
+
 @dataclass(frozen=True)
 class Fold:
     """Holds a folded part of the page: its title, and the blocks that are shown when it is opened."""
 
     title: str
-    blocks: Sequence[Table | Figure | Words]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -94,13 +99,33 @@ class Section:
     claims: Sequence[str] = ()
     kind: Kind = ""
     notes: Sequence[str] = ()
-    blocks: Sequence[Table | Figure | Words] = ()
+    blocks: Sequence[Block] = ()
     folds: Sequence[Fold] = field(default_factory=tuple)
 
 
-def number(found: Score | None) -> Number:
-    """Return a score and its interval as a table cell; a dash for None."""
-    return Number("–") if found is None else Number(decimal(found.value), interval(found))
+def number(found: Estimate | None, places: int = 3) -> Number:
+    """Return a value and its interval as a table cell; a dash for None."""
+    return Number("–") if found is None else Number(decimal(found.value, places), interval(found, places))
+
+
+def panels_figure(panels: Sequence[Panel], caption: str = "") -> Figure:
+    """Return panels as a figure, described by the ends of their curves."""
+    return Figure([panel_chart(panel) for panel in panels], caption, described(panels))
+
+
+def maps_figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:
+    """Return heat maps as a figure, described by their largest values."""
+    return Figure([map_chart(one) for one in maps], caption, ". ".join(one.description for one in maps))
+
+
+def map_table(found: HeatMap) -> Table:
+    """Return the numbers of a heat map as a table."""
+    rows = [
+        [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
+        for name, values in zip(found.rows, found.values.tolist(), strict=True)
+    ]
+    of = f" {found.y_label.capitalize()} by {found.x_label}." if found.x_label and found.y_label else ""
+    return Table(f"{found.title}: {found.label}.{of}", [found.y_label, *found.columns], rows, source="the data")
 
 
 READING = (

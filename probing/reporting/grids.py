@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,21 @@ class HeatMap:
                 found=f"shape {self.values.shape}",
                 where=self.title,
             )
+
+    @classmethod
+    def of_cells(
+        cls, title: str, cells: Iterable[tuple[str, str, float]], label: str, *axes: str, **more: Any
+    ) -> HeatMap:
+        """Return the heat map of triples (row, column, number); `more` has other attributes. Rows and columns stand in
+        the order in which they first occur, unless `more` names them.
+        """
+        known = list(cells)
+        rows = tuple(more.pop("rows", dict.fromkeys(row for row, _, _ in known)))
+        columns = tuple(more.pop("columns", dict.fromkeys(column for _, column, _ in known)))
+        values = np.full((len(rows), len(columns)), np.nan)
+        for row, column, value in known:
+            values[rows.index(row), columns.index(column)] = value
+        return cls(title, rows, columns, values, label, *axes, **more)
 
     @property
     def limit(self) -> float:
@@ -127,23 +142,20 @@ def transfer_maps(results: Sequence[CrossResult]) -> list[HeatMap]:
 def _transfer_map(task: str, probe: str, group: Sequence[CrossResult]) -> HeatMap:
     measure = group[0].measure
     chosen = [one for one in group if one.measure == measure]
-    sites = sorted(dict.fromkeys(one.site for one in chosen), key=site_order)
+    sites = sorted({one.site for one in chosen}, key=site_order)
     title, label = f"{task}: {probe}", f"{measure_title(measure)} on test rows"
     if len(sites) == 1:
-        keys = [(one.trained_on, one.tested_on) for one in chosen]
-        names = ("trained on", "tested on")
         title += f" at {sites[0]}" if not sites[0].startswith("(") else ""
+        cells = [(one.trained_on, one.tested_on, one.score.value) for one in chosen]
+        axes = ("trained on", "tested on")
     else:
-        keys = [(f"{one.trained_on} → {one.tested_on}", one.site) for one in chosen]
-        names = ("trained on → tested on", "site")
-    rows = tuple(dict.fromkeys(row for row, _ in keys))
-    columns = tuple(dict.fromkeys(column for _, column in keys)) if len(sites) == 1 else tuple(sites)
-    values = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), one in zip(keys, chosen, strict=True):
-        values[rows.index(row), columns.index(column)] = one.score.value
+        cells = [(f"{one.trained_on} → {one.tested_on}", one.site, one.score.value) for one in chosen]
+        axes = ("trained on → tested on", "site")
     sizes = sorted({one.score.n for one in chosen})
     label += f"; n {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
-    return HeatMap(title, rows, columns, values, label, *names, is_share=chosen[0].score.unit in ("fraction", "R²"))
+    is_share = chosen[0].score.unit in ("fraction", "R²")
+    more: dict[str, Any] = {} if len(sites) == 1 else {"columns": sites}
+    return HeatMap.of_cells(title, cells, label, *axes, is_share=is_share, **more)
 
 
 def confusion_map(task: TaskResults) -> HeatMap | None:

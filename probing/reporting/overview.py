@@ -12,7 +12,7 @@ from probing.reporting.findings import judge, unjudged_because
 from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, by_task, model_of, site_order, split_site
 from probing.reporting.use_panels import Use, uses
-from probing.reporting.use_words import MARKS, SHORT, effect_words
+from probing.reporting.use_words import MARKS, SHORT, effect
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import decimal, measure_title, short, with_interval
 from probing.results.probe import ProbeResult, Score
@@ -68,7 +68,7 @@ def _probe_words(judgement: Judgement | None) -> dict[str, str]:
 
 
 def _use_words(cell: UseCell, verdict: Verdict) -> dict[str, str]:
-    edit, found = cell.subspace, {"swap, SD": effect_words(cell.subspace)}
+    edit, found = cell.subspace, {"swap, SD": with_interval(effect(cell.subspace), 2)}
     if edit.mediated_fraction is not None:
         found["mediated fraction"] = decimal(edit.mediated_fraction, 2)
     return found | ({"flags": ", ".join(verdict.flags)} if verdict.flags else {})

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -23,19 +23,30 @@ from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
-from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
+from probing.reporting.blocks import (
+    LIMITS,
+    READING,
+    USE_READING,
+    Figure,
+    Fold,
+    Section,
+    Table,
+    Words,
+    map_table,
+    maps_figure,
+)
 from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.latent_sections import contexts_section, training_section
 from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
-from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
+from probing.reporting.sections import overview_figure, side_by_side, task_section
 from probing.reporting.similarity_sections import similarity_section
 from probing.reporting.task_results import TaskResults
 from probing.reporting.transfer_sections import transfer_section
 from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
-from probing.reporting.wording import plural
+from probing.reporting.wording import plural, sentence_case
 from probing.results.analysis import Failure
 from probing.results.circuit import CircuitResult
 from probing.results.dictionary_training import DictionaryTraining
@@ -97,13 +108,7 @@ def rendered(contents: Contents) -> bytes:
     without script are left out, and the page says so.
     """
     found = overview(contents.entries())
-    values = {
-        "overview": found,
-        "grids": overview_figure(found),
-        "runs": side_by_side(contents.tasks),
-        "sections": _sections(contents, found),
-    }
-    return _fitted(lambda size, drawer: _document(contents, found, values, drawer, size))
+    return _fitted(_document(contents, found, _sections(contents, found)))
 
 
 def _sections(contents: Contents, found: Overview) -> list[Section]:
@@ -113,10 +118,12 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         claims = list(dict.fromkeys(row.decodability for row in rows if row.decodability))
         claims += [f"{row.name}: {row.use}" if len(rows) > 1 else row.use for row in rows if row.use]
         names = tuple(row.name for row in rows)
-        claims = [claim + "." if claim.startswith(names) else claim[:1].upper() + claim[1:] + "." for claim in claims]
+        claims = [claim + "." if claim.startswith(names) else sentence_case(claim) + "." for claim in claims]
         sections.append(task_section(task, uses, anchor, claims) if task else use_section(uses[0], anchor, claims))
     if contents.patching:
-        sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
+        blocks = [Words("p", [_PATCHING]), maps_figure(contents.patching)]
+        fold = Fold("The same numbers as tables", [map_table(one) for one in contents.patching])
+        sections.append(Section("patching", "Patching", blocks=blocks, folds=[fold]))
     if contents.transfer:
         sections.append(transfer_section(contents.transfer, "transfer"))
     if contents.similarity:
@@ -167,10 +174,14 @@ class _Drawer:
         return Markup(self._drawings[id(chart)])
 
 
-def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer: _Drawer, size: Size) -> str:
-    names = [section.title for section in parts["sections"]]
-    values = parts | {
-        "title": ", ".join(names) or "nothing",
+def _document(contents: Contents, found: Overview, sections: Sequence[Section]) -> dict[str, Any]:
+    """Return the values of the page's template."""
+    return {
+        "overview": found,
+        "grids": overview_figure(found),
+        "runs": side_by_side(contents.tasks),
+        "sections": sections,
+        "title": ", ".join(section.title for section in sections) or "nothing",
         "heading": _heading(contents),
         "about": _about(contents),
         "models": found.models if len(found.models) > 1 else (),
@@ -180,35 +191,19 @@ def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer
         "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
         "limits": LIMITS if found.rows else (),
     }
-    return _filled(values, drawer, size)
 
 
 def rendered_sections(sections: Sequence[Section], *, heading: str, about: Sequence[str]) -> bytes:
     """Return a page of sections alone as HTML in UTF-8, within the size of `rendered`."""
-    nothing = overview([])
-    values = {
-        "overview": nothing,
-        "grids": overview_figure(nothing),
-        "runs": [],
-        "sections": sections,
-        "title": heading,
-        "heading": heading,
-        "about": about,
-        "models": (),
-        "failures": (),
-        "unmatched": (),
-        "failed": "",
-        "reading": (),
-        "limits": (),
-    }
-    return _fitted(lambda size, drawer: _filled(values, drawer, size))
+    values = _document(Contents(), overview([]), sections)
+    return _fitted(values | {"title": heading, "heading": heading, "about": about})
 
 
-def _fitted(document: Callable[[Size, _Drawer], str]) -> bytes:
+def _fitted(values: dict[str, Any]) -> bytes:
     """Return a page in the first of the sizes in which it is below 3 MB, or in the last."""
     drawer, found = _Drawer(), b""
     for size in _SIZES:
-        found = document(size, drawer).encode()
+        found = _filled(values, drawer, size).encode()
         if len(found) < MAX_BYTES:
             break
     return found
