@@ -15,6 +15,7 @@ from probing.errors import BadParameter, printable
 from probing.reporting.charts import INK, Chart, Row, ink, layer, named, nominal, rounded, shape_encodings, tip
 from probing.reporting.names import chosen_line, fitted, quoted, width_of
 from probing.reporting.overview import Cell, Overview
+from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, site_order
 from probing.reporting.wording import decimal, measure_title, plural
 from probing.results.patching import PatchingResult
@@ -241,7 +242,8 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     kept = [row for row in found.rows if model in (None, row.model)]
     if not kept:
         raise BadParameter("no result of that model", needed=f"one of: {', '.join(found.models)}", found=str(model))
-    order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
+    sites = sorted({site for row in kept for site in row.sites}, key=site_order)
+    order = {site: i for i, site in enumerate(sites)}
     several = len({row.model for row in kept}) > 1
     names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
     step = max(4.5, min(48.0, 880 / max(1, len(order))))
@@ -255,7 +257,7 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
         for cell in row.cells
     ]
     most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
-    ticks, label = found.ticks(list(order))
+    ticks, label = site_ticks(sites)
     scale = {"domain": [0, len(order)], "nice": False}
     encoding: Chart = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},

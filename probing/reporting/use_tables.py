@@ -41,7 +41,8 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     undecided.
     """
     for group in _grouped(verdicts):
-        letters = _letters(group)
+        flags = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
+        letters = {name: chr(ord("a") + i) for i, name in enumerate(flags)}
         print_lines(console, [_heading(group[0])], style="bold")
         console.print(_table(group, letters, console.width))
         print_lines(console, [_notes(group, console.width)], style="dim")
@@ -69,12 +70,6 @@ def _heading(first: Verdict) -> str:
     return f"Is {first.task} used by {first.model or 'the model'}{of}?{rows}{coverage}"
 
 
-def _letters(group: Sequence[Verdict]) -> dict[str, str]:
-    """Return a letter for each flag of the table."""
-    names = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
-    return {name: chr(ord("a") + i) for i, name in enumerate(names)}
-
-
 def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Table:
     table = grid(["acc." if name == "accuracy" and width < WIDE else name for name in _COLUMNS], texts=(0, 5))
     table.columns[-1].no_wrap = True
@@ -92,7 +87,8 @@ def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
     if edit is not None:
         dagger = "†" if verdict.word is Word.USED_SITE else ""
         own = with_interval(effect(edit), 2) if width >= WIDE else _narrow(edit)
-        numbers = [own + dagger, _mediated(edit, width), _p(edit)]
+        p = p_value(adjusted_p(edit)).replace("< 0", "<").removeprefix("0")
+        numbers = [own + dagger, _mediated(edit, width), p]
     return [verdict.place, short(gate.accuracy) if gate else "–", *numbers, SHORT[verdict.word] + flags]
 
 
@@ -107,7 +103,8 @@ def _print_doses(cells: Sequence[UseCell], console: Console) -> None:
         by_dose = {cell.dose: cell.subspace.effect_size} | dict(cell.dose_curve)
         effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
         alike = [decimal(cell.whole.alike, 2)] if has_alike else []
-        rows.append([cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2), *alike])
+        detectable = max(edit.smallest_detectable_effect for edit in (cell.subspace, cell.whole))
+        rows.append([cell.place, *effects, decimal(cell.completeness, 2), decimal(detectable, 2), *alike])
     head = ["swap by dose", *(f"{dose:g}" for dose in doses), "complete", "MDE"]
     print_table(console, [*head, *(["same value"] if has_alike else [])], rows, (0,), note=_DOSES_SAID)
 
@@ -136,10 +133,6 @@ def _at(effect: float | None, *, is_taken: bool) -> str:
     return "–" if effect is None else f"{decimal(effect, 2)}{'*' if is_taken else ' '}"
 
 
-def _mde(cell: UseCell) -> float:
-    return max(cell.subspace.smallest_detectable_effect, cell.whole.smallest_detectable_effect)
-
-
 def _narrow(edit: EditEffect) -> str:
     """Return an effect and half the width of its interval, as `0.12 ±.07`."""
     return f"{decimal(edit.effect_size, 2)} {folded(effect(edit), 2).partition(' ')[2]}"
@@ -150,10 +143,6 @@ def _mediated(edit: EditEffect, width: int) -> str:
     if found is None or not interval(found):
         return "–"
     return with_interval(found, 2, decimal if width >= WIDE else short)
-
-
-def _p(edit: EditEffect) -> str:
-    return p_value(adjusted_p(edit)).replace("< 0", "<").removeprefix("0")
 
 
 def _notes(group: Sequence[Verdict], width: int) -> str:

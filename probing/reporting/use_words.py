@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from probing.reporting.latent_words import edit_title
-from probing.reporting.methods import bibtex
+from probing.reporting.methods import bibtex, sites_in_short
 from probing.reporting.wording import Interval, decimal, p_value, plural, with_interval
 from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
@@ -224,13 +224,12 @@ def use_bibtex(result: UseResult) -> str:
 def _question(result: UseResult) -> str:
     sites = list(dict.fromkeys(cell.site for cell in result.cells))
     positions = [p for p in dict.fromkeys(cell.position for cell in result.cells) if p]
-    where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     at = f", at {', '.join(positions)}," if positions else ""
     pieces = f" (pieces {answers_said(result.answers)})" if result.answers else ""
     model = ModelFacts.of(result.model, result.settings.get("model_facts")).label if result.model else "the model"
     return (
         f"We asked whether {result.behaviour or 'the output'}{pieces} of {model} depends on "
-        f"{result.task} through the states at {where}{at} by exchanging the property there."
+        f"{result.task} through the states at {sites_in_short(sites)}{at} by exchanging the property there."
     )
 
 
