@@ -7,18 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from probing.reporting.blocks import (
-    Block,
-    Cell,
-    Figure,
-    Fold,
-    Number,
-    Section,
-    Table,
-    Words,
-    number,
-    panels_figure,
-)
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, number, panels_figure
 from probing.reporting.charts import Chart, ink, layer, nominal, rounded, tip
 from probing.reporting.panels import Curve, Panel, Point, points
 from probing.reporting.terminal import print_limits, print_lines, print_table

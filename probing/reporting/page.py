@@ -312,20 +312,20 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
-    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lenses)
-    if contents.circuits and not any(others):
-        return "Which parts give the answers"
-    if contents.lenses and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
-        return "What lenses read at each site"
-    if not contents.tasks and not contents.uses:
-        if contents.dictionary is not None:
-            return "What a dictionary makes of hidden states"
-        if contents.contexts is not None:
-            return "What excites latents"
-        if contents.patching:
-            return "Where a difference between prompts travels"
-        return "What transfers between sources" if contents.transfer else "How alike states are"
-    return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
+    if contents.tasks or contents.uses:
+        return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
+    is_lens_first = contents.lenses and not (contents.patching or contents.transfer)
+    others = (contents.patching, contents.transfer, contents.similarity, contents.lenses)
+    titles = (
+        (contents.circuits and not any(others), "Which parts give the answers"),
+        (is_lens_first, "What lenses read at each site"),
+        (contents.dictionary is not None, "What a dictionary makes of hidden states"),
+        (contents.contexts is not None, "What excites latents"),
+        (contents.patching, "Where a difference between prompts travels"),
+        (contents.transfer, "What transfers between sources"),
+        (True, "How alike states are"),
+    )
+    return next(title for is_shown, title in titles if is_shown)
 
 
 _MOST_MODELS = 3  # named in the head of a page

@@ -9,18 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from probing.reporting.blocks import (
-    Block,
-    Cell,
-    Figure,
-    Fold,
-    Number,
-    Section,
-    Table,
-    Words,
-    maps_figure,
-    number,
-)
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, maps_figure, number
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, together
 from probing.reporting.grids import HeatMap, map_chart

@@ -239,10 +239,7 @@ def _rows(result: UseResult) -> str:
     said = {
         "nothing": "without strata",
         "crossing": f"in {strata} that cross the values of {', '.join(result.covariates)}",
-    }.get(
-        result.stratified_by,
-        f"in {strata} of the propensity of the property given {', '.join(result.covariates)}",
-    )
+    }.get(result.stratified_by, f"in {strata} of the propensity of the property given {', '.join(result.covariates)}")
     return (
         f"{plural(result.n_rows, 'row')} ({kind}; {100 * result.coverage:.0f} % of those labelled) have counterparts "
         f"{said}; they were split into three folds by {_MARKS_LEFT.get(result.grouped_by, result.grouped_by)}: one "
