@@ -23,18 +23,7 @@ from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
-from probing.reporting.blocks import (
-    LIMITS,
-    READING,
-    USE_READING,
-    Figure,
-    Fold,
-    Section,
-    Table,
-    Words,
-    map_table,
-    maps_figure,
-)
+from probing.reporting.blocks import Figure, Fold, Section, Table, Words, map_table, maps_figure
 from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.latent_sections import contexts_section, training_section
@@ -188,8 +177,7 @@ def _document(contents: Contents, found: Overview, sections: Sequence[Section]) 
         "failures": contents.failures,
         "unmatched": contents.unmatched,
         "failed": plural(len(contents.failures), "task"),
-        "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
-        "limits": LIMITS if found.rows else (),
+        "has_use": bool(contents.uses),
     }
 
 
