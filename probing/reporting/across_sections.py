@@ -23,7 +23,6 @@ from probing.reporting.findings import finding
 from probing.reporting.task_results import score, site_order
 from probing.reporting.terminal import WIDE, grid, print_lines
 from probing.reporting.wording import correction_title, folded, p_value, plural, with_interval
-from probing.results.probe import MeasureResult
 from probing.system.screen import shown
 
 
@@ -36,14 +35,11 @@ def rows(across: AcrossModels) -> tuple[list[str], list[list[Cell]]]:
     head += ["difference", "from", "adjusted p"] if across.pairs else []
     head += ["selectivity", "gain over baseline", "finding"]
     models = [_row(across, i, is_stepped) for i in range(len(across.tasks))]
-    known = [(one.probe, score(one, across.tasks[0].primary)) for one in across.tasks[0].baselines]
-    return head, models + [_baseline_row(head, name, found) for name, found in known if found]
-
-
-def _baseline_row(head: Sequence[str], name: str, found: MeasureResult) -> list[Cell]:
-    """Return the row of a baseline, which reads no state of any model."""
-    cells: dict[str, Cell] = {"model": f"baseline {name}", "score": number(found.score)}
-    return [cells.get(column, "–") for column in head]
+    for baseline in across.tasks[0].baselines:
+        if found := score(baseline, across.tasks[0].primary):
+            cells: dict[str, Cell] = {"model": f"baseline {baseline.probe}", "score": number(found.score)}
+            models.append([cells.get(column, "–") for column in head])
+    return head, models
 
 
 def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[Cell]:
@@ -64,12 +60,13 @@ def section(across: AcrossModels, anchor: str) -> Section:
     drawn, found = panels(across), site_map(across)
     described_map = [found.description] if found else []
     head, body = rows(across)
+    texts = [i for i, name in enumerate(head) if name in ("model", "best site", "from", "finding")]
     caption = (
         "Test rows, at the site and probe that are best on dev for each model; bands are 95 % intervals. Dotted: "
         "baselines that read no state, and so no model. The map has every site."
     )
     figure = Figure(charts(across), caption if drawn else "", ". ".join([described(drawn), *described_map]))
-    table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, _texts(head))
+    table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, texts)
     folds = [Fold("Scores at each site", [map_table(found)] if found else [])]
     folds += [Fold("Differences at each site", [_site_table(across)])] if across.by_site else []
     return Section(
@@ -94,11 +91,6 @@ def _tested(across: AcrossModels) -> str:
     row = next(iter(across.pairs.values()))
     how = f"{correction_title(row['correction'])}-adjusted over {plural(len(across.pairs), 'pair')}"
     return f" Differences are paired, on the same {row['n']:,} rows and resamples; p is {how}."
-
-
-def _texts(head: Sequence[str]) -> list[int]:
-    """Return the numbers of the columns that hold words."""
-    return [i for i, name in enumerate(head) if name in ("model", "best site", "from", "finding")]
 
 
 def _site_table(across: AcrossModels) -> Table:

@@ -9,7 +9,15 @@ from probing.reporting.terminal import print_lines, print_table
 from probing.reporting.wording import decimal, plural
 from probing.results.dictionary_training import LIMITS as TRAINING_LIMITS
 from probing.results.dictionary_training import RANDOM, ROLES, TWIN, DictionaryQuality, DictionaryTraining
-from probing.results.latent_contexts import LIMITS, TOP, LatentContexts, LatentFacts, ProbeBeside
+from probing.results.latent_contexts import (
+    LIMITS,
+    TOP,
+    Disagreement,
+    LatentContext,
+    LatentContexts,
+    LatentFacts,
+    ProbeBeside,
+)
 
 _HEADS = (
     "dictionary",
@@ -27,6 +35,8 @@ _VISIBLE = 10  # latents whose contexts are not folded
 def training_section(result: DictionaryTraining, anchor: str) -> Section:
     """Return the section of the page on a dictionary that was trained."""
     rows: list[list[Cell]] = [_cells(one) for one in result.qualities]
+    others = [f"{one.unexplained:.1%} ({_called(one)})" for one in result.qualities if one is not result.trained]
+    against = f"Left unexplained by the controls: {', '.join(others)}."
     table = Table("On held-out texts.", _HEADS, rows, source="dictionary_training.parquet")
     errors: list[list[Cell]] = [[str(k), Number(decimal(e, 4))] for k, e in enumerate(result.errors, start=1)]
     curve = Table("In the mean over the steps of each pass.", ("pass", "variance unexplained"), errors)
@@ -35,7 +45,7 @@ def training_section(result: DictionaryTraining, anchor: str) -> Section:
         f"Dictionary of {result.site or 'states'}",
         models=[result.model] if result.model else [],
         about=about_training(result),
-        claims=[quality_sentence(result), *_against(result)],
+        claims=[quality_sentence(result), *([against] if others else [])],
         notes=result.doubts,
         blocks=[
             table,
@@ -66,11 +76,6 @@ def quality_sentence(result: DictionaryTraining) -> str:
         f"unexplained{loss}; {own.alive:.0%} of its latents are active on held-out tokens"
         + ("." if own.alive_in_training is None else f", {own.alive_in_training:.0%} on tokens of train.")
     )
-
-
-def _against(result: DictionaryTraining) -> list[str]:
-    others = [f"{one.unexplained:.1%} ({_called(one)})" for one in result.qualities if one is not result.trained]
-    return [f"Left unexplained by the controls: {', '.join(others)}."] if others else []
 
 
 def _recovered(one: DictionaryQuality) -> str:
@@ -194,7 +199,7 @@ def _cut(one: ProbeBeside) -> str:
 
 def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
     rows: list[list[Cell]] = [
-        [one.band, Number(decimal(one.activation, 2)), _line(one.left, one.token, one.right), one.id]
+        [one.band, Number(decimal(one.activation, 2)), _line(one), one.id]
         for one in result.contexts
         if one.latent == facts.latent
     ]
@@ -211,7 +216,7 @@ def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
             Number(decimal(one.activation, 2)),
             Number(decimal(one.probe_score, 2)),
             one.label,
-            _line(one.left, one.token, one.right),
+            _line(one),
             one.id,
         ]
         for one in result.disagreements
@@ -225,12 +230,13 @@ def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
     return Table(caption, head, rows, texts=(0, 3, 4, 5), source="latent_disagreements.parquet")
 
 
-def _line(left: str, token: str, right: str, most: int | None = None) -> str:
-    before, after = " ".join(left.split("\n")), " ".join(right.split("\n"))
+def _line(one: LatentContext | Disagreement, most: int | None = None) -> str:
+    """Return a context as a line in which its token is marked, cut to `most` characters on either side."""
+    before, after = " ".join(one.left.split("\n")), " ".join(one.right.split("\n"))
     if most is not None:
         before = before if len(before) <= most else f"…{before[-most:]}"
         after = after if len(after) <= most else f"{after[:most]}…"
-    return f"{before}«{token}»{after}" if token else f"{before}{after}"  # a whole text has no marked part
+    return f"{before}«{one.token}»{after}" if one.token else f"{before}{after}"  # a whole text has no marked part
 
 
 def print_contexts(result: LatentContexts, console: Console, *, details: bool) -> None:
@@ -240,19 +246,13 @@ def print_contexts(result: LatentContexts, console: Console, *, details: bool) -
         active = f"active on {facts.density:.2%}" if facts.density else "never active"
         title = " · ".join(filter(None, (f"latent {facts.latent}", active, facts.name, facts.page)))
         own = [one for one in result.contexts if one.latent == facts.latent and (details or one.band == TOP)]
-        rows = [(one.band, decimal(one.activation, 2), _line(one.left, one.token, one.right, _SHORT)) for one in own]
+        rows = [(one.band, decimal(one.activation, 2), _line(one, _SHORT)) for one in own]
         print_table(console, ["band", "activation", "context"], rows, (0, 2), title=title)
     for beside in result.probes:
         print_lines(console, [probe_sentence(result, beside)])
         if details:
             differing = [
-                (
-                    row.kind,
-                    decimal(row.activation, 2),
-                    decimal(row.probe_score, 2),
-                    row.label,
-                    _line(row.left, row.token, row.right, _SHORT),
-                )
+                (row.kind, decimal(row.activation, 2), decimal(row.probe_score, 2), row.label, _line(row, _SHORT))
                 for row in result.disagreements
                 if row.latent == beside.latent
             ]

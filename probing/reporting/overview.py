@@ -286,8 +286,10 @@ def use_line(use: Use, position: str) -> str:
     for word, name in _WORDS.items():
         here = [cell for _, cell, verdict in found if verdict.word is word]
         if here:
+            is_weak = any(verdict.word is word and "weak behaviour" in verdict.flags for _, _, verdict in found)
+            weak = " (this behaviour hardly depends on it)" if is_weak and word is Word.NO_MATERIAL_USE else ""
             where = ranges([cell.site for cell in here], sites)
-            parts.append(f"{name} at {where}{_mediated(word, here)}{_weakness(word, found)}")
+            parts.append(f"{name} at {where}{_mediated(word, here)}{weak}")
     if not parts:
         return f"nothing to use: no probe recovers it at {'this place' if len(sites) == 1 else 'any place'}"
     where = f" in {_behaviour(use)}" if use.result.behaviour else ""
@@ -315,12 +317,6 @@ def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
         return f" (mediated {short(sum(shares) / len(shares), 2)})"
     (least, low), (most, high) = (pick(known, key=lambda pair: pair[1]) for pick in (min, max))
     return f" (mediated {short(low, 2)} at {least} to {short(high, 2)} at {most})"
-
-
-def _weakness(word: Word, found: Sequence[tuple[int, UseCell, Verdict]]) -> str:
-    """Return that the behaviour hardly depends on the property, where a claim of no use rests on such a behaviour."""
-    is_weak = any(verdict.word is word and "weak behaviour" in verdict.flags for _, _, verdict in found)
-    return " (this behaviour hardly depends on it)" if is_weak and word is Word.NO_MATERIAL_USE else ""
 
 
 def _behaviour(use: Use) -> str:

@@ -320,7 +320,10 @@ _MOST_MODELS = 3  # named in the head of a page
 
 
 def _about(contents: Contents) -> list[str]:
-    probed = {task.model.model: _model(task) for task in contents.tasks}
+    probed = {}
+    for task in contents.tasks:
+        identity = str(task.any.provenance.get("model_identity") or "")[:12]
+        probed[task.model.model] = _named(task.model) + (f" (identity {identity})" if identity else "")
     edited = {use.model.model: _named(use.model) for use in contents.uses if use.model.model}
     models = list((edited | probed).values())
     names = {task.label for task in contents.tasks} | {use.result.task for use in contents.uses}
@@ -329,22 +332,13 @@ def _about(contents: Contents) -> list[str]:
     about = about if len(models) <= _MOST_MODELS else [plural(len(models), "model")]  # each section names its own
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
-    if any(_is_unknown(task) for task in contents.tasks):
+    imported = [task.any.provenance.get("imported") for task in contents.tasks]
+    if any(isinstance(one, dict) and one.get("provenance") == "unknown" for one in imported):
         kind = "states given as arrays" if all(t.any.is_of_arrays for t in contents.tasks) else "imported states"
         about.append(f"How the {kind} were computed is not known")
     return about
 
 
-def _model(task: TaskResults) -> str:
-    identity = task.any.provenance.get("model_identity")
-    return _named(task.model) + (f" (identity {str(identity)[:12]})" if identity else "")
-
-
 def _named(model: ModelFacts) -> str:
     """Return the name of a model, with what it is: `reference/model [float32]: gpt2, 3 layers × 64, …`."""
     return ": ".join(filter(None, (model.label, model.build)))
-
-
-def _is_unknown(task: TaskResults) -> bool:
-    imported = task.any.provenance.get("imported")
-    return isinstance(imported, dict) and imported.get("provenance") == "unknown"

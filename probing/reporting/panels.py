@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from probing.reporting.task_results import TaskResults, comparison, connected, score, split_site
+from probing.reporting.task_results import TaskResults, connected, score, split_site
 from probing.reporting.wording import Estimate, measure_title, quantity_title
 from probing.results.analysis import AnalysisResult
 from probing.results.analysis import Point as Number
-from probing.results.probe import ProbeResult, Score
+from probing.results.probe import ProbeResult
 
 Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline", "entropy"]
 
@@ -123,8 +123,11 @@ def loss_panel(task: TaskResults) -> Panel | None:
     """Return a panel of the log loss of every probe over sites, in bits, with the baselines and the label entropy; None
     if log loss was not scored.
     """
-    curves = [_curve(task, probe, probe, "task", _own("log_loss"), part) for part, probe in enumerate(task.probes)]
-    curves = [curve for curve in curves if curve.points]
+    curves = []
+    for part, probe in enumerate(task.probes):
+        scored = [(x, score(result, "log_loss")) for x, result in _of_probe(task, probe)]
+        drawn = points((x, found.score) for x, found in scored if found is not None)
+        curves += [Curve(probe, "task", drawn, part)] if drawn else []
     if not curves:
         return None
     entropy = task.any.facts.get("entropy_bits")
@@ -152,60 +155,31 @@ def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
     return tuple(names), f"layer of {stream}"
 
 
+def _of_probe(task: TaskResults, probe: str) -> list[tuple[int, ProbeResult]]:
+    """Return the results of a probe with the indices of their sites."""
+    return [(task.sites.index(result.site), result) for result in task.results if result.probe == probe]
+
+
 def _score_panel(task: TaskResults, probe: str, control: str | None) -> Panel:
+    at = [(x, task.on_test(result, control or "")) for x, result in _of_probe(task, probe)]
     title = measure_title(task.primary)
-    curves = [_curve(task, probe, title, "task", _own(task.primary))]
+    curves = [Curve(title, "task", points((x, scores.score) for x, scores in at))]
     if control is not None:
+        ceilings = tuple(Point(x, scores.ceiling) for x, scores in at if scores.ceiling is not None)
         curves += [
-            _curve(task, probe, "control", "control", _against(task.primary, control, "score")),
-            _curve(task, probe, "selectivity", "selectivity", _against(task.primary, control, "selectivity")),
-            _ceiling(task, probe, control),
+            Curve("control", "control", points((x, scores.control) for x, scores in at)),
+            Curve("selectivity", "selectivity", points((x, scores.selectivity) for x, scores in at)),
+            Curve("ceiling", "ceiling", ceilings),
         ]
-    curves = [curve for curve in curves if curve.points]
-    levels = baseline_levels(task, task.primary)
+    drawn = tuple(curve for curve in curves if curve.points)
     name = f"{probe}, control {control}" if control else probe
-    return Panel(name, title, task.sites, tuple(curves), tuple(levels), most=SHARES)
+    return Panel(name, title, task.sites, drawn, tuple(baseline_levels(task, task.primary)), most=SHARES)
 
 
 def _controls_of(task: TaskResults, probe: str) -> list[str | None]:
     """Return the controls that this probe was compared with at some site."""
-    own = [score(result, task.primary) for result in task.results if result.probe == probe]
-    return [name for name in task.controls() if any(comparison(found, name) for found in own)]
-
-
-def _own(measure: str) -> Callable[[ProbeResult], Score | None]:
-    def find(result: ProbeResult) -> Score | None:
-        found = score(result, measure)
-        return found.score if found else None
-
-    return find
-
-
-def _against(
-    measure: str, control: str, which: Literal["score", "selectivity"]
-) -> Callable[[ProbeResult], Score | None]:
-    def find(result: ProbeResult) -> Score | None:
-        found = comparison(score(result, measure), control)
-        return None if found is None else found.score if which == "score" else found.selectivity
-
-    return find
-
-
-def _curve(
-    task: TaskResults, probe: str, name: str, role: Role, find: Callable[[ProbeResult], Score | None], part: int = 0
-) -> Curve:
-    sites = task.sites
-    found = ((sites.index(result.site), find(result)) for result in task.results if result.probe == probe)
-    return Curve(name, role, points(found), part)
-
-
-def _ceiling(task: TaskResults, probe: str, control: str) -> Curve:
-    drawn = []
-    for result in task.results:
-        found = comparison(score(result, task.primary), control)
-        if result.probe == probe and found is not None and found.ceiling is not None:
-            drawn.append(Point(task.sites.index(result.site), found.ceiling))
-    return Curve("ceiling", "ceiling", tuple(drawn))
+    own = [result for _, result in _of_probe(task, probe)]
+    return [name for name in task.controls() if any(task.on_test(result, name).control for result in own)]
 
 
 def baseline_levels(task: TaskResults, measure: str) -> list[Curve]:

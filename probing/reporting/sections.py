@@ -276,15 +276,14 @@ def _methods(task: TaskResults, uses: Sequence[Use]) -> Fold:
 
 
 def _provenance(task: TaskResults) -> Fold:
-    rows = [[key, _value(value)] for key, value in sorted(task.any.provenance.items())]
+    rows = []
+    for key, value in sorted(task.any.provenance.items()):
+        nested = json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else ""
+        rows.append([key, nested or plain(value)])
     rows += [["seeds", str(task.any.seed_count)], ["draws", str(task.any.draw_count)]]
     rows.append(["fits", str(sum(result.fit_count for result in task.all))])
     table = Table("Where these numbers come from.", ["field", "value"], rows, (0, 1))
     return Fold("Provenance and environment", [table])
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:

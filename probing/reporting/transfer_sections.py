@@ -41,7 +41,7 @@ def matrices(results: Sequence[CrossResult]) -> dict[Key, list[CrossResult]]:
     for one in results:
         if first.setdefault(one.task, one.measure) == one.measure:
             groups.setdefault((model_of_cross(one).label, one.task, one.probe, one.site), []).append(one)
-    return dict(sorted(groups.items(), key=lambda group: _order(group[0])))
+    return {key: groups[key] for key in sorted(groups, key=_order)}
 
 
 def _order(key: Key) -> tuple[object, ...]:

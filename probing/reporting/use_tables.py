@@ -101,7 +101,9 @@ def _print_doses(cells: Sequence[UseCell], console: Console) -> None:
     rows = []
     for cell in cells:
         by_dose = {cell.dose: cell.subspace.effect_size} | dict(cell.dose_curve)
-        effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
+        marks = ["*" if dose == cell.dose else " " for dose in doses]
+        known = [(by_dose.get(dose), mark) for dose, mark in zip(doses, marks, strict=True)]
+        effects = ["–" if value is None else f"{decimal(value, 2)}{mark}" for value, mark in known]
         alike = [decimal(cell.whole.alike, 2)] if has_alike else []
         detectable = max(edit.smallest_detectable_effect for edit in (cell.subspace, cell.whole))
         rows.append([cell.place, *effects, decimal(cell.completeness, 2), decimal(detectable, 2), *alike])
@@ -127,10 +129,6 @@ def _change(numbers: dict[str, float] | None) -> str:
         return "–"
     high = numbers.get("change_high")
     return decimal(numbers["change"], 2) + (f" ({decimal(high, 2)})" if high is not None else "")
-
-
-def _at(effect: float | None, *, is_taken: bool) -> str:
-    return "–" if effect is None else f"{decimal(effect, 2)}{'*' if is_taken else ' '}"
 
 
 def _narrow(edit: EditEffect) -> str:
