@@ -55,13 +55,6 @@ class Use:
         cells = tuple(self.result.cells[i] for i in kept)
         return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept), self.apart)
 
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The distinct verdict words that occur, such as `decodable and used …`, in the order in which `Word` lists
-        them.
-        """
-        return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
-
 
 def uses(run: UseRun | None) -> list[Use]:
     """Return the results of a run in which something was edited, each with its verdicts; empty for None."""
