@@ -68,20 +68,13 @@ def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
 def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
     ours, dense = chosen["dictionary"], chosen["dense"]
     above, title = ours.above["dense"], measure_title(found.measure)
-    if above.low > 0:
-        answer = "Yes"
-    elif above.high < 0:
-        answer = "No, worse"
-    else:
-        answer = "Not shown, neither better nor worse"
-    beside = [
-        _arrow((name, one.k, one.test.value)) for name, one in chosen.items() if name not in ("dense", "dictionary")
-    ]
+    answer = "Yes" if above.low > 0 else "No, worse" if above.high < 0 else "Not shown, neither better nor worse"
+    others = [(name, one.k, one.test.value) for name, one in chosen.items() if name not in ("dense", "dictionary")]
     return (
         f"Does the dictionary {name_of(found)} read {found.result.task} better than the plain probe at "
         f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with "
         f"{plural(ours.k or 0, 'latent')} and {_with_ends(dense.test)} with the whole state, a difference of "
-        f"{_with_ends(above)}. Beside them: {'; '.join(beside)}."
+        f"{_with_ends(above)}. Beside them: {'; '.join(map(_arrow, others))}."
     )
 
 
@@ -145,10 +138,8 @@ def _arrow(found: tuple[str, int | None, float]) -> str:
 
 
 def _main(one: LatentScore, found: FeatureScores) -> str:
-    chance, further = (
-        found.best_at_random(one.label),
-        [other for other in found.latents if other.label == one.label and not other.is_main],
-    )
+    chance = found.best_at_random(one.label)
+    further = [other for other in found.latents if other.label == one.label and not other.is_main]
     if not one.is_shown:
         tested = f"AUROC {_with_ends(one.scores['auroc'])} on test"
         searched = plural(int(one.numbers.get("searched", 0)), "latent")

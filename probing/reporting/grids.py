@@ -210,11 +210,7 @@ def map_chart(found: HeatMap) -> Chart:
     encoding = {
         "x": nominal("column", sort=list(found.columns), title=found.x_label or None, axis=x_axis),
         "y": nominal("row", sort=names, title=found.y_label or None, axis=y_axis),
-        "tooltip": [
-            tip("row", found.y_label or "row"),
-            tip("column", found.x_label or "column"),
-            tip("value", number=True),
-        ],
+        "tooltip": [tip("row", found.y_label), tip("column", found.x_label), tip("value", number=True)],
     }
     legend = None if is_small else {"orient": "bottom", "direction": "horizontal", "gradientLength": 160}
     colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": legend}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -72,8 +72,7 @@ class Contents:
     @property
     def has_results(self) -> bool:
         """Whether there is anything to show."""
-        lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity, self.lenses, self.circuits)
-        return any(map(len, (*lists, self.unmatched))) or self.dictionary is not None or self.contexts is not None
+        return any(getattr(self, one.name) for one in fields(self) if one.name != "failures")
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -142,17 +141,15 @@ _PATCHING = (
 
 
 class _Drawer:
-    """Draws each chart once, however often the page is laid out."""
+    """Draws each chart once, however often a page that holds it is laid out."""
 
     def __init__(self) -> None:
         self._specs: dict[int, dict[str, Any]] = {}
         self._drawings: dict[int, str] = {}
-        self._charts: list[Any] = []  # kept, so that no other chart takes the identity of one that is gone
 
     def spec(self, chart: Any) -> dict[str, Any]:
         """Return the chart's specification, with text that is safe to show."""
         if id(chart) not in self._specs:
-            self._charts.append(chart)
             self._specs[id(chart)] = drawing.spec(chart)
         return self._specs[id(chart)]
 
