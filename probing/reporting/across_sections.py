@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -22,7 +22,7 @@ from probing.reporting.charts import described
 from probing.reporting.findings import finding
 from probing.reporting.task_results import score, site_order
 from probing.reporting.terminal import WIDE, grid, print_lines
-from probing.reporting.wording import correction_title, folded, p_value, plural, with_interval
+from probing.reporting.wording import Estimate, correction_title, folded, p_value, plural, with_interval
 from probing.system.screen import shown
 
 
@@ -122,7 +122,7 @@ _OF_DIFFERENCES = (
 
 def _print_models(across: AcrossModels, console: Console) -> None:
     """Print a table in which models have their short names, and whose first column is never broken."""
-    said = with_interval if console.width >= WIDE else folded
+    said: Callable[[Estimate | None], str] = with_interval if console.width >= WIDE else folded
     head = ["model", "site", "score", *(["difference", "adj. p"] if across.pairs else []), "selectivity", "gain"]
     table = grid(head, texts=(0, 1))
     table.columns[0].no_wrap = True

@@ -265,15 +265,13 @@ def _size_panel(result: CircuitResult) -> Panel:
 
     def curve(name: str, by: str, part: int) -> Curve:
         known = {edges.index(one.edges): one.faithfulness for one in result.sizes if one.by == by}
-        return Curve(name, "task", points(sorted(known.items())), part)
+        return Curve(name, "task", points((x, known[x]) for x in sorted(known)), part)
 
     chosen = [by for by in _CHOICES if any(one.by == by for one in result.sizes)]
     curves = [curve(_CHOICES[by], by, k) for k, by in enumerate(chosen)]
     random = {edges.index(one.edges): one for one in result.sizes if _random(one) is not None}
     for name, field in (("random, 2.5 %", "random_low"), ("random, 97.5 %", "random_high")):
-        drawn = tuple(
-            Point(x, float(getattr(one, field))) for x, one in sorted(random.items(), key=lambda pair: pair[0])
-        )
+        drawn = tuple(Point(x, float(getattr(random[x], field))) for x in sorted(random))
         curves += [Curve(name, "ceiling", drawn)] if drawn else []
     names = tuple(f"{number:,}" for number in edges)
     title, y_label = "What circuits keep", "share f of the metric"

@@ -64,7 +64,7 @@ class HeatMap:
 
     @classmethod
     def of_cells(
-        cls, title: str, cells: Iterable[tuple[str, str, float]], label: str, *axes: str, **more: Any
+        cls, title: str, cells: Iterable[tuple[str, str, float]], label: str, y_label: str, x_label: str, **more: Any
     ) -> HeatMap:
         """Return the heat map of triples (row, column, number); `more` has other attributes. Rows and columns stand in
         the order in which they first occur, unless `more` names them.
@@ -75,7 +75,7 @@ class HeatMap:
         values = np.full((len(rows), len(columns)), np.nan)
         for row, column, value in known:
             values[rows.index(row), columns.index(column)] = value
-        return cls(title, rows, columns, values, label, *axes, **more)
+        return cls(title, rows, columns, values, label, y_label, x_label, **more)
 
     @property
     def limit(self) -> float:

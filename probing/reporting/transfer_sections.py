@@ -4,7 +4,7 @@ terminal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -12,7 +12,7 @@ from probing.reporting.blocks import Cell, Fold, Section, Table, Words, maps_fig
 from probing.reporting.grids import transfer_maps
 from probing.reporting.task_results import site_order
 from probing.reporting.terminal import WIDE, print_lines, print_table
-from probing.reporting.wording import folded, measure_title, plural, with_interval
+from probing.reporting.wording import Estimate, folded, measure_title, plural, with_interval
 from probing.results.models import ModelFacts
 from probing.results.probe import Score
 from probing.results.transfer import CrossResult
@@ -118,7 +118,7 @@ def print_transfer(results: Sequence[CrossResult], console: Console, *, details:
     most six matrices.
     """
     groups = matrices(results)
-    said = with_interval if console.width >= WIDE else folded
+    said: Callable[[Estimate | None], str] = with_interval if console.width >= WIDE else folded
     models = list(dict.fromkeys(key[0] for key in groups))
     print_lines(console, [f"model {label}" for label in models], style="dim")
     chosen = list(groups.items())[: None if details else _MOST]
