@@ -167,14 +167,14 @@ def _written(found: Contents, to: Path | str) -> Path:
 
 
 def _no_results(folder: Path, found: str) -> ConfigError:
-    unfinished = any((folder / "units").glob("similarity-*"))
-    if unfinished:
+    next_step = "run `probing train … --to` or `probing use … --to` on that directory first"
+    if any((folder / "units").glob("similarity-*")):
         found = "parts of a run of similarity that did not end"
-    again = "run the same `probing similarity … --to` again (what is done is kept)" if unfinished else ""
+        next_step = "run the same `probing similarity … --to` again (what is done is kept)"
     return ConfigError(
         "there are no results to report",
         needed=f"a directory with {RESULTS}, {USE}, {PATCHING}, similarity.jsonl, {LENS}, {DICTIONARY} or {CONTEXTS}",
         found=found,
         where=str(folder),
-        next_step=again or "run `probing train … --to` or `probing use … --to` on that directory first",
+        next_step=next_step,
     )

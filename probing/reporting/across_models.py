@@ -9,17 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probing.errors import ProbingError
 from probing.reporting.blocks import Number
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.grids import HeatMap, map_chart
-from probing.reporting.panels import Curve, Panel, Point, baseline_levels
-from probing.reporting.task_results import TaskResults, comparison, distinct, score, site_order
-from probing.reporting.wording import decimal, measure_title, p_value, plain_score
+from probing.reporting.panels import SHARES, Curve, Panel, Point, baseline_levels
+from probing.reporting.task_results import ScoresOnTest, TaskResults, distinct, score, site_order
+from probing.reporting.wording import Interval, decimal, interval, measure_title, probability, short
 from probing.results.models import ModelFacts, size
-from probing.results.probe import MeasureResult, ProbeResult, Score
+from probing.results.probe import ProbeResult, Score
 
 Pair = tuple[int, int]  # numbers of two models: the score of the first less that of the second
 
@@ -154,12 +152,9 @@ def _compared(across: AcrossModels, folder: Path | None) -> AcrossModels:
     listed = [result for _, _, here, first in at_site for result in (here, first)]
     numbers = [(2 * i, 2 * i + 1) for i in range(len(at_site))]
     try:
-        pairs = import_module("probing.training.comparing").differences(folder, best, wanted, measure=measure)
-        rows = (
-            import_module("probing.training.comparing").differences(folder, listed, numbers, measure=measure)
-            if listed
-            else []
-        )
+        differences = import_module("probing.training.comparing").differences
+        pairs = differences(folder, best, wanted, measure=measure)
+        rows = differences(folder, listed, numbers, measure=measure) if listed else []
     except ProbingError as error:  # of other rows or seeds; or the samples were not kept
         reason = f"{error.message} ({error.found})" if error.found else error.message
         return AcrossModels(across.tasks, doubt=f"Differences between models are not tested: {reason}.")
@@ -172,10 +167,11 @@ def _ends(across: AcrossModels) -> list[Pair]:
     return [(one.models[-1], one.models[0]) for one in across.series()]
 
 
-def best_of(task: TaskResults) -> tuple[ProbeResult, MeasureResult | None]:
+def best_of(task: TaskResults) -> ProbeResult:
+    """Return the best result on dev of a task that has one, as those of `AcrossModels` do."""
     best = task.best()
     assert best is not None
-    return best, score(best, task.primary)
+    return best
 
 
 def claims(across: AcrossModels) -> list[str]:
@@ -204,22 +200,29 @@ def claims(across: AcrossModels) -> list[str]:
 
 def _from_to(across: AcrossModels, last: int, first: int) -> str:
     """Return `.41 at resid.1 → .97 at resid.3 (+0.560 [0.500, 0.610], adjusted p < 0.001)`."""
-    (one, before), (other, after) = (best_of(across.tasks[i]) for i in (first, last))
-    said = f"{plain_score(before)} at {one.site} → {plain_score(after)} at {other.site}"
-    row = across.pairs.get((last, first))
-    return said + (f" ({difference(row).text} {difference(row).small}, {_adjusted(row)})" if row else "")
-
-
-def difference(row: Mapping[str, Any]) -> Number:
-    value = float(row["difference"])
-    return Number(
-        f"{'+' if value > 0 else ''}{decimal(value)}", f"[{decimal(float(row['low']))}, {decimal(float(row['high']))}]"
+    before, after = (_best_score(across.tasks[i]) for i in (first, last))
+    said, row = f"{before} → {after}", across.pairs.get((last, first))
+    if not row:
+        return said
+    return (
+        f"{said} ({difference(row).text} {difference(row).small}, adjusted p {probability(float(row['p_adjusted']))})"
     )
 
 
-def _adjusted(row: Mapping[str, Any]) -> str:
-    p = p_value(float(row["p_adjusted"]))
-    return f"adjusted p {p if p.startswith('<') else f'= {p}'}"
+def _best_score(task: TaskResults) -> str:
+    found = task.on_test(best_of(task)).score
+    return f"{short(found.value if found else None, 2)} at {best_of(task).site}"
+
+
+def of_pair(row: Mapping[str, Any]) -> Interval:
+    """Return a paired difference of `compare` with its interval."""
+    return Interval(float(row["difference"]), float(row["low"]), float(row["high"]))
+
+
+def difference(row: Mapping[str, Any]) -> Number:
+    """Return a paired difference as a cell, with its sign."""
+    found = of_pair(row)
+    return Number(f"{'+' if found.value > 0 else ''}{decimal(found.value)}", interval(found))
 
 
 def notes(across: AcrossModels) -> list[str]:
@@ -265,40 +268,29 @@ def _panel(across: AcrossModels, series: Sequence[Series], label: str) -> Panel:
     for part, one in enumerate(series):
         at = [(places.index(value[i]), i) for i in one.models]
         name = title if len(series) == 1 else f"{title}, {one.name or 'the other run'}"
-        curves.append(Curve(name, "task", _points(across, at, lambda _, found: found.score), part))
+        curves.append(Curve(name, "task", _points(across, at, lambda scores: scores.score), part))
         if len(series) == 1:
-            curves.append(Curve("selectivity", "selectivity", _points(across, at, _selectivity)))
+            curves.append(Curve("selectivity", "selectivity", _points(across, at, lambda scores: scores.selectivity)))
     levels = baseline_levels(first, first.primary)
     used = {i for one in series for i in one.models}
     for part, i in enumerate(i for i, one in enumerate(models) if i not in used and is_step):
-        points = _points(across, [(0, i)], lambda _, found: found.score)
+        points = _points(across, [(0, i)], lambda scores: scores.score)
         levels += [Curve(across.names[i], "other", points, part + 1)] if points else []
-    return Panel(
-        f"{title} at the best site, by {label}",
-        title,
-        tuple(f"{place:,}" if is_step else size(place) for place in places),
-        tuple(curve for curve in curves if curve.points),
-        tuple(levels),
-        (0.0, 1.0),
-        (-0.5, 1.05),
-        label,
-        places=tuple(map(float, places)),
-    )
+    names = tuple(f"{place:,}" if is_step else size(place) for place in places)
+    drawn = tuple(curve for curve in curves if curve.points)
+    numbers = tuple(map(float, places))
+    about = f"{title} at the best site, by {label}"
+    return Panel(about, title, names, drawn, tuple(levels), most=SHARES, x_label=label, places=numbers)
 
 
-Find = Callable[[TaskResults, MeasureResult], Score | None]
-
-
-def _selectivity(task: TaskResults, found: MeasureResult) -> Score | None:
-    against = comparison(found, next(iter(task.controls()), None))
-    return against.selectivity if against else None
+Find = Callable[[ScoresOnTest], Score | None]
 
 
 def _points(across: AcrossModels, at: Sequence[tuple[int, int]], find: Find) -> tuple[Point, ...]:
     points = []
     for x, i in at:
-        result, measured = best_of(across.tasks[i])
-        found = find(across.tasks[i], measured) if measured else None
+        result = best_of(across.tasks[i])
+        found = find(across.tasks[i].on_test(result))
         if found is not None:
             points.append(Point(x, found.value, found.low, found.high, note=f"{result.site}, {result.probe}"))
     return tuple(points)
@@ -309,20 +301,23 @@ def site_map(across: AcrossModels) -> HeatMap | None:
     scored.
     """
     sites = sorted({site for task in across.tasks for site in task.sites}, key=site_order)
-    values = np.full((len(sites), len(across.tasks)), np.nan)
-    for column, task in enumerate(across.tasks):
-        for row, site in enumerate(sites):
-            result = task.at(site, best_of(task)[0].probe)
-            found = score(result, task.primary) if result else None
-            values[row, column] = found.score.value if found else np.nan
-    title = measure_title(across.tasks[0].primary)
-    if not np.isfinite(values).any():
+    cells, units = [], []
+    for name, task in zip(across.names, across.tasks, strict=True):
+        for site in sites:
+            result = task.at(site, best_of(task).probe)
+            if result and (found := score(result, task.primary)):
+                cells.append((site, name, found.score.value))
+                units.append(found.score.unit)
+    if not cells:
         return None
-    unit = next(m.score.unit for task in across.tasks if (m := best_of(task)[1]))
-    is_share = unit in ("fraction", "R²")
-    return HeatMap(
-        f"{title} by site", tuple(sites), tuple(across.names), values, "on test", "site", "model", True, is_share
-    )
+    title = f"{measure_title(across.tasks[0].primary)} by site"
+    more: dict[str, Any] = {
+        "rows": sites,
+        "columns": across.names,
+        "is_upward": True,
+        "is_share": units[0] in ("fraction", "R²"),
+    }
+    return HeatMap.of_cells(title, cells, "on test", "site", "model", **more)
 
 
 def charts(across: AcrossModels) -> list[Chart]:

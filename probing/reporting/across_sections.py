@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.table import Table as Grid
 
-from probing.reporting.across_models import AcrossModels, best_of, charts, claims, difference, notes, panels, site_map
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, number
+from probing.reporting.across_models import (
+    AcrossModels,
+    best_of,
+    charts,
+    claims,
+    difference,
+    notes,
+    of_pair,
+    panels,
+    site_map,
+)
+from probing.reporting.blocks import Cell, Figure, Fold, Section, Table, map_table, number
 from probing.reporting.charts import described
 from probing.reporting.findings import finding
-from probing.reporting.sections import map_table
-from probing.reporting.tables import grid
-from probing.reporting.task_results import comparison, least_gain, score, site_order
-from probing.reporting.wording import correction_title, folded, p_value, plural, with_interval
-from probing.results.probe import MeasureResult, Score
+from probing.reporting.task_results import score, site_order
+from probing.reporting.terminal import WIDE, grid, print_lines
+from probing.reporting.wording import Estimate, correction_title, folded, p_value, plural, with_interval
 from probing.system.screen import shown
 
-_WIDE = 120
 
-
-def rows(across: AcrossModels) -> tuple[list[str], list[list[str | Number]]]:
+def rows(across: AcrossModels) -> tuple[list[str], list[list[Cell]]]:
     """Return the headings of a table, and a row for each model at the site and probe that are best on dev, and for each
     baseline.
     """
@@ -30,30 +35,24 @@ def rows(across: AcrossModels) -> tuple[list[str], list[list[str | Number]]]:
     head += ["difference", "from", "adjusted p"] if across.pairs else []
     head += ["selectivity", "gain over baseline", "finding"]
     models = [_row(across, i, is_stepped) for i in range(len(across.tasks))]
-    known = [(one.probe, score(one, across.tasks[0].primary)) for one in across.tasks[0].baselines]
-    return head, models + [_baseline_row(head, name, found) for name, found in known if found]
+    for baseline in across.tasks[0].baselines:
+        if found := score(baseline, across.tasks[0].primary):
+            cells: dict[str, Cell] = {"model": f"baseline {baseline.probe}", "score": number(found.score)}
+            models.append([cells.get(column, "–") for column in head])
+    return head, models
 
 
-def _baseline_row(head: Sequence[str], name: str, found: MeasureResult) -> list[str | Number]:
-    """Return the row of a baseline, which reads no state of any model."""
-    cells: dict[str, str | Number] = {"model": f"baseline {name}", "score": number(found.score)}
-    return [cells.get(column, "–") for column in head]
-
-
-def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[str | Number]:
+def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[Cell]:
     task, model = across.tasks[i], across.models[i]
-    result, measured = best_of(task)
-    against, gain = comparison(measured, next(iter(task.controls()), None)), least_gain(measured)
-    row: list[str | Number] = [model.title]
+    result, scores = best_of(task), task.on_test(best_of(task))
+    row: list[Cell] = [model.title]
     row += ["–" if model.step is None else f"{model.step:,}"] if is_stepped else []
     row += ["–" if model.parameters is None else f"{model.parameters:,}"]
-    row += [f"{result.site}, {result.probe}", number(measured.score if measured else None)]
+    row += [f"{result.site}, {result.probe}", number(scores.score)]
     if across.pairs:
         pair, of = across.pair(i), across.reference(i)
         row += [difference(pair), across.names[of or 0], p_value(pair["p_adjusted"])] if pair else ["–", "–", "–"]
-    row += [number(against.selectivity if against else None), number(gain.gain if gain else None)]
-    row.append(finding(task).status)
-    return row
+    return [*row, number(scores.selectivity), number(scores.gain), finding(task).status]
 
 
 def section(across: AcrossModels, anchor: str) -> Section:
@@ -61,25 +60,28 @@ def section(across: AcrossModels, anchor: str) -> Section:
     drawn, found = panels(across), site_map(across)
     described_map = [found.description] if found else []
     head, body = rows(across)
+    texts = [i for i, name in enumerate(head) if name in ("model", "best site", "from", "finding")]
     caption = (
         "Test rows, at the site and probe that are best on dev for each model; bands are 95 % intervals. Dotted: "
         "baselines that read no state, and so no model. The map has every site."
     )
     figure = Figure(charts(across), caption if drawn else "", ". ".join([described(drawn), *described_map]))
-    table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, _texts(head))
+    table = Table(f"Each model at the site and probe that are best on dev.{_tested(across)}", head, body, texts)
     folds = [Fold("Scores at each site", [map_table(found)] if found else [])]
     folds += [Fold("Differences at each site", [_site_table(across)])] if across.by_site else []
-    title = f"{across.task} in {plural(len(across.tasks), 'model')}"
-    said = [f"{claim}." for claim in claims(across)]
     return Section(
         anchor,
-        title,
+        _title(across),
         [t.states for t in across.tasks],
-        claims=said,
+        claims=[f"{claim}." for claim in claims(across)],
         notes=notes(across),
         blocks=[figure, table],
         folds=folds,
     )
+
+
+def _title(across: AcrossModels) -> str:
+    return f"{across.task} in {plural(len(across.tasks), 'model')}"
 
 
 def _tested(across: AcrossModels) -> str:
@@ -91,11 +93,6 @@ def _tested(across: AcrossModels) -> str:
     return f" Differences are paired, on the same {row['n']:,} rows and resamples; p is {how}."
 
 
-def _texts(head: Sequence[str]) -> list[int]:
-    """Return the numbers of the columns that hold words."""
-    return [i for i, name in enumerate(head) if name in ("model", "best site", "from", "finding")]
-
-
 def _site_table(across: AcrossModels) -> Table:
     sites = sorted({site for _, site in across.by_site}, key=site_order)
     models = list(dict.fromkeys(i for i, _ in across.by_site))
@@ -103,7 +100,7 @@ def _site_table(across: AcrossModels) -> Table:
         [site, *(difference(row) if (row := across.by_site.get((i, site))) else "–" for i in models)] for site in sites
     ]
     head = [f"{across.names[i]} less {across.names[across.reference(i) or 0]}" for i in models]
-    said = f"Differences at the same site, by {best_of(across.tasks[0])[0].probe}: paired; intervals are not adjusted."
+    said = f"Differences at the same site, by {best_of(across.tasks[0]).probe}: paired; intervals are not adjusted."
     return Table(said, ["site", *head], found)
 
 
@@ -111,13 +108,10 @@ def print_across(across: Sequence[AcrossModels], console: Console, *, details: b
     """Print the claims and warnings of each task; with `details`, a table of its models comes first."""
     for one in across:
         if details:
-            console.print(shown(f"{one.task} in {plural(len(one.tasks), 'model')}", style="bold"))
-            console.print(_printed(one, with_interval if console.width >= _WIDE else folded))
-            console.print(shown(_OF_DIFFERENCES, style="dim"))
-        for claim in claims(one):
-            console.print(shown(f"{one.task}: {claim[:1].lower() + claim[1:] if one.series() else claim}"))
-        for note in notes(one):
-            console.print(shown(f"warning: {one.task}: {note}", style="bold yellow"))
+            _print_models(one, console)
+        said = [claim[:1].lower() + claim[1:] if one.series() else claim for claim in claims(one)]
+        print_lines(console, [f"{one.task}: {claim}" for claim in said])
+        print_lines(console, [f"warning: {one.task}: {note}" for note in notes(one)], style="bold yellow")
 
 
 _OF_DIFFERENCES = (
@@ -126,19 +120,18 @@ _OF_DIFFERENCES = (
 )
 
 
-def _printed(across: AcrossModels, said: Callable[[Score], str]) -> Grid:
-    """Return the table of the terminal, in which models have their short names."""
+def _print_models(across: AcrossModels, console: Console) -> None:
+    """Print a table in which models have their short names, and whose first column is never broken."""
+    said: Callable[[Estimate | None], str] = with_interval if console.width >= WIDE else folded
     head = ["model", "site", "score", *(["difference", "adj. p"] if across.pairs else []), "selectivity", "gain"]
     table = grid(head, texts=(0, 1))
     table.columns[0].no_wrap = True
     for i, task in enumerate(across.tasks):
-        result, measured = best_of(task)
-        against, gain = comparison(measured, next(iter(task.controls()), None)), least_gain(measured)
-        row = [across.names[i], result.site, said(measured.score) if measured else "–"]
-        pair = across.pair(i)
+        scores, pair = task.on_test(best_of(task)), across.pair(i)
+        row = [across.names[i], best_of(task).site, said(scores.score)]
         if across.pairs:
-            found = Score(pair["difference"], pair["low"], pair["high"], pair["n"], "") if pair else None
-            row += [said(found), p_value(pair["p_adjusted"])] if pair and found else ["–", "–"]
-        row += [said(against.selectivity) if against else "–", said(gain.gain) if gain else "–"]
-        table.add_row(*map(shown, row))
-    return table
+            row += [said(of_pair(pair)), p_value(pair["p_adjusted"])] if pair else ["–", "–"]
+        table.add_row(*map(shown, (*row, said(scores.selectivity), said(scores.gain))))
+    print_lines(console, [_title(across)], style="bold")
+    console.print(table)
+    print_lines(console, [_OF_DIFFERENCES], style="dim")

@@ -20,8 +20,13 @@ Row = dict[str, Any]
 
 # Colours of Okabe & Ito (2008), darkened where needed so that each is clear of a white and of a dark page.
 _TASK = ("#0072b2", "#b0578c", "#b87400", "#2a93cf", "#00805c", "#c24e00")
-_ROLES = {"control": "#d55e00", "selectivity": "#008a63", "ceiling": "#6c757d", "entropy": "#6c757d"}
-_BASELINES = ("#6c757d", "#8a6d3b", "#5f7d95", "#7d6c8a")
+_COLOURS = {  # of curves that are not of the task, by role
+    "control": ("#d55e00",),
+    "selectivity": ("#008a63",),
+    "ceiling": ("#6c757d",),
+    "entropy": ("#6c757d",),
+    "baseline": ("#6c757d", "#8a6d3b", "#5f7d95", "#7d6c8a"),
+}
 _DASHES = {"ceiling": [7, 3], "baseline": [2, 3], "entropy": [8, 2, 2, 2], "other": [5, 3]}
 _SHAPES = {
     "disc": "circle",
@@ -61,29 +66,14 @@ def panel_chart(panel: Panel) -> Chart:
     has_interval = "isValid(datum.low) && isValid(datum.high)"
     between = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
     faint = {"condition": {"param": "chosen", "value": 0.18}, "value": 0.03}
+    band, bar, line = (
+        {"type": kind, "strokeWidth": width} for kind, width in (("area", 0), ("rule", 1.6), ("line", 1.8))
+    )
+    piece = nominal("piece")
     layers = [
-        layer(
-            {"type": "area", "strokeWidth": 0},
-            where=f"{has_interval} && !datum.bar",
-            color=colour,
-            detail=nominal("piece"),
-            opacity=faint,
-            **between,
-        ),
-        layer(
-            {"type": "rule", "strokeWidth": 1.6},
-            where=f"{has_interval} && datum.bar",
-            color=colour,
-            opacity=faded,
-            **between,
-        ),
-        layer(
-            {"type": "line", "strokeWidth": 1.8},
-            color=colour,
-            detail=nominal("piece"),
-            strokeDash=dash,
-            opacity=faded,
-        ),
+        layer(band, where=f"{has_interval} && !datum.bar", color=colour, detail=piece, opacity=faint, **between),
+        layer(bar, where=f"{has_interval} && datum.bar", color=colour, opacity=faded, **between),
+        layer(line, color=colour, detail=piece, strokeDash=dash, opacity=faded),
     ]
     for level in panel.levels:
         row = {"series": level.name, "value": rounded(level.points[0].value)}
@@ -171,9 +161,7 @@ def _series(panel: Panel) -> dict[str, tuple[str, list[int]]]:
     """Return colour and dashes by the name of the curve or level."""
     found: dict[str, tuple[str, list[int]]] = {}
     for curve in (*panel.curves, *panel.levels):
-        colours = {"baseline": _BASELINES}.get(
-            curve.role, _TASK if curve.role in ("task", "other") else (_ROLES.get(curve.role, GREY),)
-        )
+        colours = _COLOURS.get(curve.role, _TASK)
         found[curve.name] = (colours[curve.part % len(colours)], _DASHES.get(curve.role, [1, 0]))
     return found
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
-from probing.reporting.charts import GREY, Chart, Row, described, layer, nominal, panel_chart, rounded, tip
-from probing.reporting.panels import Curve, Panel, Point
-from probing.reporting.tables import grid
-from probing.reporting.wording import decimal, plural, probability
-from probing.results.circuit import MATERIAL, CircuitPart, CircuitResult, CircuitSize, Estimated
-from probing.system.screen import shown
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, number, panels_figure
+from probing.reporting.charts import GREY, Chart, Row, layer, nominal, rounded, tip
+from probing.reporting.panels import Curve, Panel, Point, points
+from probing.reporting.terminal import print_limits, print_lines, print_table
+from probing.reporting.wording import Interval, decimal, interval, plural, probability, with_interval
+from probing.results.circuit import MATERIAL, CircuitPart, CircuitResult, CircuitSize
 
 TITLE = "The circuit"
 _COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
@@ -30,24 +29,20 @@ _MOST_ROWS = 25  # in the terminal, without --details
 
 def circuit_section(result: CircuitResult, anchor: str) -> Section:
     """Return the section of the page: the drawing, words, curves over sizes, and all edges folded."""
-    blocks: list[Table | Figure | Words] = [Words("p", [about(result)])]
+    blocks: list[Block] = [Words("p", [about(result)])]
     if any("->" in name for name in result.edges):
         blocks.append(Figure([circuit_chart(result)], _DRAWING, drawing_words(result)))
     blocks.append(_word_table(result))
     if result.sizes:
-        panels = [_size_panel(result)]
         caption = _SIZES if result.facts.get("given") is None else _SIZE_OF_GIVEN
-        blocks.append(Figure([panel_chart(panel) for panel in panels], caption, described(panels)))
-    if result.elsewhere:
-        blocks.append(_elsewhere_table(result))
-    folds = [Fold("Each part of the circuit", [_part_table(result, [p for p in result.parts if p.in_circuit])])]
-    rest = [part for part in result.parts if not part.in_circuit]
-    if rest:
-        folds.append(Fold("Parts that are not in it", [_part_table(result, rest)]))
+        blocks.append(panels_figure([_size_panel(result)], caption))
+    blocks += [_elsewhere_table(result)] if result.elsewhere else []
+    inside, rest = ([part for part in result.parts if part.in_circuit == is_in] for is_in in (True, False))
+    folds = [Fold("Each part of the circuit", [_part_table(result, inside)])]
+    folds += [Fold("Parts that are not in it", [_part_table(result, rest)])] if rest else []
     if any(part.carries for part in result.parts):
         folds.append(Fold("What the edges carry", [_flow_table(result)]))
-    if result.sizes:
-        folds.append(Fold("Circuits of each size", [_size_table(result)]))
+    folds += [Fold("Circuits of each size", [_size_table(result)])] if result.sizes else []
     folds.append(Fold("How it was found", [Words("ul", methods(result))]))
     folds.append(Fold("What this does not show", [Words("ul", result.limits)]))
     return Section(
@@ -114,13 +109,6 @@ _SENTENCES = {
     "the others together": "What those do together whose removal changes less than δ on discovery: {0}, {1}",
     "beside random circuits": "On the test pairs of random circuits it is {0}: it keeps {1}, where the model keeps 1",
 }
-
-
-def with_interval(one: Estimated | None) -> str:
-    """Return a share as `0.953 [0.950, 0.956]`."""
-    if one is None:
-        return "–"
-    return decimal(one.value) + ("" if one.low is None else f" [{decimal(one.low)}, {decimal(one.high)}]")
 
 
 def methods(result: CircuitResult) -> list[str]:
@@ -273,78 +261,73 @@ def drawing_words(result: CircuitResult) -> str:
 
 
 def _size_panel(result: CircuitResult) -> Panel:
-    sizes = sorted({one.edges for one in result.sizes})
-    at = {edges: k for k, edges in enumerate(sizes)}
+    edges = sorted({one.edges for one in result.sizes})
 
-    def curve(by: str, part: int) -> Curve:
-        points = {
-            one.edges: Point(at[one.edges], one.faithfulness.value, one.faithfulness.low, one.faithfulness.high)
-            for one in result.sizes
-            if one.by == by
-        }
-        return Curve(_CHOICES[by], "task", tuple(points[edges] for edges in sorted(points)), part)
+    def curve(name: str, by: str, part: int) -> Curve:
+        known = {edges.index(one.edges): one.faithfulness for one in result.sizes if one.by == by}
+        return Curve(name, "task", points((x, known[x]) for x in sorted(known)), part)
 
     chosen = [by for by in _CHOICES if any(one.by == by for one in result.sizes)]
-    curves = [curve(by, k) for k, by in enumerate(chosen)]
-    random = [one for one in result.sizes if one.random_low is not None and one.random_high is not None]
+    curves = [curve(_CHOICES[by], by, k) for k, by in enumerate(chosen)]
+    random = {edges.index(one.edges): one for one in result.sizes if _random(one) is not None}
     for name, field in (("random, 2.5 %", "random_low"), ("random, 97.5 %", "random_high")):
-        points = {one.edges: Point(at[one.edges], float(getattr(one, field))) for one in random}
-        if points:
-            curves.append(Curve(name, "ceiling", tuple(points[edges] for edges in sorted(points)), 0))
-    names = tuple(f"{edges:,}" for edges in sizes)
-    return Panel(
-        "What circuits keep", "share f of the metric", names, tuple(curves), (), (0.0, 1.0), (-2.0, 3.0), "edges"
-    )
+        drawn = tuple(Point(x, float(getattr(random[x], field))) for x in sorted(random))
+        curves += [Curve(name, "ceiling", drawn)] if drawn else []
+    names = tuple(f"{number:,}" for number in edges)
+    title, y_label = "What circuits keep", "share f of the metric"
+    return Panel(title, y_label, names, tuple(curves), most=(-2.0, 3.0), x_label="edges")
+
+
+def _random(one: CircuitSize) -> Interval | None:
+    """Return the interval of random circuits of a size; None if none were drawn."""
+    known = one.random_low is not None and one.random_high is not None
+    return Interval(0.0, one.random_low, one.random_high) if known else None
+
+
+def _in_random(one: CircuitSize) -> str:
+    random = _random(one)
+    return "–" if random is None else interval(random)
 
 
 def _word_table(result: CircuitResult) -> Table:
-    rows: list[list[str | Number]] = [
-        [one.question, one.word, _number(one.share), decimal(one.detectable), one.overturned_by] for one in result.words
+    rows: list[list[Cell]] = [
+        [one.question, one.word, number(one.share), decimal(one.detectable), one.overturned_by] for one in result.words
     ]
     head = ["question", "word", "share", "smallest difference shown", "overturned by"]
     return Table(f"Words on the circuit: {result.scope}.", head, rows, (0, 1, 4), source="circuit.json")
 
 
-def _number(one: Estimated | None) -> Number:
-    if one is None:
-        return Number("–")
-    return Number(decimal(one.value), "" if one.low is None else f"[{decimal(one.low)}, {decimal(one.high)}]")
-
-
 def _part_table(result: CircuitResult, parts: Sequence[CircuitPart]) -> Table:
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [
             part.name,
             Number(decimal(part.effect)),
-            _number(part.removal),
-            "–" if part.p_adjusted is None else probability(part.p_adjusted),
+            number(part.removal),
+            _p(part),
             decimal(part.detectable),
             part.word or "–",
         ]
         for part in parts
     ]
-    head = [
-        result.facts["level"],
-        "effect on discovery",
-        "fall without it (test)",
-        "adjusted p",
-        "smallest shown",
-        "word",
-    ]
+    head = ["effect on discovery", "fall without it (test)", "adjusted p", "smallest shown", "word"]
     caption = "By how much the metric falls without each: of the whole model, and of the circuit."
-    return Table(caption, head, rows, (0, 5), source="circuit_edges.parquet")
+    return Table(caption, [result.facts["level"], *head], rows, (0, 5), source="circuit_edges.parquet")
+
+
+def _p(part: CircuitPart) -> str:
+    return "–" if part.p_adjusted is None else probability(part.p_adjusted)
 
 
 def _elsewhere_table(result: CircuitResult) -> Table:
-    rows: list[list[str | Number]] = [[name, _number(one)] for name, one in result.elsewhere.items()]
+    rows: list[list[Cell]] = [[name, number(one)] for name, one in result.elsewhere.items()]
     caption = "What the same circuit keeps under another corruption, and on other pairs."
     return Table(caption, ["measured on", "share f"], rows, source="circuit.json")
 
 
 def _flow_table(result: CircuitResult) -> Table:
     names = list(dict.fromkeys(name for part in result.parts for name in part.carries))
-    rows: list[list[str | Number]] = [
-        [part.name, *(_number(part.carries.get(name)) for name in names)] for part in result.parts if part.carries
+    rows: list[list[Cell]] = [
+        [part.name, *(number(part.carries.get(name)) for name in names)] for part in result.parts if part.carries
     ]
     caption = (
         "Share of the metric's fall if this edge alone carries the mean of the other class; shuffled: the same with "
@@ -354,11 +337,8 @@ def _flow_table(result: CircuitResult) -> Table:
 
 
 def _size_table(result: CircuitResult) -> Table:
-    def random(one: CircuitSize) -> str:
-        return "–" if one.random_low is None else f"[{decimal(one.random_low)}, {decimal(one.random_high)}]"
-
-    rows: list[list[str | Number]] = [
-        [_CHOICES[one.by], f"{one.asked:,}", f"{one.edges:,}", _number(one.faithfulness), random(one)]
+    rows: list[list[Cell]] = [
+        [_CHOICES[one.by], f"{one.asked:,}", f"{one.edges:,}", number(one.faithfulness), _in_random(one)]
         for one in result.sizes
     ]
     head = ["chosen", "asked for", "edges", "share f", "95 % of random circuits"]
@@ -367,28 +347,23 @@ def _size_table(result: CircuitResult) -> Table:
 
 def print_circuit(result: CircuitResult, console: Console, *, details: bool) -> None:
     """Print words on the circuit, its parts, what it keeps elsewhere, and what a circuit cannot show."""
-    console.print(shown(f"model {result.model}: {about(result)}", style="dim"))
-    for sentence in claims(result):
-        console.print(shown(sentence))
+    print_lines(console, [f"model {result.model}: {about(result)}"], style="dim")
+    print_lines(console, claims(result))
     inside = [part for part in result.parts if part.in_circuit]
-    table = grid([result.facts["level"], "effect", "fall without it", "adj. p", "word"], texts=(0, 4))
-    for part in inside if details else inside[:_MOST_ROWS]:
-        p = "–" if part.p_adjusted is None else probability(part.p_adjusted)
-        table.add_row(*map(shown, (part.name, decimal(part.effect), with_interval(part.removal), p, part.word)))
-    console.print(table)
-    if len(inside) > _MOST_ROWS and not details:
-        console.print(shown(f"{len(inside) - _MOST_ROWS} more with --details", style="dim"))
+    rows = [
+        (part.name, decimal(part.effect), with_interval(part.removal), _p(part), part.word)
+        for part in (inside if details else inside[:_MOST_ROWS])
+    ]
+    more = f"{len(inside) - len(rows)} more with --details" if len(rows) < len(inside) else ""
+    print_table(
+        console, [result.facts["level"], "effect", "fall without it", "adj. p", "word"], rows, (0, 4), note=more
+    )
     if details and result.sizes:
-        sizes = grid(["chosen", "edges", "share f", "random"], texts=(0,))
-        for one in result.sizes:
-            random = "–" if one.random_low is None else f"[{decimal(one.random_low)}, {decimal(one.random_high)}]"
-            row = (_CHOICES[one.by], f"{one.edges:,}", with_interval(one.faithfulness), random)
-            sizes.add_row(*map(shown, row))
-        console.print(sizes)
-    for name, share in result.elsewhere.items():
-        console.print(shown(f"{name}: f {with_interval(share)}"))
-    for sentence in methods(result):
-        console.print(shown(sentence, style="dim"))
-    console.print(shown("What this does not show:", style="bold"))
-    for sentence in result.limits:
-        console.print(shown(f"- {sentence}"))
+        sizes = [
+            (_CHOICES[one.by], f"{one.edges:,}", with_interval(one.faithfulness), _in_random(one))
+            for one in result.sizes
+        ]
+        print_table(console, ["chosen", "edges", "share f", "random"], sizes, (0,))
+    print_lines(console, [f"{name}: f {with_interval(share)}" for name, share in result.elsewhere.items()])
+    print_lines(console, methods(result), style="dim")
+    print_limits(console, result.limits)

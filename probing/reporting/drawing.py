@@ -23,13 +23,7 @@ _CONFIG: Chart = {
     "aria": False,
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridOpacity": 0.6},
-    "title": {
-        "fontSize": 12.5,
-        "fontWeight": 600,
-        "subtitleFontSize": 11,
-        "anchor": "start",
-        "frame": "bounds",
-    },
+    "title": {"fontSize": 12.5, "fontWeight": 600, "subtitleFontSize": 11, "anchor": "start", "frame": "bounds"},
     "legend": {
         "labelFontSize": 11,
         "titleFontSize": 11,

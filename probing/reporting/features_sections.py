@@ -8,17 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
-from probing.reporting.blocks import Figure, Fold, Number, Table, Words, number
-from probing.reporting.charts import described, panel_chart
+from probing.reporting.blocks import Block, Cell, Fold, Table, Words, number, panels_figure
 from probing.reporting.latent_words import OPTIMISTIC, edits_of_latents, is_of, use_of_latents
-from probing.reporting.panels import Curve, Panel, Point
-from probing.reporting.tables import grid
+from probing.reporting.panels import Curve, Panel, points
+from probing.reporting.terminal import print_lines, print_table
 from probing.reporting.use_panels import Use
 from probing.reporting.use_words import in_full
-from probing.reporting.wording import decimal, folded, interval, measure_title, p_value, plural, short
+from probing.reporting.wording import decimal, folded, interval, measure_title, p_value, plural, short, with_interval
 from probing.results.features import METHODS, FeatureScores, LatentScore, MethodScore, Quiver
 from probing.results.probe import Score
-from probing.system.screen import shown
 
 SOURCE = "features.parquet"
 NEAR = 0.005  # a score this near to the best possible one is at the ceiling
@@ -70,20 +68,13 @@ def sentences(found: FeatureScores, uses: Sequence[Use] = ()) -> list[str]:
 def _answer(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> str:
     ours, dense = chosen["dictionary"], chosen["dense"]
     above, title = ours.above["dense"], measure_title(found.measure)
-    if above.low > 0:
-        answer = "Yes"
-    elif above.high < 0:
-        answer = "No, worse"
-    else:
-        answer = "Not shown, neither better nor worse"
-    beside = [
-        _arrow((name, one.k, one.test.value)) for name, one in chosen.items() if name not in ("dense", "dictionary")
-    ]
+    answer = "Yes" if above.low > 0 else "No, worse" if above.high < 0 else "Not shown, neither better nor worse"
+    others = [(name, one.k, one.test.value) for name, one in chosen.items() if name not in ("dense", "dictionary")]
     return (
         f"Does the dictionary {name_of(found)} read {found.result.task} better than the plain probe at "
         f"{found.result.site}? {answer}: {title} on test is {_with_ends(ours.test)} with "
         f"{plural(ours.k or 0, 'latent')} and {_with_ends(dense.test)} with the whole state, a difference of "
-        f"{_with_ends(above)}. Beside them: {'; '.join(beside)}."
+        f"{_with_ends(above)}. Beside them: {'; '.join(map(_arrow, others))}."
     )
 
 
@@ -147,10 +138,8 @@ def _arrow(found: tuple[str, int | None, float]) -> str:
 
 
 def _main(one: LatentScore, found: FeatureScores) -> str:
-    chance, further = (
-        found.best_at_random(one.label),
-        [other for other in found.latents if other.label == one.label and not other.is_main],
-    )
+    chance = found.best_at_random(one.label)
+    further = [other for other in found.latents if other.label == one.label and not other.is_main]
     if not one.is_shown:
         tested = f"AUROC {_with_ends(one.scores['auroc'])} on test"
         searched = plural(int(one.numbers.get("searched", 0)), "latent")
@@ -177,7 +166,7 @@ def _value(one: LatentScore, name: str) -> str:
 
 
 def _with_ends(found: Score) -> str:
-    return f"{short(found.value)} [{short(found.low)}, {short(found.high)}]"
+    return with_interval(found, write=short)
 
 
 def used_sentences(found: FeatureScores, uses: Sequence[Use]) -> list[str]:
@@ -202,9 +191,9 @@ def methods_table(found: FeatureScores, *, every_k: bool = False) -> Table:
     controls = list(dict.fromkeys(name for one in rows for name in one.controls))
     head = ["input of the probe", "k", "on dev", f"{measure_title(found.measure)} on test"]
     head += [part for name in controls for part in (f"on {name}", "selectivity" if "shuffled" not in name else "above")]
-    body: list[list[str | Number]] = []
+    body: list[list[Cell]] = []
     for one in rows:
-        own: list[str | Number] = [METHODS[one.method], "all" if one.k is None else str(one.k)]
+        own: list[Cell] = [METHODS[one.method], "all" if one.k is None else str(one.k)]
         own += [decimal(one.dev.value), number(one.test)]
         for name in controls:
             own += [number(score) for score in one.controls.get(name, (None, None))]
@@ -217,7 +206,7 @@ def latents_table(found: FeatureScores) -> Table:
     """Return the single latents of every class, with the further ones that fire where the main one does not."""
     head = ["class", "latent", "AUROC", "precision", "recall", "F1", "fires where none before does", "false alarms"]
     head += ["p", "cosine with main", "cosine with probe"]
-    body: list[list[str | Number]] = []
+    body: list[list[Cell]] = []
     for one in found.latents:
         names = ("auroc", "precision", "recall", "f1", "recovers", "false_alarms")
         p = one.numbers.get("p")
@@ -241,17 +230,16 @@ def features_panel(found: FeatureScores) -> Panel:
     ks = sorted({one.k for one in methods if one.k is not None})
     curves = []
     for part, name in enumerate(dict.fromkeys(one.method for one in methods if one.k is not None)):
-        points = [(ks.index(one.k), one.test) for one in methods if one.method == name and one.k is not None]
-        drawn = tuple(Point(x, score.value, score.low, score.high) for x, score in points)
+        drawn = points((ks.index(one.k), one.test) for one in methods if one.method == name and one.k is not None)
         curves.append(Curve(METHODS[name], "task" if name == "dictionary" else "other", drawn, part))
     dense = next(one.test for one in methods if one.k is None)
-    level = Curve(METHODS["dense"], "baseline", (Point(0, dense.value, dense.low, dense.high),))
+    level = Curve(METHODS["dense"], "baseline", points([(0, dense)]))
     title = f"{found.dictionary['name']} at {found.result.site}"
-    sites = tuple(map(str, ks))
-    return Panel(title, measure_title(found.measure), sites, tuple(curves), (level,), (0.5, 1.0), (-1e12, 1e12), "k")
+    names = tuple(map(str, ks))
+    return Panel(title, measure_title(found.measure), names, tuple(curves), (level,), (0.5, 1.0), x_label="k")
 
 
-def features_blocks(every: Sequence[FeatureScores], uses: Sequence[Use]) -> list[Table | Figure | Words]:
+def features_blocks(every: Sequence[FeatureScores], uses: Sequence[Use]) -> list[Block]:
     """Return what the page shows of each comparison: the answers in sentences, and the table of methods."""
     return [block for found in every for block in (Words("p", sentences(found, uses)), methods_table(found))]
 
@@ -260,8 +248,7 @@ def features_folds(every: Sequence[FeatureScores]) -> list[Fold]:
     """Return a folded part for each comparison: the curve over k, single latents, and every number of columns."""
     folds = []
     for found in every:
-        panel = features_panel(found)
-        figure = Figure([panel_chart(panel)], "Bands are 95 % intervals.", described([panel]))
+        figure = panels_figure([features_panel(found)], "Bands are 95 % intervals.")
         tables = [*([latents_table(found)] if found.latents else []), methods_table(found, every_k=True)]
         folds.append(Fold(f"Latents of the dictionary {found.dictionary['name']}", [figure, *tables]))
     return folds
@@ -272,30 +259,30 @@ def print_features(every: Iterable[FeatureScores], console: Console, *, details:
     single latents.
     """
     for found in every:
-        console.print(shown(f"{found.result.task}: dictionary {name_of(found)}", style="bold"))
-        table = grid(["input of the probe", "k", measure_title(found.measure), "less the whole state"], texts=(0,))
-        for one in found.methods:
-            if details or one.is_chosen:
-                above = one.above.get("dense")
-                cells = [
-                    "all" if one.k is None else str(one.k),
-                    folded(one.test),
-                    "–" if above is None else folded(above),
-                ]
-                table.add_row(*map(shown, (METHODS[one.method], *cells)))
-        console.print(table)
+        head = ["input of the probe", "k", measure_title(found.measure), "less the whole state"]
+        rows = [
+            (
+                METHODS[one.method],
+                "all" if one.k is None else str(one.k),
+                folded(one.test),
+                folded(one.above.get("dense")),
+            )
+            for one in found.methods
+            if details or one.is_chosen
+        ]
+        print_table(console, head, rows, (0,), title=f"{found.result.task}: dictionary {name_of(found)}")
         if details and found.latents:
-            console.print(_latents_grid(found))
-        for sentence in sentences(found):
-            console.print(shown(sentence))
+            _print_latents(found, console)
+        print_lines(console, sentences(found))
         console.print()
 
 
-def _latents_grid(found: FeatureScores) -> object:
-    table = grid(["class", "latent", "AUROC", "precision", "recall", "F1", "fires where none before does"], texts=(0,))
+def _print_latents(found: FeatureScores, console: Console) -> None:
+    names = ("precision", "recall", "f1", "recovers")
+    rows = []
     for one in found.latents:
         area = one.scores.get("auroc")
-        cells = [str(one.latent), "–" if area is None else f"{short(area.value)} {interval(area)}"]
-        cells += [_value(one, name) for name in ("precision", "recall", "f1", "recovers")]
-        table.add_row(*map(shown, (one.label, *cells)))
-    return table
+        ranked = "–" if area is None else f"{short(area.value)} {interval(area)}"
+        rows.append([one.label, str(one.latent), ranked, *(_value(one, name) for name in names)])
+    head = ["class", "latent", "AUROC", "precision", "recall", "F1", "fires where none before does"]
+    print_table(console, head, rows, (0,))

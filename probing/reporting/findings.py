@@ -121,23 +121,17 @@ def _not_judged(task: TaskResults) -> Finding:
 
 
 def _sentence(task: TaskResults, judged: Judgement) -> str:
-    parts = [
-        _opening(task, judged),
-        f"on {count(judged.measured.score.n)} {_rows(judged)} {measure_title(task.primary)} "
-        f"is {with_interval(judged.measured.score)}",
-        _gain_clause(judged),
-        _control_clause(judged),
-    ]
-    return "; ".join(part for part in parts if part) + "."
-
-
-def _rows(judged: Judgement) -> str:
-    is_all = judged.measured.split == "test"
-    return "test rows" if is_all else "test rows whose input train has not"
+    measured = judged.measured
+    rows = "test rows" if measured.split == "test" else "test rows whose input train has not"
+    reached = f"on {count(measured.score.n)} {rows} {measure_title(task.primary)} is {with_interval(measured.score)}"
+    parts = (_opening(task, judged), reached, _gain_clause(judged), _control_clause(judged))
+    return "; ".join(filter(None, parts)) + "."
 
 
 def _opening(task: TaskResults, judged: Judgement) -> str:
-    where = f"from {judged.result.site} of {task.states} by the probe {judged.result.probe}{_choice(task)}"
+    options = len(task.results)
+    choice = f" (the best of {options} site-probe pairs, chosen on {task.chosen_on})" if options > 1 else ""
+    where = f"from {judged.result.site} of {task.states} by the probe {judged.result.probe}{choice}"
     match judged.status:
         case "selectively decodable":
             return f"{task.task} is selectively decodable {where}"
@@ -157,11 +151,6 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.task} is {judged.status} {where}"
 
 
-def _choice(task: TaskResults) -> str:
-    options = len(task.results)
-    return f" (the best of {options} site-probe pairs, chosen on {task.chosen_on})" if options > 1 else ""
-
-
 def _gain_clause(judged: Judgement) -> str:
     gain = judged.gain
     if gain is None:
@@ -169,12 +158,10 @@ def _gain_clause(judged: Judgement) -> str:
     clause = f"the gain over the best baseline ({gain.baseline}) is {with_interval(gain.gain)}"
     if judged.status == "not judged":
         return clause
-    p = p_in_family(gain)
+    p, margin = p_in_family(gain), f"the margin of {gain.margin:g}"
     if gain.is_shown:
-        return f"{clause}, beyond the margin of {_margin(gain)} ({p})"
-    return (
-        f"{clause}, which does not clear the margin of {_margin(gain)} ({p}; {_power(gain)}){_by_itself(judged, gain)}"
-    )
+        return f"{clause}, beyond {margin} ({p})"
+    return f"{clause}, which does not clear {margin} ({p}; {_power(gain)}){_by_itself(judged, gain)}"
 
 
 def _power(gain: Gain) -> str:
@@ -199,21 +186,12 @@ def _by_itself(judged: Judgement, gain: Gain) -> str:
     )
 
 
-def _margin(gain: Gain) -> str:
-    return f"{gain.margin:g}"
-
-
 def _control_clause(judged: Judgement) -> str:
     against = judged.weakest
     if against is None:
         return ""
-    most = (
-        ""
-        if against.ceiling is None
-        else (
-            f" (its ceiling, what memory of every key of train would reach on average, is {decimal(against.ceiling)})"
-        )
-    )
+    ceiling = "its ceiling, what memory of every key of train would reach on average, is"
+    most = "" if against.ceiling is None else f" ({ceiling} {decimal(against.ceiling)})"
     return (
         f"the control task {against.control} gives {with_interval(against.score)}{most}, "
         f"so that selectivity is {with_interval(against.selectivity)}"
@@ -237,16 +215,19 @@ def _does_not_show(task: TaskResults, judged: Judgement) -> str:
 
 
 def _evidence(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
-    lines = [_spread(task, judged.result.probe), *_other_probes(task, judged), *_other_controls(judged)]
-    lines = [*warnings_of_task(task), *lines]
+    lines = [*warnings_of_task(task), _spread(task, judged.result.probe)]
+    lines += [*_other_probes(task, judged), *_other_controls(judged)]
     lines += [_chance_line(task, judged, name) for name in task.chance_checks()]
     lines += sentences(judged.measured)
-    lines.append(_seen_line(judged))
+    seen, unseen = judged.measured.seen, judged.measured.unseen
+    if seen is not None and unseen is not None:
+        said = "On rows whose key occurs in train the score is"
+        lines.append(f"{said} {decimal(seen)}, on the others {decimal(unseen)}.")
     if task.chosen_on == "test" and len(task.results) > 1:
         lines.append("Dev was not scored, so the site was chosen on test: its score is too favourable.")
     if unconverged := [r for r in task.results if not r.converged]:
         lines.append(f"{plural(len(unconverged), 'site-probe pair')} did not meet the solver's tolerance.")
-    return tuple(line for line in lines if line)
+    return tuple(filter(None, lines))
 
 
 def _spread(task: TaskResults, probe: str) -> str:
@@ -290,20 +271,10 @@ def _chance_line(task: TaskResults, judged: Judgement, name: str) -> str:
     check = comparison(judged.measured, name)
     if check is None:
         return ""
-    majority = judged.result.facts.get("majority")
-    beside = (
-        f", the majority label of train {decimal(majority)} of the test rows"
-        if isinstance(majority, float) and task.kind == "classes"
-        else ""
-    )
+    majority = judged.result.facts.get("majority") if task.kind == "classes" else None
+    is_known = isinstance(majority, float)
+    beside = f", the majority label of train {decimal(majority)} of the test rows" if is_known else ""
     return f"Chance check ({name}): the same probe scores {with_interval(check.score)}{beside}."
-
-
-def _seen_line(judged: Judgement) -> str:
-    seen, unseen = judged.measured.seen, judged.measured.unseen
-    if seen is None or unseen is None:
-        return ""
-    return f"On rows whose key occurs in train the score is {decimal(seen)}, on the others {decimal(unseen)}."
 
 
 def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from probing.errors import BadParameter, printable
 from probing.reporting.charts import INK, Chart, Row, ink, layer, named, nominal, rounded, shape_encodings, tip
 from probing.reporting.names import chosen_line, fitted, quoted, width_of
 from probing.reporting.overview import Cell, Overview
+from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, site_order
 from probing.reporting.wording import decimal, measure_title, plural
 from probing.results.patching import PatchingResult
@@ -60,6 +61,21 @@ class HeatMap:
                 found=f"shape {self.values.shape}",
                 where=self.title,
             )
+
+    @classmethod
+    def of_cells(
+        cls, title: str, cells: Iterable[tuple[str, str, float]], label: str, y_label: str, x_label: str, **more: Any
+    ) -> HeatMap:
+        """Return the heat map of triples (row, column, number); `more` has other attributes. Rows and columns stand in
+        the order in which they first occur, unless `more` names them.
+        """
+        known = list(cells)
+        rows = tuple(more.pop("rows", dict.fromkeys(row for row, _, _ in known)))
+        columns = tuple(more.pop("columns", dict.fromkeys(column for _, column, _ in known)))
+        values = np.full((len(rows), len(columns)), np.nan)
+        for row, column, value in known:
+            values[rows.index(row), columns.index(column)] = value
+        return cls(title, rows, columns, values, label, y_label, x_label, **more)
 
     @property
     def limit(self) -> float:
@@ -127,23 +143,20 @@ def transfer_maps(results: Sequence[CrossResult]) -> list[HeatMap]:
 def _transfer_map(task: str, probe: str, group: Sequence[CrossResult]) -> HeatMap:
     measure = group[0].measure
     chosen = [one for one in group if one.measure == measure]
-    sites = sorted(dict.fromkeys(one.site for one in chosen), key=site_order)
+    sites = sorted({one.site for one in chosen}, key=site_order)
     title, label = f"{task}: {probe}", f"{measure_title(measure)} on test rows"
     if len(sites) == 1:
-        keys = [(one.trained_on, one.tested_on) for one in chosen]
-        names = ("trained on", "tested on")
         title += f" at {sites[0]}" if not sites[0].startswith("(") else ""
+        cells = [(one.trained_on, one.tested_on, one.score.value) for one in chosen]
+        axes = ("trained on", "tested on")
     else:
-        keys = [(f"{one.trained_on} → {one.tested_on}", one.site) for one in chosen]
-        names = ("trained on → tested on", "site")
-    rows = tuple(dict.fromkeys(row for row, _ in keys))
-    columns = tuple(dict.fromkeys(column for _, column in keys)) if len(sites) == 1 else tuple(sites)
-    values = np.full((len(rows), len(columns)), np.nan)
-    for (row, column), one in zip(keys, chosen, strict=True):
-        values[rows.index(row), columns.index(column)] = one.score.value
+        cells = [(f"{one.trained_on} → {one.tested_on}", one.site, one.score.value) for one in chosen]
+        axes = ("trained on → tested on", "site")
     sizes = sorted({one.score.n for one in chosen})
     label += f"; n {sizes[0]:,}" + (f" to {sizes[-1]:,}" if len(sizes) > 1 else "")
-    return HeatMap(title, rows, columns, values, label, *names, is_share=chosen[0].score.unit in ("fraction", "R²"))
+    is_share = chosen[0].score.unit in ("fraction", "R²")
+    more: dict[str, Any] = {} if len(sites) == 1 else {"columns": sites}
+    return HeatMap.of_cells(title, cells, label, *axes, is_share=is_share, **more)
 
 
 def confusion_map(task: TaskResults) -> HeatMap | None:
@@ -197,11 +210,7 @@ def map_chart(found: HeatMap) -> Chart:
     encoding = {
         "x": nominal("column", sort=list(found.columns), title=found.x_label or None, axis=x_axis),
         "y": nominal("row", sort=names, title=found.y_label or None, axis=y_axis),
-        "tooltip": [
-            tip("row", found.y_label or "row"),
-            tip("column", found.x_label or "column"),
-            tip("value", number=True),
-        ],
+        "tooltip": [tip("row", found.y_label), tip("column", found.x_label), tip("value", number=True)],
     }
     legend = None if is_small else {"orient": "bottom", "direction": "horizontal", "gradientLength": 160}
     colour = {"field": "value", "type": "quantitative", "title": None, "scale": scale, "legend": legend}
@@ -229,7 +238,8 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
     kept = [row for row in found.rows if model in (None, row.model)]
     if not kept:
         raise BadParameter("no result of that model", needed=f"one of: {', '.join(found.models)}", found=str(model))
-    order = {site: i for i, site in enumerate(found.site_order(site for row in kept for site in row.sites))}
+    sites = sorted({site for row in kept for site in row.sites}, key=site_order)
+    order = {site: i for i, site in enumerate(sites)}
     several = len({row.model for row in kept}) > 1
     names = [f"{row.name}, {row.model}" if several else row.name for row in kept]
     step = max(4.5, min(48.0, 880 / max(1, len(order))))
@@ -243,7 +253,7 @@ def overview_chart(found: Overview, model: str | None = None) -> Chart:
         for cell in row.cells
     ]
     most = max([0.1, *(cell.value for row in found.rows for cell in row.cells if cell.value is not None)])
-    ticks, label = found.ticks(list(order))
+    ticks, label = site_ticks(sites)
     scale = {"domain": [0, len(order)], "nice": False}
     encoding: Chart = {
         "x": {"field": "x", "type": "quantitative", "title": label, "scale": scale, "axis": _cell_axis(ticks, step)},

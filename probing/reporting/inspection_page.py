@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 from probing.files.whole_files import write_atomically
-from probing.reporting.blocks import Figure, Fold, Section, Table, Words
-from probing.reporting.grids import HeatMap, map_chart
+from probing.reporting.blocks import Block, Fold, Section, Table, Words, map_table, maps_figure
+from probing.reporting.grids import HeatMap
 from probing.reporting.inspection_tables import (
     CATCHING,
     DEFINITIONS,
@@ -31,7 +31,6 @@ from probing.reporting.inspection_tables import (
     striking_rows,
 )
 from probing.reporting.page import rendered_sections
-from probing.reporting.sections import map_table
 from probing.reporting.wording import plural
 from probing.results.inspection import SINK, WAYS, InspectedText, Inspection
 from probing.system.machine import with_typed_errors
@@ -108,7 +107,6 @@ def states_section(found: Inspection) -> Section:
     maps.append(
         _site_map("Outlying coordinates", sites, labels, share, "share of Σ x² in the three largest coordinates")
     )
-    figure = _figure(maps)
     head, rows = site_rows(found)
     notes = [*found.notes, *([NOTHING_BESIDE_FIRST] if is_of_single_tokens(found) else [])]
     caption = "Each site: norms of tokens other than token 0 (median, 5 to 95 %) and of token 0, and its geometry."
@@ -119,7 +117,7 @@ def states_section(found: Inspection) -> Section:
         "Hidden states",
         about=f"Maps of {of_first}; resid.l enters block l, the last one leaves the last block before any final norm",
         notes=notes,
-        blocks=[figure, table],
+        blocks=[maps_figure(maps), table],
         folds=[Fold("The maps as tables", [map_table(one) for one in maps])],
     )
 
@@ -149,20 +147,16 @@ def heads_section(found: Inspection) -> Section:
     )
     if found.checks is not None:
         caption += f" KL is that of the output in bits: {'; '.join(WAYS[way] for way in found.replacements)}."
-    blocks: list[Figure | Table | Words] = [
+    blocks: list[Block] = [
         Table(caption, head, rows, texts=(0, 1), source="inspection-heads.parquet")
         if rows
         else Words("p", [NO_HEAD_STANDS_OUT])
     ]
-    blocks += [_figure(of_checks)] if of_checks else []
+    blocks += [maps_figure(of_checks)] if of_checks else []
     folds = [Fold("What each score counts", [Words("ul", DEFINITIONS)])]
-    folds += [Fold("Scores of all heads, by layer", [_figure(of_scores)])] if of_scores else []
+    folds += [Fold("Scores of all heads, by layer", [maps_figure(of_scores)])] if of_scores else []
     title = "Heads: what catches the eye" + ("" if found.checks is None else ", and what it does")
     return Section("heads", title, claims=agreement(found), blocks=blocks, folds=folds)
-
-
-def _figure(maps: Sequence[HeatMap], caption: str = "") -> Figure:
-    return Figure([map_chart(one) for one in maps], caption, ". ".join(one.description for one in maps))
 
 
 def _head_map(found: Inspection, title: str, values: NDArray[np.float64], label: str) -> HeatMap:
@@ -195,7 +189,7 @@ def _chosen(found: Inspection, heads: Heads) -> list[tuple[int, int]]:
 def maps_section(found: Inspection, heads: Heads) -> Section:
     """Return the section of attention maps, each beside the checked effect of its head."""
     text, labels = found.texts[0], _labels(found.texts[0])
-    blocks: list[Figure] = []
+    blocks: list[Block] = []
     for layer, head in _chosen(found, heads):
         both = found.patterns[0][:, found.layers.index(layer), head, : len(labels), : len(labels)].astype(np.float64)
         kinds = ("attention", "value-weighted share ‖α v W_O‖")
@@ -204,7 +198,7 @@ def maps_section(found: Inspection, heads: Heads) -> Section:
             for kind, values in zip(kinds, both, strict=True)
         ]
         maps[1:1] = _effect_map(found, layer, head)
-        blocks.append(_figure(maps, _caption(found, layer, head)))
+        blocks.append(maps_figure(maps, _caption(found, layer, head)))
     cut = f", its first {_MOST_TOKENS} tokens" if len(text.tokens) > _MOST_TOKENS else ""
     about = f"Attention of “{text.text}”{cut}: a row is a token that reads, a column the token that is read"
     return Section(
@@ -267,8 +261,7 @@ def comparison_section(found: Inspection) -> Section:
     for column, label in (("relative_distance", "distance / mean of both norms"), ("cosine", "cosine of both states")):
         values = states[column].to_numpy(dtype=np.float64).reshape(len(sites), -1)[:, : len(spans)]
         maps.append(_site_map(label.capitalize(), sites, spans, values, label))
-    figure = _figure(maps)
-    blocks: list[Figure | Table | Words] = [figure]
+    blocks: list[Block] = [maps_figure(maps)]
     if heads is not None:
         columns, rows = differing_heads(heads, _MOST_HEADS)
         caption = "Heads whose patterns differ most: total variation distance, mean over queries and at its largest."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from probing.reporting.tables import grid
+from probing.reporting.terminal import grid, print_limits, print_lines
 from probing.reporting.wording import decimal, plural
 from probing.results.inspection import CHECK_LIMITS, EQUAL, SHORT, SINK, WAYS, Inspection
 from probing.system.screen import shown
@@ -32,35 +32,52 @@ DEFINITIONS = (
 CATCHING = ("first_token", "punctuation", "self", "previous_token", "same_token", "induction")
 
 
+def number(value: Any) -> str:
+    return decimal(float(value) if _is_known(value) else None, 2)
+
+
+def size(value: Any) -> str:
+    """Return a size with three figures: `0.52`, `41.8`, `22,712`."""
+    if not _is_known(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _is_known(*values: Any) -> bool:
+    return all(value is not None and np.isfinite(value) for value in values)
+
+
+def _whole(value: Any) -> str:
+    return f"{value:.0f}" if _is_known(value) else "–"
+
+
+# Of the table of sites: what it shows of a site, and how this is written.
+_SITES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "site": ("site", str),
+    "norm": ("norm_median", size),
+    "5–95 %": ("norm_range", str),
+    "token 0": ("norm_first_token", size),
+    "cosine before": ("cosine_to_previous_median", number),
+    "attention adds": ("attention_norm_median", size),
+    "MLP adds": ("mlp_norm_median", size),
+    "top-3 share": ("largest_share_median", number),
+    "largest coordinate": ("largest_coordinate", _whole),
+    "massive: token 0": ("massive_first_token", str),
+    "elsewhere": ("massive_elsewhere", str),
+    "participation": ("participation_ratio", size),
+    "anisotropy": ("anisotropy", number),
+    "in context": ("contextual_similarity", number),
+}
+
+
 def site_rows(found: Inspection) -> tuple[list[str], list[list[str]]]:
-    head = ["site", "norm", "5–95 %", "token 0", "cosine before", "attention adds", "MLP adds", "top-3 share"]
-    head += ["largest coordinate", "massive: token 0", "elsewhere", "participation", "anisotropy", "in context"]
+    """Return the headings of the table of sites, and its rows."""
     rows = []
     for row in found.sites.to_dict("records"):
-        rows.append(
-            [
-                str(row["site"]),
-                size(row["norm_median"]),
-                _range(row["norm_low"], row["norm_high"]),
-                size(row["norm_first_token"]),
-                number(row["cosine_to_previous_median"]),
-                size(row["attention_norm_median"]),
-                size(row["mlp_norm_median"]),
-                number(row["largest_share_median"]),
-                _whole(row["largest_coordinate"]),
-                str(row["massive_first_token"]),
-                str(row["massive_elsewhere"]),
-                size(row["participation_ratio"]),
-                number(row["anisotropy"]),
-                number(row["contextual_similarity"]),
-            ]
-        )
-    return head, rows
-
-
-def _range(low: Any, high: Any) -> str:
-    """Return two sizes as `0.52–41.8`; a single dash if they are not defined."""
-    return f"{size(low)}–{size(high)}" if np.isfinite(low) and np.isfinite(high) else "–"
+        low, high = row["norm_low"], row["norm_high"]
+        row["norm_range"] = f"{size(low)}–{size(high)}" if _is_known(low, high) else "–"
+        rows.append([write(row[name]) for name, write in _SITES.values()])
+    return list(_SITES), rows
 
 
 NOTHING_BESIDE_FIRST = (
@@ -72,21 +89,6 @@ NOTHING_BESIDE_FIRST = (
 def is_of_single_tokens(found: Inspection) -> bool:
     """Return whether no text has a second token."""
     return all(len(text.tokens) < 2 for text in found.texts)
-
-
-def number(value: Any) -> str:
-    return decimal(None if value is None or not np.isfinite(value) else float(value), 2)
-
-
-def size(value: Any) -> str:
-    """Return a size with three figures: `0.52`, `41.8`, `22,712`."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _whole(value: Any) -> str:
-    return "–" if value is None or not np.isfinite(value) else f"{value:.0f}"
 
 
 def agreement(found: Inspection) -> list[str]:
@@ -208,40 +210,32 @@ def print_inspection(found: Inspection, console: Console, *, details: bool) -> N
     """Print an inspection: sites, the heads that stand out beside their checked effect, and what it cannot show;
     with `details` every site, else some ten. Columns that do not fit are left out: the files have them.
     """
-    console.print(shown(repr(found), style="bold"))
+    print_lines(console, [repr(found)], style="bold")
     head, rows = site_rows(found)
     chosen = rows if details else _some(rows)
     _print(console, head, chosen, (0,))
     if len(chosen) < len(rows):
-        console.print(shown(f"{plural(len(rows) - len(chosen), 'site')} more with --details", style="dim"))
+        print_lines(console, [f"{plural(len(rows) - len(chosen), 'site')} more with --details"], style="dim")
     if found.heads is not None:
         loses = "" if found.checks is None else ", and what the output loses"
         title = f"the head with the largest score of each kind (of entropy share the smallest){loses}"
-        console.print(shown(title, style="bold"))
-        _print(console, *striking_rows(found), (0, 1), ("weighted", "95 %", "uniform"))
+        _print(console, *striking_rows(found), (0, 1), ("weighted", "95 %", "uniform"), title=title)
         _print_effects(found, console)
     _print_comparison(found, console, details)
-    for line in [
-        *found.notes,
-        *([NOTHING_BESIDE_FIRST] * is_of_single_tokens(found)),
-        *(agreement(found)[1:] if found.checks is not None else ()),
-    ]:
-        console.print(shown(line))
-    console.print(shown("What this cannot show:", style="bold"))
-    for line in found.limits:
-        console.print(shown(f"- {line}"))
+    print_lines(console, [*found.notes, *([NOTHING_BESIDE_FIRST] * is_of_single_tokens(found))])
+    print_lines(console, agreement(found)[1:] if found.checks is not None else ())
+    print_limits(console, found.limits, "What this cannot show:")
 
 
 def _print_effects(found: Inspection, console: Console) -> None:
     heads = largest_effects(found, 2 * FEW)
-    if not heads:
-        return
     ways = [way for way in found.replacements if np.isfinite(found.grid(way, "kl")).any()]
     rows = [
         [f"{layer}.{head}", *(kl(effect_of(found, way, layer, head)["kl"]) for way in ways)] for layer, head in heads
     ]
-    console.print(shown("heads that move the output most whichever way they are replaced: KL, bits", style="bold"))
-    _print(console, ["head", *(f"KL {SHORT[way]}" for way in ways)], rows, (0,))
+    if rows:
+        title = "heads that move the output most whichever way they are replaced: KL, bits"
+        _print(console, ["head", *(f"KL {SHORT[way]}" for way in ways)], rows, (0,), title=title)
 
 
 def _some(rows: list[list[str]]) -> list[list[str]]:
@@ -255,7 +249,6 @@ def _print_comparison(found: Inspection, console: Console, details: bool) -> Non
     if found.comparison is None:
         return
     states, heads = found.comparison.states, found.comparison.heads
-    console.print(shown(f"compared with “{found.comparison.text.text}”: where the states differ most", style="bold"))
     rows = []
     for site in dict.fromkeys(states["site"]):
         at = states[states["site"] == site]
@@ -263,11 +256,12 @@ def _print_comparison(found: Inspection, console: Console, details: bool) -> Non
         medians = [number(at[name].median()) for name in ("relative_distance", "cosine")]
         rows.append([site, *medians, str(most["span"]), number(most["relative_distance"]), number(most["cosine"])])
     columns = ["site", "distance", "cosine", "largest at", "distance there", "cosine there"]
-    _print(console, columns, rows if details else _some(rows), (0, 3))
-    console.print(shown("medians over tokens or spans; distances are shares of the mean of both norms", style="dim"))
+    title = f"compared with “{found.comparison.text.text}”: where the states differ most"
+    _print(console, columns, rows if details else _some(rows), (0, 3), title=title)
+    print_lines(console, ["medians over tokens or spans; distances are shares of the mean of both norms"], style="dim")
     if heads is not None:
-        console.print(shown("heads whose patterns differ most (total variation)", style="bold"))
-        _print(console, *differing_heads(heads, 2 * FEW), (0,))
+        title = "heads whose patterns differ most (total variation)"
+        _print(console, *differing_heads(heads, 2 * FEW), (0,), title=title)
 
 
 def differing_heads(heads: DataFrame, count: int) -> tuple[list[str], list[list[str]]]:
@@ -298,16 +292,18 @@ def _print(
     rows: Sequence[Sequence[str]],
     texts: Sequence[int],
     first: Sequence[str] = (),
+    title: str = "",
 ) -> None:
     """Print a table without the columns that do not fit (see `_left_out`), and name these."""
     gone = _left_out(head, rows, console.width, first)
-    kept = [k for k, title in enumerate(head) if title not in gone]
+    kept = [k for k, name in enumerate(head) if name not in gone]
     table = grid([head[k] for k in kept], texts=[i for i, k in enumerate(kept) if k in texts])
     for column in table.columns:
         column.no_wrap = True
     for row in rows:
         table.add_row(*(shown(row[k]) for k in kept))
+    print_lines(console, filter(None, [title]), style="bold")
     console.print(table)
     if gone:
         words = f"left out for want of room: {', '.join(gone)} (a wider terminal, or the files, have them)"
-        console.print(shown(words, style="dim"))
+        print_lines(console, [words], style="dim")

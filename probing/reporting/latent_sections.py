@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
-from rich.text import Text
 
-from probing.reporting.blocks import Fold, Number, Section, Table, Words
-from probing.reporting.tables import grid
+from probing.reporting.blocks import Block, Cell, Fold, Number, Section, Table, Words
+from probing.reporting.terminal import print_lines, print_table
 from probing.reporting.wording import decimal, plural
 from probing.results.dictionary_training import LIMITS as TRAINING_LIMITS
 from probing.results.dictionary_training import RANDOM, ROLES, TWIN, DictionaryQuality, DictionaryTraining
-from probing.results.latent_contexts import LIMITS, TOP, LatentContext, LatentContexts, LatentFacts, ProbeBeside
-from probing.system.screen import shown
+from probing.results.latent_contexts import (
+    LIMITS,
+    TOP,
+    Disagreement,
+    LatentContext,
+    LatentContexts,
+    LatentFacts,
+    ProbeBeside,
+)
 
 _HEADS = (
     "dictionary",
@@ -30,19 +34,19 @@ _VISIBLE = 10  # latents whose contexts are not folded
 
 def training_section(result: DictionaryTraining, anchor: str) -> Section:
     """Return the section of the page on a dictionary that was trained."""
-    claims = [quality_sentence(result), *_against(result)]
-    notes = result.doubts
-    rows: list[list[str | Number]] = [_cells(one) for one in result.qualities]
+    rows: list[list[Cell]] = [_cells(one) for one in result.qualities]
+    others = [f"{one.unexplained:.1%} ({_called(one)})" for one in result.qualities if one is not result.trained]
+    against = f"Left unexplained by the controls: {', '.join(others)}."
     table = Table("On held-out texts.", _HEADS, rows, source="dictionary_training.parquet")
-    errors: list[list[str | Number]] = [[str(k), Number(decimal(e, 4))] for k, e in enumerate(result.errors, start=1)]
+    errors: list[list[Cell]] = [[str(k), Number(decimal(e, 4))] for k, e in enumerate(result.errors, start=1)]
     curve = Table("In the mean over the steps of each pass.", ("pass", "variance unexplained"), errors)
     return Section(
         anchor,
         f"Dictionary of {result.site or 'states'}",
         models=[result.model] if result.model else [],
         about=about_training(result),
-        claims=claims,
-        notes=notes,
+        claims=[quality_sentence(result), *([against] if others else [])],
+        notes=result.doubts,
         blocks=[
             table,
             Words("ul", [f"{_called(one)}: {ROLES[one.role]}" for one in result.qualities]),
@@ -74,11 +78,6 @@ def quality_sentence(result: DictionaryTraining) -> str:
     )
 
 
-def _against(result: DictionaryTraining) -> list[str]:
-    others = [f"{one.unexplained:.1%} ({_called(one)})" for one in result.qualities if one is not result.trained]
-    return [f"Left unexplained by the controls: {', '.join(others)}."] if others else []
-
-
 def _recovered(one: DictionaryQuality) -> str:
     if one.loss_recovered is None:
         return "–"
@@ -90,7 +89,7 @@ def _called(one: DictionaryQuality) -> str:
     return _CALLED.get(one.role, one.role)
 
 
-def _cells(one: DictionaryQuality) -> list[str | Number]:
+def _cells(one: DictionaryQuality) -> list[Cell]:
     losses = (one.loss_clean, one.loss_replaced, one.loss_removed)
     alive = f"{one.alive:.0%}" + (
         "" if one.alive_in_training is None else f" ({one.alive_in_training:.0%} in training)"
@@ -103,21 +102,16 @@ def _cells(one: DictionaryQuality) -> list[str | Number]:
 def print_training(result: DictionaryTraining, console: Console) -> None:
     """Print how a dictionary was trained, and a line for it and each control."""
     where = f"{result.site} of {result.model}" if result.site else "states"
-    console.print(shown(f"Dictionary of {where}", style="bold"))
-    console.print(shown(about_training(result), style="dim"))
-    table = grid(["", "L0", "unexplained", "alive", "loss recovered"], texts=(0,))
-    for one in result.qualities:
-        cells = [cell.text if isinstance(cell, Number) else cell for cell in _cells(one)[:-1]]
-        table.add_row(*map(shown, cells))
-    console.print(table)
+    print_lines(console, [f"Dictionary of {where}"], style="bold")
+    print_lines(console, [about_training(result)], style="dim")
+    rows = [[cell.text if isinstance(cell, Number) else cell for cell in _cells(one)[:-1]] for one in result.qualities]
+    print_table(console, ["", "L0", "unexplained", "alive", "loss recovered"], rows, (0,))
 
 
 def contexts_section(result: LatentContexts, anchor: str) -> Section:
     """Return the section of the page on latents: their facts, contexts, and where a probe disagrees."""
-    blocks: list[Table | Words] = [_facts_table(result)]
-    claims = [probe_sentence(result, one) for one in result.probes[:3]]
-    if result.probes:
-        blocks.append(_probe_table(result))
+    blocks: list[Block] = [_facts_table(result)]
+    blocks += [_probe_table(result)] if result.probes else []
     tables = [_context_table(result, one) for one in result.facts]
     folds = [Fold("The other latents", tables[_VISIBLE:])] if len(tables) > _VISIBLE else []
     folds += [Fold(f"Where the probe and latent {one.latent} disagree", [apart(result, one)]) for one in result.probes]
@@ -129,7 +123,7 @@ def contexts_section(result: LatentContexts, anchor: str) -> Section:
         f"Latents of {result.site}",
         models=[result.model],
         about=about_contexts(result),
-        claims=claims,
+        claims=[probe_sentence(result, one) for one in result.probes[:3]],
         blocks=[*blocks, *tables[:_VISIBLE], Words("p", ["What this does not show:"]), Words("ul", LIMITS)],
         folds=folds,
     )
@@ -163,32 +157,24 @@ def probe_sentence(result: LatentContexts, one: ProbeBeside) -> str:
 
 
 def _facts_table(result: LatentContexts) -> Table:
-    has_names = any(one.name or one.page for one in result.facts)
-    head = ["latent", *(["name", "page"] if has_names else []), "density", "largest", "mean"]
-    head += ["density there"] if has_names else []
-    rows: list[list[str | Number]] = []
-    for one in result.facts:
-        cells: list[str | Number] = [str(one.latent), *([one.name or "–", one.page or "–"] if has_names else [])]
-        cells += [Number(f"{one.density:.3%}"), Number(decimal(one.largest, 2)), Number(decimal(one.mean, 2))]
-        if has_names:
-            cells.append(Number("–" if one.exported_density is None else f"{one.exported_density:.3%}"))
-        rows.append(cells)
-    return Table("The latents.", head, rows, texts=(0, 1, 2) if has_names else (0,), source="latent_contexts.parquet")
+    numbers = ["density", "largest", "mean"]
+    rows: list[list[Cell]] = [
+        [str(one.latent), Number(f"{one.density:.3%}"), Number(decimal(one.largest, 2)), Number(decimal(one.mean, 2))]
+        for one in result.facts
+    ]
+    head, texts = ["latent", *numbers], [0]
+    if any(one.name or one.page for one in result.facts):
+        head, texts = ["latent", "name", "page", *numbers, "density there"], [0, 1, 2]
+        for row, one in zip(rows, result.facts, strict=True):
+            row[1:1] = [one.name or "–", one.page or "–"]
+            row.append(Number("–" if one.exported_density is None else f"{one.exported_density:.3%}"))
+    return Table("The latents.", head, rows, texts, source="latent_contexts.parquet")
 
 
 def _probe_table(result: LatentContexts) -> Table:
-    head = (
-        "latent",
-        "active on",
-        "says yes where",
-        "both yes",
-        "probe only",
-        "latent only",
-        "neither",
-        "accuracy",
-        "of the probe",
-    )
-    rows: list[list[str | Number]] = [
+    head = ["latent", "active on", "says yes where", "both yes", "probe only", "latent only", "neither"]
+    head += ["accuracy", "of the probe"]
+    rows: list[list[Cell]] = [
         [
             str(one.latent),
             "–" if one.sign == 0 else one.label if one.sign > 0 else f"not {one.label}",
@@ -212,8 +198,8 @@ def _cut(one: ProbeBeside) -> str:
 
 
 def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
-    rows: list[list[str | Number]] = [
-        [one.band, Number(decimal(one.activation, 2)), _line(one.left, one.token, one.right), one.id]
+    rows: list[list[Cell]] = [
+        [one.band, Number(decimal(one.activation, 2)), _line(one), one.id]
         for one in result.contexts
         if one.latent == facts.latent
     ]
@@ -224,13 +210,13 @@ def _context_table(result: LatentContexts, facts: LatentFacts) -> Table:
 
 def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
     """Return a table of the rows where a probe and a latent disagree, or words that they never do."""
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [
             one.kind,
             Number(decimal(one.activation, 2)),
             Number(decimal(one.probe_score, 2)),
             one.label,
-            _line(one.left, one.token, one.right),
+            _line(one),
             one.id,
         ]
         for one in result.disagreements
@@ -244,42 +230,30 @@ def apart(result: LatentContexts, beside: ProbeBeside) -> Table | Words:
     return Table(caption, head, rows, texts=(0, 3, 4, 5), source="latent_disagreements.parquet")
 
 
-def _line(left: str, token: str, right: str, most: int | None = None) -> str:
-    before, after = " ".join(left.split("\n")), " ".join(right.split("\n"))
+def _line(one: LatentContext | Disagreement, most: int | None = None) -> str:
+    """Return a context as a line in which its token is marked, cut to `most` characters on either side."""
+    before, after = " ".join(one.left.split("\n")), " ".join(one.right.split("\n"))
     if most is not None:
         before = before if len(before) <= most else f"…{before[-most:]}"
         after = after if len(after) <= most else f"{after[:most]}…"
-    return f"{before}«{token}»{after}" if token else f"{before}{after}"  # a whole text has no marked part
+    return f"{before}«{one.token}»{after}" if one.token else f"{before}{after}"  # a whole text has no marked part
 
 
 def print_contexts(result: LatentContexts, console: Console, *, details: bool) -> None:
     """Print latents with their strongest contexts; with `details` all bands, and the rows where a probe disagrees."""
-    console.print(shown(about_contexts(result), style="dim"))
+    print_lines(console, [about_contexts(result)], style="dim")
     for facts in result.facts:
-        console.print(_heading(facts))
-        table = grid(["band", "activation", "context"], texts=(0, 2))
-        for one in _printed(result.contexts, facts.latent, details):
-            line = _line(one.left, one.token, one.right, _SHORT)
-            table.add_row(shown(one.band), shown(decimal(one.activation, 2)), shown(line))
-        console.print(table)
+        active = f"active on {facts.density:.2%}" if facts.density else "never active"
+        title = " · ".join(filter(None, (f"latent {facts.latent}", active, facts.name, facts.page)))
+        own = [one for one in result.contexts if one.latent == facts.latent and (details or one.band == TOP)]
+        rows = [(one.band, decimal(one.activation, 2), _line(one, _SHORT)) for one in own]
+        print_table(console, ["band", "activation", "context"], rows, (0, 2), title=title)
     for beside in result.probes:
-        console.print(shown(probe_sentence(result, beside)))
+        print_lines(console, [probe_sentence(result, beside)])
         if details:
-            table = grid(["who says yes", "activation", "log odds", "label", "context"], texts=(0, 3, 4))
-            for row in (row for row in result.disagreements if row.latent == beside.latent):
-                numbers = (decimal(row.activation, 2), decimal(row.probe_score, 2))
-                line = _line(row.left, row.token, row.right, _SHORT)
-                table.add_row(*map(shown, (row.kind, *numbers, row.label, line)))
-            console.print(table)
-
-
-def _heading(facts: LatentFacts) -> Text:
-    parts = [f"latent {facts.latent}", f"active on {facts.density:.2%}" if facts.density else "never active"]
-    parts += [facts.name] if facts.name else []
-    parts += [facts.page] if facts.page else []
-    return shown(" · ".join(parts), style="bold")
-
-
-def _printed(contexts: Sequence[LatentContext], latent: int, details: bool) -> list[LatentContext]:
-    own = [one for one in contexts if one.latent == latent]
-    return own if details else [one for one in own if one.band == TOP]
+            differing = [
+                (row.kind, decimal(row.activation, 2), decimal(row.probe_score, 2), row.label, _line(row, _SHORT))
+                for row in result.disagreements
+                if row.latent == beside.latent
+            ]
+            print_table(console, ["who says yes", "activation", "log odds", "label", "context"], differing, (0, 3, 4))

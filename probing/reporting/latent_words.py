@@ -72,15 +72,10 @@ def use_of_latents(place: str, recipe: str, cell: UseCell) -> str:
     """
     numbers = cell.comparisons[recipe]
     asked = f"Does the model use {latents_called(recipe, numbers)} at {place}?"
-    if _is_idle(numbers):
+    if 0 < numbers.get("rank", 0) <= numbers.get(NEVER_ACTIVE, 0):
         which = "they are" if numbers["rank"] > 1 else "it is"
         return f"{asked} Not asked by this edit: {which} never active on these rows."
     return f"{asked} {_answer(numbers)} {mediated(recipe, cell)}"
-
-
-def _is_idle(numbers: Mapping[str, float]) -> bool:
-    """Return whether no latent that an edit sets is active on any row."""
-    return 0 < numbers.get("rank", 0) <= numbers.get(NEVER_ACTIVE, 0)
 
 
 def _answer(numbers: Mapping[str, float]) -> str:

@@ -7,31 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
-from probing.reporting.charts import described, panel_chart
-from probing.reporting.lens_prompts import (
-    prompt_curves,
-    shortened,
-    trajectory_caption,
-    trajectory_chart,
-    trajectory_words,
-)
-from probing.reporting.panels import Curve, Panel, Point
-from probing.reporting.tables import grid
-from probing.reporting.wording import decimal, plural
-from probing.results.lens import (
-    ALL_SITES,
-    CONTROLS,
-    FIRST,
-    UNIGRAM,
-    LensDifference,
-    LensMean,
-    LensResult,
-    SiteUse,
-    Trajectory,
-)
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, number, panels_figure
+from probing.reporting.charts import Chart, ink, layer, nominal, rounded, tip
+from probing.reporting.panels import Curve, Panel, Point, points
+from probing.reporting.terminal import print_limits, print_lines, print_table
+from probing.reporting.wording import Estimate, decimal, plural, sentence_case, with_interval
+from probing.results.lens import ALL_SITES, CONTROLS, FIRST, UNIGRAM, LensResult, SiteUse, Trajectory
 from probing.results.models import ModelFacts
-from probing.system.screen import shown
 
 TITLE = "What lenses read"
 QUANTITIES = {
@@ -53,6 +35,7 @@ _HEADS = (
 )
 _FAR = 3.0  # from how many times the 90 % point an axis is cut
 _LAST_TOKENS = 6  # of a prompt, in the terminal
+_COLOURS, _DOMAIN = ["#f4f8fb", "#0072b2"], [0.0, 1.0]  # of probabilities in the chart of a prompt
 
 
 def model_of_lens(result: LensResult) -> ModelFacts:
@@ -64,25 +47,22 @@ def lens_section(result: LensResult, anchor: str) -> Section:
     """Return the section of the page: curves, use, prompts, and all numbers folded."""
     panels = [panel for quantity in _DRAWN if (panel := _panel(result, quantity)).curves]
     more = [panel for panel in (_use_panel(result), _commitment_panel(result)) if panel is not None]
-    blocks: list[Table | Figure | Words] = [Words("p", [about(result)])]
-    blocks.append(Figure([panel_chart(panel) for panel in panels], "", described(panels)))
-    if more:
-        blocks.append(Figure([panel_chart(panel) for panel in more], "", described(more)))
-    for one in result.trajectories:
-        blocks.append(Figure([trajectory_chart(one)], trajectory_caption(one), trajectory_words(one)))
+    blocks: list[Block] = [Words("p", [about(result)]), panels_figure(panels)]
+    blocks += [panels_figure(more)] if more else []
+    blocks += [Figure([trajectory_chart(one)], _caption(one), _last_tokens(one)) for one in result.trajectories]
     folds = [Fold(f"All numbers of {name}", [_table(result, name)]) for name in _moving(result)]
     folds.append(Fold("Differences, row by row", [_difference_table(result)]))
-    if result.use:
-        folds.append(Fold("Replaced states", [_use_table(result)]))
+    folds += [Fold("Replaced states", [_use_table(result)])] if result.use else []
     folds += [
-        Fold(f"Curves of the prompt “{shortened(one.prompt)}”", [prompt_curves(one)]) for one in result.trajectories
+        Fold(f"Curves of the prompt “{shortened(one.prompt)}”", [_prompt_curves(one)]) for one in result.trajectories
     ]
     folds.append(Fold("The lenses and controls", [Words("ul", [f"{k}: {v}" for k, v in result.lenses.items()])]))
+    model = model_of_lens(result).label
     return Section(
         anchor,
         TITLE,
-        models=[model_of_lens(result).label],
-        about=f"States of {model_of_lens(result).label}",
+        models=[model],
+        about=f"States of {model}",
         claims=claims(result),
         notes=list(result.doubts),
         blocks=[*blocks, Words("p", ["What this does not show:"]), Words("ul", result.limits)],
@@ -95,13 +75,10 @@ def about(result: LensResult) -> str:
     facts = result.facts
     is_masked, skip = facts.get("head") == "masked", int(facts.get("skip", 1))
     of = "one masked token of each text" if is_masked else "tokens with one that follows"
-    left_out = "" if is_masked or not skip else f"; the first {_skipped(skip)} left out"
+    skipped = "token of each text is" if skip == 1 else f"{skip} tokens of each text are"
+    left_out = "" if is_masked or not skip else f"; the first {skipped} left out"
     rows, texts = (plural(int(facts.get(name, 0)), name[:-1]) for name in ("rows", "texts"))
     return f"{rows} ({of}) of {texts}{left_out}. KL is to the model's own output."
-
-
-def _skipped(skip: int) -> str:
-    return "token of each text is" if skip == 1 else f"{skip} tokens of each text are"
 
 
 def claims(result: LensResult) -> list[str]:
@@ -180,19 +157,15 @@ def _moving(result: LensResult) -> list[str]:
 def _panel(result: LensResult, quantity: str) -> Panel:
     curves = []
     for part, name in enumerate(_moving(result)):
-        means = [(x, result.mean(name, site, quantity)) for x, site in enumerate(result.sites)]
-        points = tuple(Point(x, m.value, m.low, m.high) for x, m in means if m is not None)
-        if points:
-            curves.append(Curve(_called(name), "other" if name in CONTROLS else "task", points, part))
-    levels = [
-        Curve(_called(m.lens), "baseline", (Point(0, m.value, m.low, m.high),), part)
-        for part, m in enumerate(m for m in result.means if m.lens in _CONSTANT and m.quantity == quantity)
-    ]
-    unit = "share of rows" if quantity == "agreement" else "bits a token"
-    least = (0.0, 1.0 if quantity == "agreement" else 0.1)
-    title = QUANTITIES[quantity][:1].upper() + QUANTITIES[quantity][1:]
+        drawn = points((x, result.mean(name, site, quantity)) for x, site in enumerate(result.sites))
+        if drawn:
+            curves.append(Curve(_called(name), "other" if name in CONTROLS else "task", drawn, part))
+    constant = [m for m in result.means if m.lens in _CONSTANT and m.quantity == quantity]
+    levels = [Curve(_called(m.lens), "baseline", points([(0, m)]), part) for part, m in enumerate(constant)]
+    unit, least = ("share of rows", 1.0) if quantity == "agreement" else ("bits a token", 0.1)
     most, cut = _most(curves)
-    return Panel(title, unit + cut, tuple(result.sites), tuple(curves), tuple(levels), least, (-1e9, most))
+    title = sentence_case(QUANTITIES[quantity])
+    return Panel(title, unit + cut, tuple(result.sites), tuple(curves), tuple(levels), (0.0, least), (-1e9, most))
 
 
 def _most(curves: Sequence[Curve]) -> tuple[float, str]:
@@ -210,20 +183,19 @@ def _called(name: str) -> str:
 def _use_panel(result: LensResult) -> Panel | None:
     if not result.use:
         return None
-    sites = tuple(one.site for one in result.use)
-    points = tuple(
-        Point(x, one.value, one.low, one.high, "cross" if one.site in result.unread_but_used else "", _use_words(one))
+    unread = result.unread_but_used
+    replaced = tuple(
+        Point(x, one.value, one.low, one.high, "cross" if one.site in unread else "", _use_words(one))
         for x, one in enumerate(result.use)
     )
     read = tuple(Point(x, one.lens_kl) for x, one in enumerate(result.use) if one.lens_kl is not None)
-    first = next(iter(result.lenses))
     curves = (
-        Curve("state replaced by the mean", "task", points, 1),
-        Curve(f"KL(final ‖ {first})", "other", read, 0),
+        Curve("state replaced by the mean", "task", replaced, 1),
+        Curve(f"KL(final ‖ {next(iter(result.lenses))})", "other", read, 0),
     )
     most, cut = _most(curves)
-    label = "bits a token" + cut
-    return Panel("Use: the output without the state", label, sites, curves, (), (0.0, 0.1), (-1e9, most))
+    title, sites = "Use: the output without the state", tuple(one.site for one in result.use)
+    return Panel(title, "bits a token" + cut, sites, curves, least=(0.0, 0.1), most=(-1e9, most))
 
 
 def _use_words(one: SiteUse) -> str:
@@ -236,30 +208,19 @@ def _commitment_panel(result: LensResult) -> Panel | None:
     curves = []
     for part, one in enumerate(result.commitment):
         shares = np.cumsum([one.shares.get(site, 0.0) for site in result.sites])
-        points = tuple(Point(x, float(share)) for x, share in enumerate(shares))
-        curves.append(Curve(_called(one.lens), "task", points, part))
-    if not curves:
-        return None
+        drawn = tuple(Point(x, float(share)) for x, share in enumerate(shares))
+        curves.append(Curve(_called(one.lens), "task", drawn, part))
     title = "Top token settled: share of rows by site"
-    return Panel(title, "share of rows", tuple(result.sites), tuple(curves), (), (0.0, 1.0), (0.0, 1.0))
+    return Panel(title, "share of rows", tuple(result.sites), tuple(curves), most=(0.0, 1.0)) if curves else None
 
 
-def _with(one: LensMean | LensDifference | SiteUse, places: int = 3) -> str:
-    if one.low is None:
-        return f"{decimal(one.value, places)} (one text: no interval)"
-    return f"{decimal(one.value, places)} [{decimal(one.low, places)}, {decimal(one.high, places)}]"
-
-
-def _cell(one: LensMean | LensDifference | SiteUse | None, places: int = 3) -> Number:
-    if one is None:
-        return Number("–")
-    small = f"[{decimal(one.low, places)}, {decimal(one.high, places)}]" if one.low is not None else ""
-    return Number(decimal(one.value, places), small)
+def _with(one: Estimate, places: int = 3) -> str:
+    return with_interval(one, places) + (" (one text: no interval)" if one.low is None else "")
 
 
 def _table(result: LensResult, name: str) -> Table:
-    rows: list[list[str | Number]] = [
-        [site, *(_cell(result.mean(name, site, quantity), _PLACES.get(quantity, 3)) for quantity in QUANTITIES)]
+    rows: list[list[Cell]] = [
+        [site, *(number(result.mean(name, site, quantity), _PLACES.get(quantity, 3)) for quantity in QUANTITIES)]
         for site in result.sites
         if result.mean(name, site, "kl") is not None
     ]
@@ -268,8 +229,8 @@ def _table(result: LensResult, name: str) -> Table:
 
 
 def _difference_table(result: LensResult) -> Table:
-    rows: list[list[str | Number]] = [
-        [d.site, d.lens, f"{d.than_lens} at {d.than_site}" if d.than_site != d.site else d.than_lens, _cell(d)]
+    rows: list[list[Cell]] = [
+        [d.site, d.lens, f"{d.than_lens} at {d.than_site}" if d.than_site != d.site else d.than_lens, number(d)]
         for d in result.differences
         if d.quantity == "kl"
     ]
@@ -278,8 +239,8 @@ def _difference_table(result: LensResult) -> Table:
 
 
 def _use_table(result: LensResult) -> Table:
-    rows: list[list[str | Number]] = [
-        [one.site, _cell(one), Number(decimal(one.lens_kl)), _use_words(one)] for one in result.use
+    rows: list[list[Cell]] = [
+        [one.site, number(one), Number(decimal(one.lens_kl)), _use_words(one)] for one in result.use
     ]
     caption = (
         f"KL of the output of {result.use[0].n} rows when their state is replaced by the mean state, in bits, beside "
@@ -290,68 +251,136 @@ def _use_table(result: LensResult) -> Table:
 
 def print_lens(result: LensResult, console: Console, *, details: bool) -> None:
     """Print what each lens reads by site, use beside it, prompts, and what a lens cannot show."""
-    console.print(shown(f"model {model_of_lens(result).label}: {about(result)}", style="dim"))
+    print_lines(console, [f"model {model_of_lens(result).label}: {about(result)}"], style="dim")
     names = list(result.lenses)
     for name in [one for one in _moving(result) if details or one == names[0]]:
-        _print_lens_table(result, name, console)
+        _print_lens(result, name, console)
     if len(names) > 2:
         _print_beside(result, console)
-    for sentence in claims(result):
-        console.print(shown(sentence))
+    print_lines(console, claims(result))
     if result.use:
-        _print_use(result, console)
+        title = (
+            f"The output of {plural(result.use[0].n, 'row')} when the state is replaced by the mean state of its site"
+        )
+        rows = [(one.site, _with(one, 2), decimal(one.lens_kl, 2), _use_words(one)) for one in result.use]
+        print_table(console, ["site", "KL when replaced, bits", "KL of the lens", ""], rows, (0, 3), title=title)
     for one in result.trajectories:
-        _print_trajectory(one, console)
-    console.print(shown("What this does not show:", style="bold"))
-    for sentence in result.limits:
-        console.print(shown(f"- {sentence}"))
+        first = max(0, len(one.tokens) - _LAST_TOKENS)
+        title = f"{one.lens}, “{shortened(one.prompt, 70)}”: most probable next token, last tokens"
+        body = [
+            (site, *(f"{shortened(top[0][0], 9)} {top[0][1]:.2f}" for top in row[first:]))
+            for site, row in zip(one.sites, one.top, strict=True)
+        ]
+        head = ["site", *one.tokens[first:]]
+        print_table(console, head, body, range(len(head)), title=title)
+    print_limits(console, result.limits)
 
 
-def _print_lens_table(result: LensResult, name: str, console: Console) -> None:
-    columns = ("kl", "cross_entropy", "bits_per_byte", "entropy", "agreement", "rank_of_final", "rank_of_true")
-    heads = ("KL", "CE", "CE/byte", "entropy", "agree", "rank f", "rank t")
-    table = grid(["site", *heads])
+def _print_lens(result: LensResult, name: str, console: Console) -> None:
+    columns = ("cross_entropy", "bits_per_byte", "entropy", "agreement", "rank_of_final", "rank_of_true")
+    head = ("site", "KL", "CE", "CE/byte", "entropy", "agree", "rank f", "rank t")
+    rows = []
     for site in result.sites:
-        means = [result.mean(name, site, quantity) for quantity in columns]
-        if means[0] is not None:
-            rest = [decimal(m.value, _PLACES.get(m.quantity, 3)) for m in means[1:] if m is not None]
-            table.add_row(
-                *map(
-                    shown, (site, _with(means[0], 2) if means[0].low is not None else decimal(means[0].value, 2), *rest)
-                )
-            )
-    console.print(shown(f"{name}: {result.lenses[name]}", style="bold"))
-    console.print(table)
-    console.print(shown(_HEADS, style="dim"))
+        if (kl := result.mean(name, site, "kl")) is not None:
+            others = [m for quantity in columns if (m := result.mean(name, site, quantity)) is not None]
+            cells = [decimal(m.value, _PLACES.get(m.quantity, 3)) for m in others]
+            rows.append([site, with_interval(kl, 2), *cells])
+    print_table(console, head, rows, title=f"{name}: {result.lenses[name]}", note=_HEADS)
 
 
 def _print_beside(result: LensResult, console: Console) -> None:
     """Print the KL of every lens and control, site by site."""
-    table = grid(["site", *map(_called, result.lenses)])
     levels = {m.lens: m for m in result.means if m.lens in _CONSTANT and m.quantity == "kl"}
+    rows = []
     for site in result.sites:
         means = [levels.get(name) or result.mean(name, site, "kl") for name in result.lenses]
-        table.add_row(*map(shown, (site, *(decimal(m.value, 2) if m else "–" for m in means))))
-    console.print(shown("KL(final ‖ lens), bits a token; intervals on the page and in lens.parquet", style="bold"))
-    console.print(table)
+        rows.append([site, *(decimal(m.value if m else None, 2) for m in means)])
+    title = "KL(final ‖ lens), bits a token; intervals on the page and in lens.parquet"
+    print_table(console, ["site", *map(_called, result.lenses)], rows, title=title)
 
 
-def _print_use(result: LensResult, console: Console) -> None:
-    table = grid(["site", "KL when replaced, bits", "KL of the lens", ""], texts=(0, 3))
-    for one in result.use:
-        table.add_row(*map(shown, (one.site, _with(one, 2), decimal(one.lens_kl, 2), _use_words(one))))
-    caption = f"The output of {plural(result.use[0].n, 'row')} when the state is replaced by the mean state of its site"
-    console.print(shown(caption, style="bold"))
-    console.print(table)
+# Prompts.
 
 
-def _print_trajectory(one: Trajectory, console: Console) -> None:
-    first = max(0, len(one.tokens) - _LAST_TOKENS)
-    table = grid(["site", *one.tokens[first:]], texts=range(len(one.tokens) - first + 1))
+def trajectory_chart(one: Trajectory) -> Chart:
+    """Return the chart of a prompt: the most probable token by site and position, coloured by its probability."""
+    columns = [f"{k} {token}" for k, token in enumerate(one.tokens)]
+    rows = []
     for s, site in enumerate(one.sites):
-        cells = [f"{shortened(top[0][0], 9)} {top[0][1]:.2f}" for top in one.top[s][first:]]
-        table.add_row(*map(shown, (site, *cells)))
-    console.print(
-        shown(f"{one.lens}, “{shortened(one.prompt, 70)}”: most probable next token, last tokens", style="bold")
+        for t, column in enumerate(columns):
+            (token, share), *others = one.top[s][t]
+            row = {"site": site, "token": column, "text": shortened(token, 8), "value": rounded(share)}
+            row |= {"ink": ink(_COLOURS, _DOMAIN, share)}
+            row |= {"top": f"{token} {share:.2f}" + "".join(f", {name} {p:.2f}" for name, p in others)}
+            numbers = {"entropy": one.entropy, "kl": one.kl, "rank": one.rank_of_final}
+            rows.append(row | {name: rounded(values[s][t]) for name, values in numbers.items()})
+    scale = {"domain": _DOMAIN, "range": _COLOURS, "interpolate": "rgb"}
+    legend = {"orient": "bottom", "direction": "horizontal", "gradientLength": 160, "format": ".1f"}
+    colour = {"field": "value", "type": "quantitative", "title": "probability", "scale": scale, "legend": legend}
+    axis = {"labelAngle": -40, "labelLimit": 90}
+    encoding = {
+        "x": nominal("token", sort=columns, title="token read", axis=axis),
+        "y": nominal("site", sort=list(reversed(one.sites)), title=None, axis={"labelLimit": 90}),
+        "tooltip": [
+            tip("site"),
+            tip("token", "token read"),
+            tip("top", "most probable next"),
+            tip("entropy", "entropy, bits", number=True),
+            tip("kl", "KL to final, bits", number=True),
+            tip("rank", "rank of final top", number=True),
+        ],
+    }
+    of_text = {"condition": {"test": "datum.ink === '#ffffff'", "value": "#ffffff"}, "value": "#000000"}
+    layers = [
+        layer({"type": "rect", "stroke": "#ffffff", "strokeWidth": 0.5}, color=colour),
+        layer({"type": "text", "fontSize": 9}, text=nominal("text"), color=of_text),
+    ]
+    return {
+        "title": {"text": f"{one.lens}: the most probable token by site", "subtitle": shortened(one.prompt, 90)},
+        "width": {"step": 58},
+        "height": {"step": 18},
+        "data": {"values": rows},
+        "encoding": encoding,
+        "layer": layers,
+    }
+
+
+def _caption(one: Trajectory) -> str:
+    """Return what the chart shows."""
+    cut = " Only the first tokens are shown." if one.is_cut else ""
+    return (
+        "Each column is a token that was read, each row a site, the last at the top; a cell is the token that the lens "
+        f"finds most probable as the output there, full colour is probability 1.{cut}"
     )
-    console.print(table)
+
+
+def _last_tokens(one: Trajectory) -> str:
+    """Return the top tokens after the last token, for readers who cannot see the chart."""
+    return f"{one.lens}, last token: " + "; ".join(
+        f"{site} {row[-1][0][0]} {row[-1][0][1]:.2f}" for site, row in zip(one.sites, one.top, strict=True)
+    )
+
+
+def _prompt_curves(one: Trajectory) -> Figure:
+    """Return curves over sites at the last token: entropy, KL and ranks."""
+    sites = tuple(one.sites)
+
+    def curve(name: str, values: Sequence[Sequence[float | None]], part: int, at: int = -1) -> Curve:
+        last = [(x, row[at]) for x, row in enumerate(values) if row]
+        return Curve(name, "task", tuple(Point(x, float(v)) for x, v in last if v is not None), part)
+
+    bits = (curve("entropy", one.entropy, 0), curve("KL(final ‖ lens)", one.kl, 1))
+    ranks = [curve("rank of the final top token", one.rank_of_final, 0)]
+    if len(one.tokens) > 1 and one.rank_of_true and one.rank_of_true[0][-2] is not None:
+        ranks.append(curve("rank of the true token", one.rank_of_true, 1, at=-2))
+    title = "Ranks there (of the true token: one before)"
+    panels = [
+        Panel("At the last token", "bits", sites, bits, least=(0.0, 0.1)),
+        Panel(title, "rank", sites, tuple(ranks), least=(1.0, 2.0), most=(0.0, 1e9)),
+    ]
+    return panels_figure(panels, f"{one.lens}: {one.prompt}")
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """Return the text, cut to at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,22 +15,19 @@ _CORRECTIONS = {"holm": "Holm-adjusted", "bh": "adjusted for the false discovery
 
 def methods_paragraph(task: TaskResults) -> str:
     """Return a paragraph that describes the run of a task with every setting."""
-    result = task.any
-    return " ".join(
-        filter(
-            None,
-            (
-                _states(task, result.provenance),
-                _rows(result.facts),
-                _probes(task),
-                _controls(task),
-                _analyses(task),
-                _statistics(task, result.provenance),
-                _saved(task),
-                _provenance(result.provenance),
-            ),
-        )
+    about = task.any.provenance
+    analyses = ", ".join(dict.fromkeys(one.analysis for one in task.analyses))
+    parts = (
+        _states(task, about),
+        _rows(task.any.facts),
+        _probes(task),
+        _controls(task),
+        f"Analyses: {analyses}." if analyses else "",
+        _statistics(task, about),
+        *(f"Not saved is the {said}." for said in not_saved(task.results, "")),
+        _identifiers(about),
     )
+    return " ".join(filter(None, parts))
 
 
 def names_used(task: TaskResults) -> list[str]:
@@ -46,9 +43,14 @@ def _states(task: TaskResults, provenance: Mapping[str, Any]) -> str:
     sites = task.sites
     if not sites:
         return ""
-    where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     rows = provenance.get("rows")
-    return f"We probed the hidden states of {task.model.label} at {where}" + (f" (rows: {rows})." if rows else ".")
+    said = f"We probed the hidden states of {task.model.label} at {sites_in_short(sites)}"
+    return said + (f" (rows: {rows})." if rows else ".")
+
+
+def sites_in_short(sites: Sequence[str]) -> str:
+    """Return up to three sites by name, more as the first and the last with their number."""
+    return ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
 
 
 def _rows(facts: Mapping[str, Any]) -> str:
@@ -89,11 +91,6 @@ def _controls(task: TaskResults) -> str:
     ).strip()
 
 
-def _analyses(task: TaskResults) -> str:
-    names = dict.fromkeys(one.analysis for one in task.analyses)
-    return f"Analyses: {', '.join(names)}." if names else ""
-
-
 def _statistics(task: TaskResults, provenance: Mapping[str, Any]) -> str:
     resamples, cluster = provenance.get("resamples"), str(provenance.get("cluster", "sentence"))
     reason = task.any.facts.get("unit_reason")
@@ -114,11 +111,7 @@ def _family(task: TaskResults) -> str:
     return f" ({plural(max(families), 'test')} for a measure and split)" if families else ""
 
 
-def _saved(task: TaskResults) -> str:
-    return " ".join(f"Not saved is the {said}." for said in not_saved(task.results, ""))
-
-
-def _provenance(provenance: Mapping[str, Any]) -> str:
+def _identifiers(provenance: Mapping[str, Any]) -> str:
     keys = {"store_id": "store", "content_id": "content", "corpus": "corpus", "root_seed": "root seed"}
     told = [f"{title} {str(provenance[key])[:12]}" for key, title in keys.items() if provenance.get(key) is not None]
     return f"Identifiers: {', '.join(told)}." if told else ""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from probing.reporting.findings import judge, unjudged_because
-from probing.reporting.panels import site_ticks
 from probing.reporting.task_results import TaskResults, by_task, model_of, site_order, split_site
 from probing.reporting.use_panels import Use, uses
-from probing.reporting.use_words import MARKS, SHORT, effect_words
+from probing.reporting.use_words import MARKS, SHORT, effect
 from probing.reporting.warnings import warnings_of_task
 from probing.reporting.wording import decimal, measure_title, short, with_interval
 from probing.results.probe import ProbeResult, Score
@@ -68,7 +67,7 @@ def _probe_words(judgement: Judgement | None) -> dict[str, str]:
 
 
 def _use_words(cell: UseCell, verdict: Verdict) -> dict[str, str]:
-    edit, found = cell.subspace, {"swap, SD": effect_words(cell.subspace)}
+    edit, found = cell.subspace, {"swap, SD": with_interval(effect(cell.subspace), 2)}
     if edit.mediated_fraction is not None:
         found["mediated fraction"] = decimal(edit.mediated_fraction, 2)
     return found | ({"flags": ", ".join(verdict.flags)} if verdict.flags else {})
@@ -120,16 +119,6 @@ class Overview:
     def models(self) -> tuple[str, ...]:
         """Models in the order of first occurrence."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
-
-    @staticmethod
-    def site_order(sites: Iterable[str]) -> list[str]:
-        """Return the distinct sites in the order of the forward pass."""
-        return sorted(dict.fromkeys(sites), key=site_order)
-
-    @staticmethod
-    def ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
-        """Return short names of sites for an axis, and its label."""
-        return site_ticks(sites)
 
 
 Entry = tuple[TaskResults | None, Sequence[Use], str]  # results of probes, of edits of the same property, an anchor
@@ -207,32 +196,20 @@ def _judged(task: TaskResults) -> dict[str, Judgement]:
 def _rows(task: TaskResults | None, uses: Sequence[Use], anchor: str, quantity: str) -> list[Row]:
     judged = _judged(task) if task else {}
     decodability = decodability_line(task, judged) if task else ""
-    asked: list[tuple[Use | None, str]] = [(use, position) for use in uses for position in use.positions] or [
-        (None, "")
-    ]
+    asked: list[tuple[Use | None, str]] = [(use, position) for use in uses for position in use.positions]
     rows = []
-    for use, position in asked:
+    for use, position in asked or [(None, "")]:
         edited = {cell.site: (cell, verdict) for _, cell, verdict in use.at(position)} if use else {}
-        sites = Overview.site_order([*judged, *edited])
-        cells = tuple(
-            Cell(site, judged.get(site), edited.get(site), _value(judged.get(site), quantity)) for site in sites
-        )
+        sites = sorted({*judged, *edited}, key=site_order)
+        of_site = ((site, judged.get(site), edited.get(site)) for site in sites)
+        cells = tuple(Cell(site, own, use_there, _value(own, quantity)) for site, own, use_there in of_site)
         name = task.task if task else use.result.task if use else ""
         apart = [position] if use and len(use.positions) > 1 else []
         apart += [_behaviour(use)] if use and len(uses) > 1 else []
         apart += [use.apart] if use else []
         model = task.states if task else use.model.label if use else ""
         named = f"{name} ({', '.join(filter(None, apart))})" if any(apart) else name
-        rows.append(
-            Row(
-                named,
-                model,
-                anchor,
-                cells,
-                decodability,
-                use_line(use, position) if use else "",
-            )
-        )
+        rows.append(Row(named, model, anchor, cells, decodability, use_line(use, position) if use else ""))
     return rows
 
 
@@ -293,19 +270,10 @@ def _beyond(judged: Sequence[Judgement]) -> str:
     gains = [one.gain for one in judged if one.gain]
     if not gains:
         return ""
-    low, high = (f(gain.gain.value for gain in gains) for f in (min, max))
+    ends = [short(pick(gain.gain.value for gain in gains), 2) for pick in (min, max)]
+    signed = dict.fromkeys(end if end.startswith("−") else f"+{end}" for end in ends)
     names = list(dict.fromkeys(gain.baseline for gain in gains))
-    return f" ({_span(low, high)} over {' or '.join(names[:2])})"
-
-
-def _span(low: float, high: float) -> str:
-    first, last = (_two(value) for value in (low, high))
-    return first if first == last else f"{first} to {last}"
-
-
-def _two(value: float) -> str:
-    text = short(value, 2)
-    return text if text.startswith("−") else f"+{text}"
+    return f" ({' to '.join(signed)} over {' or '.join(names[:2])})"
 
 
 def use_line(use: Use, position: str) -> str:
@@ -318,8 +286,10 @@ def use_line(use: Use, position: str) -> str:
     for word, name in _WORDS.items():
         here = [cell for _, cell, verdict in found if verdict.word is word]
         if here:
+            is_weak = any(verdict.word is word and "weak behaviour" in verdict.flags for _, _, verdict in found)
+            weak = " (this behaviour hardly depends on it)" if is_weak and word is Word.NO_MATERIAL_USE else ""
             where = ranges([cell.site for cell in here], sites)
-            parts.append(f"{name} at {where}{_mediated(word, here)}{_weakness(word, found)}")
+            parts.append(f"{name} at {where}{_mediated(word, here)}{weak}")
     if not parts:
         return f"nothing to use: no probe recovers it at {'this place' if len(sites) == 1 else 'any place'}"
     where = f" in {_behaviour(use)}" if use.result.behaviour else ""
@@ -347,12 +317,6 @@ def _mediated(word: Word, cells: Sequence[UseCell]) -> str:
         return f" (mediated {short(sum(shares) / len(shares), 2)})"
     (least, low), (most, high) = (pick(known, key=lambda pair: pair[1]) for pick in (min, max))
     return f" (mediated {short(low, 2)} at {least} to {short(high, 2)} at {most})"
-
-
-def _weakness(word: Word, found: Sequence[tuple[int, UseCell, Verdict]]) -> str:
-    """Return that the behaviour hardly depends on the property, where a claim of no use rests on such a behaviour."""
-    is_weak = any(verdict.word is word and "weak behaviour" in verdict.flags for _, _, verdict in found)
-    return " (this behaviour hardly depends on it)" if is_weak and word is Word.NO_MATERIAL_USE else ""
 
 
 def _behaviour(use: Use) -> str:

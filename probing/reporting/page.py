@@ -7,8 +7,8 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -23,19 +23,19 @@ from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
-from probing.reporting.blocks import LIMITS, READING, USE_READING, Figure, Section, Table
+from probing.reporting.blocks import Figure, Fold, Section, Table, Words, map_table, maps_figure
 from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.latent_sections import contexts_section, training_section
 from probing.reporting.lens_sections import lens_section
 from probing.reporting.overview import Entry, Overview, entries, overview
-from probing.reporting.sections import map_section, overview_figure, side_by_side, task_section
+from probing.reporting.sections import overview_figure, side_by_side, task_section
 from probing.reporting.similarity_sections import similarity_section
 from probing.reporting.task_results import TaskResults
 from probing.reporting.transfer_sections import transfer_section
 from probing.reporting.use_panels import Use
 from probing.reporting.use_sections import use_section
-from probing.reporting.wording import plural
+from probing.reporting.wording import plural, sentence_case
 from probing.results.analysis import Failure
 from probing.results.circuit import CircuitResult
 from probing.results.dictionary_training import DictionaryTraining
@@ -72,8 +72,7 @@ class Contents:
     @property
     def has_results(self) -> bool:
         """Whether there is anything to show."""
-        lists = (self.tasks, self.uses, self.patching, self.transfer, self.similarity, self.lenses, self.circuits)
-        return any(map(len, (*lists, self.unmatched))) or self.dictionary is not None or self.contexts is not None
+        return any(getattr(self, one.name) for one in fields(self) if one.name != "failures")
 
     def entries(self) -> list[Entry]:
         """Return the results that the section of each property shows, see `overview.entries`."""
@@ -97,13 +96,7 @@ def rendered(contents: Contents) -> bytes:
     without script are left out, and the page says so.
     """
     found = overview(contents.entries())
-    values = {
-        "overview": found,
-        "grids": overview_figure(found),
-        "runs": side_by_side(contents.tasks),
-        "sections": _sections(contents, found),
-    }
-    return _fitted(lambda size, drawer: _document(contents, found, values, drawer, size))
+    return _fitted(_document(contents, found, _sections(contents, found)))
 
 
 def _sections(contents: Contents, found: Overview) -> list[Section]:
@@ -113,10 +106,12 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         claims = list(dict.fromkeys(row.decodability for row in rows if row.decodability))
         claims += [f"{row.name}: {row.use}" if len(rows) > 1 else row.use for row in rows if row.use]
         names = tuple(row.name for row in rows)
-        claims = [claim + "." if claim.startswith(names) else claim[:1].upper() + claim[1:] + "." for claim in claims]
+        claims = [claim + "." if claim.startswith(names) else sentence_case(claim) + "." for claim in claims]
         sections.append(task_section(task, uses, anchor, claims) if task else use_section(uses[0], anchor, claims))
     if contents.patching:
-        sections.append(map_section("patching", "Patching", contents.patching, _PATCHING))
+        blocks = [Words("p", [_PATCHING]), maps_figure(contents.patching)]
+        fold = Fold("The same numbers as tables", [map_table(one) for one in contents.patching])
+        sections.append(Section("patching", "Patching", blocks=blocks, folds=[fold]))
     if contents.transfer:
         sections.append(transfer_section(contents.transfer, "transfer"))
     if contents.similarity:
@@ -146,17 +141,15 @@ _PATCHING = (
 
 
 class _Drawer:
-    """Draws each chart once, however often the page is laid out."""
+    """Draws each chart once, however often a page that holds it is laid out."""
 
     def __init__(self) -> None:
         self._specs: dict[int, dict[str, Any]] = {}
         self._drawings: dict[int, str] = {}
-        self._charts: list[Any] = []  # kept, so that no other chart takes the identity of one that is gone
 
     def spec(self, chart: Any) -> dict[str, Any]:
         """Return the chart's specification, with text that is safe to show."""
         if id(chart) not in self._specs:
-            self._charts.append(chart)
             self._specs[id(chart)] = drawing.spec(chart)
         return self._specs[id(chart)]
 
@@ -167,48 +160,35 @@ class _Drawer:
         return Markup(self._drawings[id(chart)])
 
 
-def _document(contents: Contents, found: Overview, parts: dict[str, Any], drawer: _Drawer, size: Size) -> str:
-    names = [section.title for section in parts["sections"]]
-    values = parts | {
-        "title": ", ".join(names) or "nothing",
+def _document(contents: Contents, found: Overview, sections: Sequence[Section]) -> dict[str, Any]:
+    """Return the values of the page's template."""
+    return {
+        "overview": found,
+        "grids": overview_figure(found),
+        "runs": side_by_side(contents.tasks),
+        "sections": sections,
+        "title": ", ".join(section.title for section in sections) or "nothing",
         "heading": _heading(contents),
         "about": _about(contents),
         "models": found.models if len(found.models) > 1 else (),
         "failures": contents.failures,
         "unmatched": contents.unmatched,
         "failed": plural(len(contents.failures), "task"),
-        "reading": READING + (USE_READING if contents.uses else ()) if found.rows else (),
-        "limits": LIMITS if found.rows else (),
+        "has_use": bool(contents.uses),
     }
-    return _filled(values, drawer, size)
 
 
 def rendered_sections(sections: Sequence[Section], *, heading: str, about: Sequence[str]) -> bytes:
     """Return a page of sections alone as HTML in UTF-8, within the size of `rendered`."""
-    nothing = overview([])
-    values = {
-        "overview": nothing,
-        "grids": overview_figure(nothing),
-        "runs": [],
-        "sections": sections,
-        "title": heading,
-        "heading": heading,
-        "about": about,
-        "models": (),
-        "failures": (),
-        "unmatched": (),
-        "failed": "",
-        "reading": (),
-        "limits": (),
-    }
-    return _fitted(lambda size, drawer: _filled(values, drawer, size))
+    values = _document(Contents(), overview([]), sections)
+    return _fitted(values | {"title": heading, "heading": heading, "about": about})
 
 
-def _fitted(document: Callable[[Size, _Drawer], str]) -> bytes:
+def _fitted(values: dict[str, Any]) -> bytes:
     """Return a page in the first of the sizes in which it is below 3 MB, or in the last."""
     drawer, found = _Drawer(), b""
     for size in _SIZES:
-        found = document(size, drawer).encode()
+        found = _filled(values, drawer, size).encode()
         if len(found) < MAX_BYTES:
             break
     return found
@@ -317,27 +297,30 @@ def _library() -> str:
 
 
 def _heading(contents: Contents) -> str:
-    others = (contents.tasks, contents.uses, contents.patching, contents.transfer, contents.similarity, contents.lenses)
-    if contents.circuits and not any(others):
-        return "Which parts give the answers"
-    if contents.lenses and not (contents.tasks or contents.uses or contents.patching or contents.transfer):
-        return "What lenses read at each site"
-    if not contents.tasks and not contents.uses:
-        if contents.dictionary is not None:
-            return "What a dictionary makes of hidden states"
-        if contents.contexts is not None:
-            return "What excites latents"
-        if contents.patching:
-            return "Where a difference between prompts travels"
-        return "What transfers between sources" if contents.transfer else "How alike states are"
-    return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
+    if contents.tasks or contents.uses:
+        return "What hidden states encode" + (", and what the model uses" if contents.uses else "")
+    is_lens_first = contents.lenses and not (contents.patching or contents.transfer)
+    others = (contents.patching, contents.transfer, contents.similarity, contents.lenses)
+    titles = (
+        (contents.circuits and not any(others), "Which parts give the answers"),
+        (is_lens_first, "What lenses read at each site"),
+        (contents.dictionary is not None, "What a dictionary makes of hidden states"),
+        (contents.contexts is not None, "What excites latents"),
+        (contents.patching, "Where a difference between prompts travels"),
+        (contents.transfer, "What transfers between sources"),
+        (True, "How alike states are"),
+    )
+    return next(title for is_shown, title in titles if is_shown)
 
 
 _MOST_MODELS = 3  # named in the head of a page
 
 
 def _about(contents: Contents) -> list[str]:
-    probed = {task.model.model: _model(task) for task in contents.tasks}
+    probed = {}
+    for task in contents.tasks:
+        identity = str(task.any.provenance.get("model_identity") or "")[:12]
+        probed[task.model.model] = _named(task.model) + (f" (identity {identity})" if identity else "")
     edited = {use.model.model: _named(use.model) for use in contents.uses if use.model.model}
     models = list((edited | probed).values())
     names = {task.label for task in contents.tasks} | {use.result.task for use in contents.uses}
@@ -346,22 +329,13 @@ def _about(contents: Contents) -> list[str]:
     about = about if len(models) <= _MOST_MODELS else [plural(len(models), "model")]  # each section names its own
     about += [plural(len(names), "property", "properties")] if names else []
     about += [f"corpus {', '.join(prints)}"] if prints else []
-    if any(_is_unknown(task) for task in contents.tasks):
+    imported = [task.any.provenance.get("imported") for task in contents.tasks]
+    if any(isinstance(one, dict) and one.get("provenance") == "unknown" for one in imported):
         kind = "states given as arrays" if all(t.any.is_of_arrays for t in contents.tasks) else "imported states"
         about.append(f"How the {kind} were computed is not known")
     return about
 
 
-def _model(task: TaskResults) -> str:
-    identity = task.any.provenance.get("model_identity")
-    return _named(task.model) + (f" (identity {str(identity)[:12]})" if identity else "")
-
-
 def _named(model: ModelFacts) -> str:
     """Return the name of a model, with what it is: `reference/model [float32]: gpt2, 3 layers × 64, …`."""
     return ": ".join(filter(None, (model.label, model.build)))
-
-
-def _is_unknown(task: TaskResults) -> bool:
-    imported = task.any.provenance.get("imported")
-    return isinstance(imported, dict) and imported.get("provenance") == "unknown"

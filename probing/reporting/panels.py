@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from probing.reporting.task_results import TaskResults, comparison, connected, score, split_site
-from probing.reporting.wording import measure_title, quantity_title
+from probing.reporting.task_results import TaskResults, connected, score, split_site
+from probing.reporting.wording import Estimate, measure_title, quantity_title
 from probing.results.analysis import AnalysisResult
 from probing.results.analysis import Point as Number
-from probing.results.probe import ProbeResult, Score
+from probing.results.probe import ProbeResult
 
 Role = Literal["task", "other", "control", "selectivity", "ceiling", "baseline", "entropy"]
 
@@ -32,6 +32,11 @@ class Point:
     note: str = ""
 
 
+def points(values: Iterable[tuple[int, Estimate | None]]) -> tuple[Point, ...]:
+    """Return the points of pairs (index of a site, value with its interval), without those whose value is None."""
+    return tuple(Point(x, found.value, found.low, found.high) for x, found in values if found is not None)
+
+
 @dataclass(frozen=True)
 class Curve:
     """Holds a named line over sites.
@@ -46,6 +51,9 @@ class Curve:
     part: int = 0
     bars: bool = False
     shift: float = 0.0
+
+
+SHARES, ANY = (-0.5, 1.05), (-1e12, 1e12)  # largest ranges of an axis
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,9 @@ class Panel:
     y_label: str
     sites: tuple[str, ...]
     curves: tuple[Curve, ...]
-    levels: tuple[Curve, ...]
-    least: tuple[float, float]
-    most: tuple[float, float]
+    levels: tuple[Curve, ...] = ()
+    least: tuple[float, float] = (0.0, 1.0)
+    most: tuple[float, float] = ANY
     x_label: str = ""
     band: tuple[float, float] | None = None
     places: tuple[float, ...] = ()
@@ -115,8 +123,11 @@ def loss_panel(task: TaskResults) -> Panel | None:
     """Return a panel of the log loss of every probe over sites, in bits, with the baselines and the label entropy; None
     if log loss was not scored.
     """
-    curves = [_curve(task, probe, probe, "task", _own("log_loss"), part) for part, probe in enumerate(task.probes)]
-    curves = [curve for curve in curves if curve.points]
+    curves = []
+    for part, probe in enumerate(task.probes):
+        scored = [(x, score(result, "log_loss")) for x, result in _of_probe(task, probe)]
+        drawn = points((x, found.score) for x, found in scored if found is not None)
+        curves += [Curve(probe, "task", drawn, part)] if drawn else []
     if not curves:
         return None
     entropy = task.any.facts.get("entropy_bits")
@@ -144,70 +155,37 @@ def site_ticks(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
     return tuple(names), f"layer of {stream}"
 
 
+def _of_probe(task: TaskResults, probe: str) -> list[tuple[int, ProbeResult]]:
+    """Return the results of a probe with the indices of their sites."""
+    return [(task.sites.index(result.site), result) for result in task.results if result.probe == probe]
+
+
 def _score_panel(task: TaskResults, probe: str, control: str | None) -> Panel:
+    at = [(x, task.on_test(result, control or "")) for x, result in _of_probe(task, probe)]
     title = measure_title(task.primary)
-    curves = [_curve(task, probe, title, "task", _own(task.primary))]
+    curves = [Curve(title, "task", points((x, scores.score) for x, scores in at))]
     if control is not None:
+        ceilings = tuple(Point(x, scores.ceiling) for x, scores in at if scores.ceiling is not None)
         curves += [
-            _curve(task, probe, "control", "control", _against(task.primary, control, "score")),
-            _curve(task, probe, "selectivity", "selectivity", _against(task.primary, control, "selectivity")),
-            _ceiling(task, probe, control),
+            Curve("control", "control", points((x, scores.control) for x, scores in at)),
+            Curve("selectivity", "selectivity", points((x, scores.selectivity) for x, scores in at)),
+            Curve("ceiling", "ceiling", ceilings),
         ]
-    curves = [curve for curve in curves if curve.points]
-    levels = baseline_levels(task, task.primary)
+    drawn = tuple(curve for curve in curves if curve.points)
     name = f"{probe}, control {control}" if control else probe
-    return Panel(name, title, task.sites, tuple(curves), tuple(levels), (0.0, 1.0), (-0.5, 1.05))
+    return Panel(name, title, task.sites, drawn, tuple(baseline_levels(task, task.primary)), most=SHARES)
 
 
 def _controls_of(task: TaskResults, probe: str) -> list[str | None]:
     """Return the controls that this probe was compared with at some site."""
-    own = [score(result, task.primary) for result in task.results if result.probe == probe]
-    return [name for name in task.controls() if any(comparison(found, name) for found in own)]
-
-
-def _own(measure: str) -> Callable[[ProbeResult], Score | None]:
-    def find(result: ProbeResult) -> Score | None:
-        found = score(result, measure)
-        return found.score if found else None
-
-    return find
-
-
-def _against(
-    measure: str, control: str, which: Literal["score", "selectivity"]
-) -> Callable[[ProbeResult], Score | None]:
-    def find(result: ProbeResult) -> Score | None:
-        found = comparison(score(result, measure), control)
-        return None if found is None else found.score if which == "score" else found.selectivity
-
-    return find
-
-
-def _curve(
-    task: TaskResults, probe: str, name: str, role: Role, find: Callable[[ProbeResult], Score | None], part: int = 0
-) -> Curve:
-    sites = task.sites
-    found = ((sites.index(result.site), find(result)) for result in task.results if result.probe == probe)
-    return Curve(name, role, tuple(Point(x, s.value, s.low, s.high) for x, s in found if s is not None), part)
-
-
-def _ceiling(task: TaskResults, probe: str, control: str) -> Curve:
-    sites = task.sites
-    points = []
-    for result in task.results:
-        found = comparison(score(result, task.primary), control)
-        if result.probe == probe and found is not None and found.ceiling is not None:
-            points.append(Point(sites.index(result.site), found.ceiling))
-    return Curve("ceiling", "ceiling", tuple(points))
+    own = [result for _, result in _of_probe(task, probe)]
+    return [name for name in task.controls() if any(task.on_test(result, name).control for result in own)]
 
 
 def baseline_levels(task: TaskResults, measure: str) -> list[Curve]:
     """Return the scores of the baselines, which read no state, as horizontal lines."""
-    found = [(result.probe, score(result, measure)) for result in task.baselines]
-    return [
-        Curve(probe, "baseline", (Point(0, m.score.value, m.score.low, m.score.high),), part)
-        for part, (probe, m) in enumerate((probe, m) for probe, m in found if m is not None)
-    ]
+    found = [(result.probe, m.score) for result in task.baselines if (m := score(result, measure)) is not None]
+    return [Curve(probe, "baseline", points([(0, own)]), part) for part, (probe, own) in enumerate(found)]
 
 
 _AXES = {"rows": "training rows seen", "k": "coordinates", "coordinates": "coordinates"}
@@ -249,37 +227,27 @@ def _over_sites(task: TaskResults, results: Sequence[AnalysisResult], quantity: 
     curves = []
     for part, control in enumerate(controls):
         means = [(sites.index(r.site), mean(r.of(quantity, control=control))) for r in results if r.site in sites]
-        points = tuple(Point(x, p.value, p.low, p.high) for x, p in sorted(means, key=lambda m: m[0]) if p is not None)
-        curves.append(Curve(control or "task", _role(quantity, control), points, part))
+        drawn = points(sorted(means, key=lambda pair: pair[0]))
+        curves.append(Curve(control or "task", _role(quantity, control), drawn, part))
     unit = next(p.unit for r in results for p in r.of(quantity, control=None))
-    return Panel(
-        quantity_title(quantity), _axis(quantity, unit), sites, tuple(curves), (), (0.0, _least(unit)), (-1e12, 1e12)
-    )
+    title, least = quantity_title(quantity), (0.0, _least(unit))
+    return Panel(title, _axis(quantity, unit), sites, tuple(curves), least=least)
 
 
 def _along(result: AnalysisResult, quantities: Sequence[str], x_name: str) -> Panel:
-    points = [p for p in result.points if p.x is not None and p.x_name == x_name]
-    values = sorted({p.x for p in points if p.x is not None})
+    own = [p for p in result.points if p.x is not None and p.x_name == x_name]
+    values = sorted({p.x for p in own if p.x is not None})
     curves = []
     for part, name in enumerate(quantities):
-        for control in dict.fromkeys(p.control for p in points if p.quantity == name):
-            chosen = [p for p in points if (p.quantity, p.control) == (name, control)]
-            means = [(i, mean([p for p in chosen if p.x == x])) for i, x in enumerate(values)]
-            drawn = tuple(Point(i, p.value, p.low, p.high) for i, p in means if p is not None)
-            of_control = control and name != "selectivity"
-            curves.append(Curve(control if of_control else quantity_title(name), _role(name, control), drawn, part))
-    unit = points[0].unit
+        for control in dict.fromkeys(p.control for p in own if p.quantity == name):
+            chosen = [p for p in own if (p.quantity, p.control) == (name, control)]
+            drawn = points((i, mean([p for p in chosen if p.x == x])) for i, x in enumerate(values))
+            called = control if control and name != "selectivity" else quantity_title(name)
+            curves.append(Curve(called, _role(name, control), drawn, part))
     title = f"{', '.join(map(quantity_title, quantities))} at {result.site}"
-    return Panel(
-        title,
-        _axis(quantities[0], unit),
-        tuple(f"{x:g}" for x in values),
-        tuple(curves),
-        (),
-        (0.0, _least(unit)),
-        (-1e12, 1e12),
-        _AXES.get(x_name, x_name),
-    )
+    names, least = tuple(f"{x:g}" for x in values), (0.0, _least(own[0].unit))
+    axis, x_label = _axis(quantities[0], own[0].unit), _AXES.get(x_name, x_name)
+    return Panel(title, axis, names, tuple(curves), least=least, x_label=x_label)
 
 
 def _role(quantity: str, control: str) -> Role:

@@ -51,26 +51,24 @@ def plot_results(
         BadParameter: the results have nothing that this chart shows.
     """
     tasks = by_task(results, analyses)
-    if what == "overview":
-        return altair_chart(together([overview_chart(overview([(task, (), "") for task in tasks]))]))
     kinds: dict[str, Callable[[TaskResults], list[Chart]]] = {
         "scores": _scores,
         "analyses": _analyses,
         "confusion": _confusion,
     }
+    if what == "overview":
+        return _drawn([overview_chart(overview([(task, (), "") for task in tasks]))])
     if what == "models":
         compared = across_models(tasks)
-        return altair_chart(
-            together(
-                [_about(chart, one.task if len(compared) > 1 else "") for one in compared for chart in charts(one)]
-            )
-        )
+        return _drawn([_about(one, c.task if len(compared) > 1 else "") for c in compared for one in charts(c)])
     if what not in kinds:
         raise unknown_name("chart", what, ("overview", "models", *kinds))
-    several = len(tasks) > 1
-    return altair_chart(
-        together([_about(chart, task.title if several else "") for task in tasks for chart in kinds[what](task)])
-    )
+    return _drawn([_about(one, t.title if len(tasks) > 1 else "") for t in tasks for one in kinds[what](t)])
+
+
+def _drawn(charts: Sequence[Chart]) -> Any:
+    """Return charts side by side as an Altair chart."""
+    return altair_chart(together(charts))
 
 
 def _about(chart: Chart, what: str) -> Chart:
@@ -105,10 +103,8 @@ def plot_use(run: UseRun) -> Any:
     found = uses(run)
     several = len({use.result.behaviour for use in found}) > 1
     names = _names(found) if several else distinct([(u.result.task, u.result.model, u.result.unit) for u in found])
-    charts = [
-        _about(panel_chart(panel), name) for use, name in zip(found, names, strict=True) for panel in use_panels(use)
-    ]
-    return altair_chart(together(charts))
+    both = zip(found, names, strict=True)
+    return _drawn([_about(panel_chart(panel), name) for use, name in both for panel in use_panels(use)])
 
 
 def _names(found: Sequence[Use]) -> list[str]:
@@ -117,17 +113,17 @@ def _names(found: Sequence[Use]) -> list[str]:
 
 def plot_patching(result: PatchingResult, title: str = "") -> Any:
     """Return the heat map of a patching result: shares by site and position."""
-    return altair_chart(together([map_chart(patching_map(result, title))]))
+    return _drawn([map_chart(patching_map(result, title))])
 
 
 def plot_ablation(result: AblationResult, title: str = "") -> Any:
     """Return the heat map of an ablation result: effects by layer and head."""
-    return altair_chart(together([map_chart(ablation_map(result, title))]))
+    return _drawn([map_chart(ablation_map(result, title))])
 
 
 def plot_transfer(results: Sequence[CrossResult]) -> Any:
     """Return heat maps of scores by training source and test source."""
-    return altair_chart(together([map_chart(one) for one in transfer_maps(results)]))
+    return _drawn([map_chart(one) for one in transfer_maps(results)])
 
 
 # Of the chart of a score card: a name, and the fields of its rate and of the rate's interval.
@@ -151,46 +147,28 @@ def plot_scorecard(found: Scorecard) -> Any:
         panels += [_power_panel(knob, by_value, title, share) for title, share in _SHARES]
     if not panels:
         raise BadParameter("a score card without answers has no chart", needed="a rule that was scored", found="none")
-    return altair_chart(together([panel_chart(panel) for panel in panels]))
+    return _drawn([panel_chart(panel) for panel in panels])
 
 
 def _rule_panel(rates: Mapping[str, Any]) -> Panel:
-    curves = [
-        Curve(
-            name, "task", _points([getattr(one, rate) for one in rates.values()], low, high, rates), part, True, shift
-        )
-        for part, ((name, (rate, low, high)), shift) in enumerate(zip(_ERRORS, (-0.12, 0.0, 0.12), strict=True))
-    ]
-    shown = tuple(curve for curve in curves if curve.points)
-    return Panel("Answers of each rule", "share of cells", tuple(rates), shown, (), (0, 1), (0, 1), x_label="rule")
-
-
-def _points(values: Sequence[float | None], low: str, high: str, rates: Mapping[str, Any]) -> tuple[Point, ...]:
-    """Return a point for each rule that has a rate; `low` and `high` are the fields of its interval ("": none)."""
-    return tuple(
-        Point(x, value, getattr(one, low) if low else None, getattr(one, high) if high else None)
-        for x, (value, one) in enumerate(zip(values, rates.values(), strict=True))
-        if value is not None
-    )
+    curves = []
+    for part, (name, (rate, low, high)) in enumerate(_ERRORS):
+        ends = [(getattr(one, low, None), getattr(one, high, None)) for one in rates.values()]
+        values = [getattr(one, rate) for one in rates.values()]
+        known = [(x, value, *end) for x, (value, end) in enumerate(zip(values, ends, strict=True)) if value is not None]
+        points = tuple(Point(x, value, low, high) for x, value, low, high in known)
+        curves += [Curve(name, "task", points, part, True, 0.12 * (part - 1))] if points else []
+    return Panel("Answers of each rule", "share of cells", tuple(rates), tuple(curves), most=(0, 1), x_label="rule")
 
 
 def _power_panel(knob: str, by_value: Mapping[float, Mapping[str, Any]], title: str, share: str) -> Panel:
-    places = tuple(by_value)
-    curves = [
-        Curve(
-            rule,
-            "task",
-            tuple(
-                Point(x, value)
-                for x, row in enumerate(by_value.values())
-                if (value := getattr(row[rule], share)) is not None
-            ),
-            part,
-        )
-        for part, rule in enumerate(next(iter(by_value.values())))
-    ]
-    shown, names = tuple(curve for curve in curves if curve.points), tuple(f"{place:g}" for place in places)
-    return Panel(title, "share", names, shown, (), (0, 1), (0, 1), x_label=knob, places=places)
+    curves = []
+    for part, rule in enumerate(next(iter(by_value.values()))):
+        values = enumerate(getattr(row[rule], share) for row in by_value.values())
+        points = tuple(Point(x, value) for x, value in values if value is not None)
+        curves += [Curve(rule, "task", points, part)] if points else []
+    names, places = tuple(f"{place:g}" for place in by_value), tuple(by_value)
+    return Panel(title, "share", names, tuple(curves), most=(0, 1), x_label=knob, places=places)
 
 
 def save_map(found: HeatMap, stem: Path) -> list[Path]:

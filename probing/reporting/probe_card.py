@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probing.reporting.task_results import TaskResults
-from probing.reporting.wording import plural
+from probing.reporting.wording import decimal, plural
 from probing.statistics.thresholds import Threshold
 
 UNKNOWN = "not recorded (saved by an earlier version)"
@@ -30,17 +30,19 @@ def card_rows(probe: Any) -> list[tuple[str, str]]:
     about: Mapping[str, Any] = probe.about
     labels = [str(label) for label in about.get("labels") or ()]
     more = f" and {len(labels) - _MOST} more" if len(labels) > _MOST else ""
-    read, facts = about.get("read"), about.get("model_facts")
+    read, facts, rows = about.get("read"), about.get("model_facts"), str(about.get("rows", "unknown"))
+    chat = (read or {}).get("chat")
+    names = ", ".join((read or {}).get("position_names") or ())
     return [
         ("task", str(about.get("task", "unknown"))),
         ("labels", ", ".join(labels[:_MOST]) + more if labels else "a number"),
         ("probe", f"{about.get('probe', 'unknown')}, {getattr(probe, 'n_features_in_', '?')} dimensions"),
         ("site", str(about.get("site", "unknown"))),
-        ("rows", _rows(about, read)),
+        ("rows", f"{rows} ({names})" if names else rows),
         ("model", str(about.get("model", "unknown"))),
         ("revision", UNKNOWN if facts is None else str(facts.get("revision") or "none (a folder)")),
         ("weights", UNKNOWN if facts is None else str(facts.get("weights"))[:16]),
-        ("chat template", UNKNOWN if read is None else _chat(read)),
+        ("chat template", UNKNOWN if read is None else f"yes [{chat['template_sha256'][:12]}]" if chat else "no"),
         ("inputs", UNKNOWN if read is None else _inputs(read)),
         ("corpus", f"{about.get('corpus_source') or 'unknown'} [{str(about.get('corpus', ''))[:12]}]"),
         ("trained on", _sizes(about)),
@@ -49,22 +51,9 @@ def card_rows(probe: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _rows(about: Mapping[str, Any], read: Mapping[str, Any] | None) -> str:
-    rows = str(about.get("rows", "unknown"))
-    return f"{rows} ({', '.join(read['position_names'])})" if read and read.get("position_names") else rows
-
-
-def _chat(read: Mapping[str, Any]) -> str:
-    chat = read.get("chat")
-    return f"yes [{chat['template_sha256'][:12]}]" if chat else "no"
-
-
 def _inputs(read: Mapping[str, Any]) -> str:
-    limit = (
-        f"at most {read['max_length']} pieces, longer ones: {read.get('long_inputs')}"
-        if read.get("max_length")
-        else "no limit"
-    )
+    most = read.get("max_length")
+    limit = f"at most {most} pieces, longer ones: {read.get('long_inputs')}" if most else "no limit"
     return f"{limit}; states in {read.get('dtype')}"
 
 
@@ -82,7 +71,7 @@ def _scores(scores: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, str]]
     for score in scores or ():
         said = f"{_interval(score['value'])} on {plural(score['n'], 'row')}"
         if "control" in score:
-            said += f"; {score['control']} {_number(score['control_score'])}"
+            said += f"; {score['control']} {decimal(score['control_score'])}"
             said += f", above it {_interval(score['gain_over_control'])}"
         if "baseline" in score:
             said += f"; above {score['baseline']} {_interval(score['gain_over_baseline'])}"
@@ -105,12 +94,8 @@ def _threshold(about: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _interval(ends: Sequence[float | None]) -> str:
-    value, low, high = map(_number, ends)
+    value, low, high = map(decimal, ends)
     return f"{value} [{low}, {high}]"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def saved_facts(tasks: Iterable[TaskResults], folder: Path) -> list[dict[str, Any]]:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from probing.reporting.blocks import Figure, Fold, Kind, Number, Section, Table, Words, number
-from probing.reporting.charts import described, panel_chart
+from probing.reporting.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Fold,
+    Kind,
+    Section,
+    Table,
+    Words,
+    maps_figure,
+    number,
+    panels_figure,
+)
 from probing.reporting.features_sections import features_blocks, features_folds
 from probing.reporting.findings import Finding, finding, judge
-from probing.reporting.grids import HeatMap, confusion_map, map_chart, overview_chart
+from probing.reporting.grids import confusion_map, overview_chart
 from probing.reporting.methods import bibtex, methods_paragraph, names_used
 from probing.reporting.overview import Overview
 from probing.reporting.panels import Panel, analysis_panels, chosen_result, loss_panel, quantities, score_panels
 from probing.reporting.tables import summary_rows
-from probing.reporting.task_results import NO_SITE, TaskResults, comparison, least_gain, score
+from probing.reporting.task_results import NO_SITE, ScoresOnTest, TaskResults, least_gain, place_of, score
 from probing.reporting.use_panels import Use, use_panels
 from probing.reporting.use_sections import use_folds, use_notes, use_table
-from probing.reporting.use_words import (
-    use_bibtex,
-    use_paragraph,
-)
+from probing.reporting.use_words import use_bibtex, use_paragraph
 from probing.reporting.warnings import column, example_of, warnings_of_task
 from probing.reporting.warnings import described as described_control
 from probing.reporting.wording import (
@@ -34,9 +41,9 @@ from probing.reporting.wording import (
     p_value,
     plain,
     plural,
+    sentence_case,
 )
 from probing.results.analysis import AnalysisResult
-from probing.results.probe import ProbeResult
 from probing.states.store.views import cut_at
 
 _KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
@@ -45,6 +52,14 @@ _KINDS: dict[str, Kind] = {"selectively decodable": "yes", "decodable": "half"}
 def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Sequence[str]) -> Section:
     """Return the section of one task, with the results of edits of the same property."""
     found = finding(task)
+    folds = [
+        *_task_folds(task, found),
+        *features_folds(task.features),
+        *(_analysis(task, *key, results) for key, results in task.analyses_by_kind().items()),
+        *(fold for use in uses for fold in use_folds(use, len(uses) > 1)),
+        _methods(task, uses),
+        _provenance(task),
+    ]
     return Section(
         anchor,
         task.title,
@@ -54,36 +69,8 @@ def task_section(task: TaskResults, uses: Sequence[Use], anchor: str, claims: Se
         kind=_KINDS.get(found.status, ""),
         notes=[*warnings_of_task(task), *(note for use in uses for note in use_notes(use))],
         blocks=_in_view(task, uses),
-        folds=[
-            fold
-            for fold in (
-                *_task_folds(task, found),
-                *features_folds(task.features),
-                *_analyses(task),
-                *(f for use in uses for f in use_folds(use, len(uses) > 1)),
-                _methods(task, uses),
-                _provenance(task),
-            )
-            if fold.blocks
-        ],
+        folds=[fold for fold in folds if fold.blocks],
     )
-
-
-def map_section(anchor: str, title: str, maps: Sequence[HeatMap], caption: str, models: Sequence[str] = ()) -> Section:
-    """Return a section of heat maps, such as those of patching."""
-    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
-    fold = Fold("The same numbers as tables", [map_table(one) for one in maps])
-    return Section(anchor, title, models=models, blocks=[Words("p", [caption]), figure], folds=[fold])
-
-
-def map_table(found: HeatMap) -> Table:
-    """Return the numbers of a heat map as a table."""
-    rows = [
-        [name, *(decimal(value, 2) if math.isfinite(value) else "–" for value in values)]
-        for name, values in zip(found.rows, found.values.tolist(), strict=True)
-    ]
-    of = f" {found.y_label.capitalize()} by {found.x_label}." if found.x_label and found.y_label else ""
-    return Table(f"{found.title}: {found.label}.{of}", [found.y_label, *found.columns], rows, source="the data")
 
 
 def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
@@ -96,18 +83,10 @@ def overview_figure(found: Overview) -> list[tuple[str, Figure]]:
     return shown
 
 
-def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Table | Figure | Words]:
+def _in_view(task: TaskResults, uses: Sequence[Use]) -> list[Block]:
     panels = [panel for use in uses[:2] for panel in use_panels(use, beside=True)]
     first = score_panels(task, best=True)
-    blocks: list[Table | Figure | Words] = []
-    if first or panels:
-        blocks.append(
-            Figure(
-                [panel_chart(panel) for panel in (*first, *panels)],
-                _caption(first, uses),
-                described((*first, *panels)),
-            )
-        )
+    blocks: list[Block] = [panels_figure([*first, *panels], _caption(first, uses))] if first or panels else []
     blocks.append(results_table(task))
     return [*blocks, *(use_table(use) for use in uses), *features_blocks(task.features, uses)]
 
@@ -124,60 +103,39 @@ def _caption(panels: Sequence[Panel], uses: Sequence[Use]) -> str:
 
 def results_table(task: TaskResults) -> Table:
     """Return a table of test scores with a row for each site and probe, and for each baseline."""
-    control = next(iter(task.controls()), None)
-    has_gain = any(least_gain(score(result, task.primary)) for result in task.all)
-    head = ["site", "probe", measure_title(task.primary)]
-    has_ceiling = task.has_ceiling(control)
-    head += ["control", *(["ceiling"] if has_ceiling else []), "selectivity"] if control else []
-    head += ["gain over baseline", "finding"] if has_gain else []
-    rows = [_result_row(task, result, control, has_ceiling, has_gain) for result in task.all]
-    best = task.best()
+    names, best = task.columns(), task.best()
+    heads = {"score": measure_title(task.primary), "gain": "gain over baseline"}
+    head = ["site", "probe", *(heads.get(name, name) for name in names), *(["finding"] if "gain" in names else [])]
+    rows: list[list[Cell]] = []
+    for result in task.all:
+        rows.append([place_of(result), result.probe, *_cells(task.on_test(result), names)])
+        if "gain" in names:
+            outcome = judge(task, result) if result.site != NO_SITE else None
+            rows[-1].append(outcome.status if outcome else "–")
+    of = f"; control: {task.controls()[0]}" if task.controls() else ""
+    said = f"What probes read, with 95 % intervals{of}{f'; in colour the best on {task.chosen_on}' if best else ''}"
+    said += f"; {CEILING}." if "ceiling" in names else "."
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
-    chosen = f"; in colour the best on {task.chosen_on}" if best else ""
-    of = f"; control: {control}" if control else ""
-    texts = (0, 1, len(head) - 1) if has_gain else (0, 1)
-    more = f"; {CEILING}" if has_ceiling else ""
-    return Table(f"What probes read, with 95 % intervals{of}{chosen}{more}.", head, rows, texts, marked)
+    return Table(said, head, rows, (0, 1, len(head) - 1) if "gain" in names else (0, 1), marked)
 
 
-def _result_row(
-    task: TaskResults, result: ProbeResult, control: str | None, has_ceiling: bool, has_gain: bool
-) -> list[str | Number]:
-    measured = score(result, task.primary)
-    row: list[str | Number] = [result.site if result.site != NO_SITE else "baseline", result.probe]
-    row.append(number(measured.score if measured else None))
-    if control is not None:
-        against = comparison(measured, control)
-        row += [number(against.score if against else None)]
-        row += [decimal(against.ceiling if against else None)] if has_ceiling else []
-        row.append(number(against.selectivity if against else None))
-    if has_gain:
-        gain, outcome = least_gain(measured), judge(task, result) if result.site != NO_SITE else None
-        row += [number(gain.gain if gain else None), outcome.status if outcome else "–"]
-    return row
+def _cells(scores: ScoresOnTest, names: Iterable[str]) -> list[Cell]:
+    """Return scores as cells of a table, with intervals; a ceiling has none."""
+    return [decimal(scores.ceiling) if name == "ceiling" else number(getattr(scores, name)) for name in names]
 
 
 def _task_folds(task: TaskResults, found: Finding) -> list[Fold]:
     losses = [panel for panel in [loss_panel(task)] if panel]
     panels, loss = score_panels(task)[1:] + losses, f" {_LOSS}" if losses else ""
-    others = (
-        [Figure([panel_chart(panel) for panel in panels], _caption(panels, []) + loss, described(panels))]
-        if task.results and panels
-        else []
-    )
+    others = [panels_figure(panels, _caption(panels, []) + loss)] if task.results and panels else []
     confusion = confusion_map(task)
     needs = "What a judgement needs" if found.status == "not judged" else "What would overturn it"
+    in_full = Words("p", [found.sentence, found.does_not_show])
     return [
-        Fold(
-            "The finding in full",
-            [
-                Words("p", [found.sentence, found.does_not_show]),
-                *([Words("ul", found.evidence)] if found.evidence else []),
-            ],
-        ),
+        Fold("The finding in full", [in_full, *([Words("ul", found.evidence)] if found.evidence else [])]),
         Fold(needs, [Words("ul", found.overturned_by)] if found.overturned_by else []),
         Fold("Other probes, controls and measures", [*others, *_further_tables(task)]),
-        Fold("Confusions", [Figure([map_chart(confusion)], "", confusion.description)] if confusion else []),
+        Fold("Confusions", [maps_figure([confusion])] if confusion else []),
         Fold("The data", [*_facts(task), *_seen(task)]),
     ]
 
@@ -191,19 +149,14 @@ _LOSS = (
 def _further_tables(task: TaskResults) -> list[Table]:
     tables = [_measures_table(task)] if task.results or task.baselines else []
     for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
-        found = [(result, comparison(score(result, task.primary), control)) for result in task.results]
-        has_ceiling = task.has_ceiling(control)
-        rows: list[list[str | Number]] = [
-            [
-                *(result.site, result.probe, number(against.score), number(against.selectivity)),
-                *([decimal(against.ceiling)] if has_ceiling else []),
-            ]
-            for result, against in found
-            if against
-        ]
         said, head = _control_words(task, control)
-        if has_ceiling:
-            said, head = f"{said.removesuffix('.')}; {CEILING}.", [*head, "ceiling"]
+        names = ["control", "selectivity"]
+        if "ceiling" in task.columns(control):
+            said, head, names = f"{said.removesuffix('.')}; {CEILING}.", [*head, "ceiling"], [*names, "ceiling"]
+        known = [(result, task.on_test(result, control)) for result in task.results]
+        rows: list[list[Cell]] = [
+            [one.site, one.probe, *_cells(scores, names)] for one, scores in known if scores.control is not None
+        ]
         tables.append(Table(said, head, rows, (0, 1)))
     return tables
 
@@ -211,8 +164,7 @@ def _further_tables(task: TaskResults) -> list[Table]:
 def _control_words(task: TaskResults, control: str) -> tuple[str, list[str]]:
     other = example_of(task, control)
     if other is not None and other.above:
-        said = described_control(other)
-        return said[:1].upper() + said[1:], ["site", "probe", "on those states", column(other)]
+        return sentence_case(described_control(other)), ["site", "probe", "on those states", column(other)]
     if control in task.chance_checks():
         said = f"Chance check: {control}. The labels are permuted over rows; this is not selectivity."
         return said, ["site", "probe", "on permuted labels", "above it"]
@@ -225,10 +177,10 @@ def _measures_table(task: TaskResults) -> Table:
     gains = [gain for result in task.all if (gain := least_gain(score(result, task.primary)))]
     head = ["site", "probe", *(f"{measure_title(name)}{', bits' if name == 'log_loss' else ''}" for name in names)]
     head += ["p alone", p_title(gains)] if gains else []
-    rows: list[list[str | Number]] = []
+    rows: list[list[Cell]] = []
     for result in task.all:
         found = [score(result, name) for name in names]
-        row: list[str | Number] = [result.site if result.site != NO_SITE else "baseline", result.probe]
+        row: list[Cell] = [place_of(result), result.probe]
         row += [number(one.score if one else None) for one in found]
         if gains:
             gain = least_gain(score(result, task.primary))
@@ -305,24 +257,14 @@ def _fact(key: str, value: Any, facts: dict[str, Any]) -> str:
     return count(value)
 
 
-def _analyses(task: TaskResults) -> list[Fold]:
-    return [_analysis(task, *key, results) for key, results in task.analyses_by_kind().items()]
-
-
 def _analysis(task: TaskResults, name: str, probe: str, results: list[AnalysisResult]) -> Fold:
     panels = analysis_panels(task, results)
     chosen = chosen_result(task, results)
     along = f" What is drawn along another axis than sites is at {chosen.site}, the best site on {task.chosen_on}."
     said = f"Bands are 95 % intervals where they were computed.{along if any(quantities([chosen], along=True)) else ''}"
-    figures = [Figure([panel_chart(panel) for panel in panels], said, described(panels))] if panels else []
-    head = ["site", "quantity", "value", "unit", "controls"]
-    table = Table(
-        "Every quantity; controls by their mean over draws.",
-        head,
-        summary_rows(results),
-        (0, 1, 3, 4),
-        source="analyses.jsonl",
-    )
+    figures = [panels_figure(panels, said)] if panels else []
+    said, head = "Every quantity; controls by their mean over draws.", ["site", "quantity", "value", "unit", "controls"]
+    table = Table(said, head, summary_rows(results), (0, 1, 3, 4), source="analyses.jsonl")
     return Fold(f"{name.replace('_', ' ')}: {probe}", [*figures, table])
 
 
@@ -334,16 +276,14 @@ def _methods(task: TaskResults, uses: Sequence[Use]) -> Fold:
 
 
 def _provenance(task: TaskResults) -> Fold:
-    rows = [[key, _value(value)] for key, value in sorted(task.any.provenance.items())]
+    rows = []
+    for key, value in sorted(task.any.provenance.items()):
+        nested = json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else ""
+        rows.append([key, nested or plain(value)])
     rows += [["seeds", str(task.any.seed_count)], ["draws", str(task.any.draw_count)]]
     rows.append(["fits", str(sum(result.fit_count for result in task.all))])
-    return Fold(
-        "Provenance and environment", [Table("Where these numbers come from.", ["field", "value"], rows, (0, 1))]
-    )
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
+    table = Table("Where these numbers come from.", ["field", "value"], rows, (0, 1))
+    return Fold("Provenance and environment", [table])
 
 
 def side_by_side(tasks: Iterable[TaskResults]) -> list[Table]:
@@ -362,20 +302,11 @@ def _runs_table(name: str, runs: Sequence[TaskResults]) -> Table:
         f"{name} side by side: each run at the site and probe that are best on dev. Runs are not compared by a test "
         "here: `probing compare` does, on the same rows."
     )
+    rows: list[list[Cell]] = []
+    for task in runs:
+        best = task.best()
+        where = [best.site, best.probe] if best else ["–", "–"]
+        scores = _cells(task.on_test(best), ("score", "control", "selectivity", "gain"))
+        rows.append([task.states, *where, *scores, finding(task).status])
     head = ["states", "site", "probe", "score", "control", "selectivity", "gain over baseline", "finding"]
-    return Table(said, head, [_run_row(task) for task in runs], (0, 1, 2, 7))
-
-
-def _run_row(task: TaskResults) -> list[str | Number]:
-    best = task.best()
-    measured = score(best, task.primary) if best else None
-    against = comparison(measured, next(iter(task.controls()), None))
-    gain = least_gain(measured)
-    scores = [
-        measured.score if measured else None,
-        against.score if against else None,
-        against.selectivity if against else None,
-        gain.gain if gain else None,
-    ]
-    where = [best.site, best.probe] if best else ["–", "–"]
-    return [task.states, *where, *map(number, scores), finding(task).status]
+    return Table(said, head, rows, (0, 1, 2, 7))

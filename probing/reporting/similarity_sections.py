@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words, number
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, maps_figure, number
 from probing.reporting.charts import Chart, panel_chart
 from probing.reporting.drawing import altair_chart, together
 from probing.reporting.grids import HeatMap, map_chart
-from probing.reporting.panels import Curve, Panel, Point
+from probing.reporting.panels import SHARES, Curve, Panel, Point, points
 from probing.reporting.similarity_words import (
     CAPTION,
     LIMITS,
@@ -24,11 +24,10 @@ from probing.reporting.similarity_words import (
     disagreements,
     doubts,
 )
-from probing.reporting.tables import grid
 from probing.reporting.task_results import site_order
+from probing.reporting.terminal import print_limits, print_lines, print_table
 from probing.reporting.wording import decimal, folded, plural, short
 from probing.results.similarity import CKA, OUTPUT_KL, TRANSFER, SimilarityResult, SimilarityResults
-from probing.system.screen import shown
 
 Results = Sequence[SimilarityResult]
 _MOST_MAPS, _MOST_CURVES, _MOST_LISTED = 3, 6, 8
@@ -90,23 +89,19 @@ def site_maps(results: Results) -> list[HeatMap]:
 
 def _site_map(here: Results, title: str, *, several: bool) -> HeatMap:
     rows, columns = (sorted({getattr(one, side) for one in here}, key=site_order) for side in ("site_a", "site_b"))
-    values = np.full((len(rows), len(columns)), np.nan)
-    for one in here:
-        values[rows.index(one.site_a), columns.index(one.site_b)] = one.score.value
+    cells = [(one.site_a, one.site_b, one.score.value) for one in here]
     first = here[0]
     name = f"{title}, {first.second}" if several else title
     label = f"n {first.score.n:,}, d {first.width_a} and {first.width_b}"
     axes = (f"site of {first.first}", f"site of {first.second}")
-    return HeatMap(name, tuple(rows), tuple(columns), values, label, *axes, is_upward=True, is_share=True)
+    return HeatMap.of_cells(name, cells, label, *axes, rows=rows, columns=columns, is_upward=True, is_share=True)
 
 
 def _store_map(same: Results, seconds: Sequence[str], title: str) -> HeatMap:
     sites = sorted({one.site_a for one in same}, key=site_order)
-    values = np.full((len(seconds), len(sites)), np.nan)
-    for one in same:
-        values[seconds.index(one.second), sites.index(one.site_a)] = one.score.value
+    cells = [(one.second, one.site_a, one.score.value) for one in same]
     label = f"with {same[0].first}, at sites of the same name; n {same[0].score.n:,}"
-    return HeatMap(title, tuple(seconds), tuple(sites), values, label, "store", "site", is_share=True)
+    return HeatMap.of_cells(title, cells, label, "store", "site", rows=seconds, columns=sites, is_share=True)
 
 
 def similarity_panels(results: Results) -> list[Panel]:
@@ -124,31 +119,28 @@ def _sites_panel(results: Results, measure: str) -> Panel | None:
     if len(sites) < 2 or len(seconds) > _MOST_CURVES:
         return None
     curves = [
-        Curve(second, "task", _points([one for one in results if one.second == second], measure, "pair", sites), part)
+        Curve(second, "task", _over(sites, [one for one in results if one.second == second], measure, "pair"), part)
         for part, second in enumerate(seconds)
     ]
+    pairs = [(x, one) for x, site in enumerate(sites) if (one := _at(results, measure, "pair", site))]
     if measure == TRANSFER:
-        own = [(x, one) for x, site in enumerate(sites) if (one := _at(results, measure, "pair", site))]
-        curves.append(Curve("on its own states", "ceiling", tuple(Point(x, one.own_a or 0.0) for x, one in own)))
-        floor = own[0][1].baseline if own else None
-        curves += (
-            [Curve("best baseline", "baseline", tuple(Point(x, floor) for x, _ in own))] if floor is not None else []
-        )
+        curves.append(Curve("on its own states", "ceiling", tuple(Point(x, one.own_a or 0.0) for x, one in pairs)))
+        floor = pairs[0][1].baseline if pairs else None
+        if floor is not None:
+            curves.append(Curve("best baseline", "baseline", tuple(Point(x, floor) for x, _ in pairs)))
     else:
-        curves.append(Curve("halves of the first", "ceiling", _points(results, measure, "ceiling", sites)))
-    curves.append(Curve("untrained twin", "control", _points(results, measure, "floor", sites), 1))
-    chance = [(x, one.null_bound) for x, site in enumerate(sites) if (one := _at(results, measure, "pair", site))]
-    bounds = tuple(Point(x, bound) for x, bound in chance if bound is not None)
+        curves.append(Curve("halves of the first", "ceiling", _over(sites, results, measure, "ceiling")))
+    curves.append(Curve("untrained twin", "control", _over(sites, results, measure, "floor"), 1))
+    bounds = tuple(Point(x, one.null_bound) for x, one in pairs if one.null_bound is not None)
     curves.append(Curve("chance (95 %)", "baseline", bounds, 1))
     drawn = tuple(curve for curve in curves if curve.points)
-    return Panel(
-        f"{_title(results, measure)} over sites", TITLES[measure], tuple(sites), drawn, (), (0, 1), (-0.5, 1.05)
-    )
+    title = f"{_title(results, measure)} over sites"
+    return Panel(title, TITLES[measure], tuple(sites), drawn, (), (0, 1), SHARES)
 
 
-def _points(results: Results, measure: str, role: str, sites: Sequence[str]) -> tuple[Point, ...]:
+def _over(sites: Sequence[str], results: Results, measure: str, role: str) -> tuple[Point, ...]:
     known = ((x, _at(results, measure, role, site)) for x, site in enumerate(sites))
-    return tuple(Point(x, one.score.value, one.score.low, one.score.high) for x, one in known if one is not None)
+    return points((x, one.score) for x, one in known if one is not None)
 
 
 def _step_panel(results: Results, measure: str) -> Panel | None:
@@ -161,11 +153,10 @@ def _step_panel(results: Results, measure: str) -> Panel | None:
     curves = []
     for part, site in enumerate(picked):
         here = sorted((one for one in pairs if one.site_a == site), key=lambda one: one.step or 0)
-        points = tuple(Point(steps.index(o.step or 0), o.score.value, o.score.low, o.score.high) for o in here)
-        curves.append(Curve(site, "task", points, part))
+        curves.append(Curve(site, "task", points((steps.index(one.step or 0), one.score) for one in here), part))
     names, places = tuple(f"{step:,}" for step in steps), tuple(map(float, steps))
     title = _title(results, measure) + ("" if measure == TRANSFER else f" with {pairs[0].first}")
-    return Panel(title, TITLES[measure], names, tuple(curves), (), (0, 1), (-0.5, 1.05), "training step", places=places)
+    return Panel(title, TITLES[measure], names, tuple(curves), (), (0, 1), SHARES, "training step", places=places)
 
 
 def charts_of(results: Results) -> list[Chart]:
@@ -181,28 +172,38 @@ def plot_similarity(results: SimilarityResults) -> Any:
 # Tables.
 
 
-def _same_table(results: Results, second: str) -> tuple[list[str], list[list[str | Number]]]:
-    """Return headings and rows of a table of sites of the same name: each measure with chance, ceiling and floor."""
+def _beside(here: Results, measure: str, site: str) -> dict[str, float | None]:
+    """Return the numbers beside a measure at sites of the same name, by their headings."""
+    pair, ceiling, floor = (_at(here, measure, role, site) for role in ("pair", "ceiling", "floor"))
+    found: dict[str, float | None] = {"chance": pair.null_bound if pair else None}
+    if measure == TRANSFER:
+        of_probes = {"own A": "own_a", "own B": "own_b", "baseline": "baseline"}
+        found |= {head: getattr(pair, name, None) for head, name in of_probes.items()}
+    else:
+        found["ceiling"] = ceiling.score.value if ceiling else None
+    if _chosen(here, measure, "floor"):
+        found["floor"] = floor.score.value if floor else None
+    if measure == CKA:
+        found |= {"biased": pair.biased, "no outliers": pair.without_outliers} if pair else _NO_CKA
+    return found
+
+
+_NO_CKA: dict[str, float | None] = {"biased": None, "no outliers": None}
+_ON_PAGE = {"own A": "own", "no outliers": "without outliers"}  # headings that a page has room for
+
+
+def _same_table(results: Results, second: str) -> Table:
+    """Return a table of sites of the same name: each measure with chance, ceiling and floor."""
     here = [one for one in results if one.second == second or one.role != "pair"]
-    head, measures = ["site"], _measures(results)
-    for name in measures:
-        head += [TITLES[name], "chance"]
-        head += ["own", "baseline"] if name == TRANSFER else ["ceiling"]
-        head += ["floor"] if _chosen(results, name, "floor") else []
-        head += ["biased", "without outliers"] if name == CKA else []
-    body: list[list[str | Number]] = []
-    for site in _same_sites(here):
-        row: list[str | Number] = [site]
-        for name in measures:
-            pair, ceiling, floor = (_at(here, name, role, site) for role in ("pair", "ceiling", "floor"))
-            row += [number(pair.score if pair else None), Number(decimal(pair.null_bound if pair else None))]
-            ends = [pair.own_a, pair.baseline] if name == TRANSFER and pair else []
-            ends = ends or [ceiling.score.value if ceiling else None]
-            ends += [floor.score.value if floor else None] if _chosen(results, name, "floor") else []
-            ends += [pair.biased if pair else None, pair.without_outliers if pair else None] if name == CKA else []
-            row += [Number(decimal(value)) for value in ends]
-        body.append(row)
-    return head, body
+    head, sites = ["site"], _same_sites(here)
+    body: list[list[Cell]] = [[site] for site in sites]
+    for measure in _measures(results):
+        names = [name for name in _beside(here, measure, "") if name != "own B"]
+        head += [TITLES[measure], *(_ON_PAGE.get(name, name) for name in names)]
+        for row, site in zip(body, sites, strict=True):
+            pair, beside = _at(here, measure, "pair", site), _beside(here, measure, site)
+            row += [number(pair.score if pair else None), *(Number(decimal(beside[name])) for name in names)]
+    return Table(f"{results[0].first} and {second}, at sites of the same name.", head, body, source=_SOURCE)
 
 
 def _drift_table(found: SimilarityResults) -> Table | None:
@@ -211,7 +212,7 @@ def _drift_table(found: SimilarityResults) -> Table | None:
         return None
     named = "form" in moved
     names = ["form"] if named else ["example", "word"]
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [*(str(row[name]) for name in names), decimal(row["drift"], 2), f"{row['rows']:,}", str(row["second"])]
         for row in moved.to_dict("records")
     ]
@@ -227,7 +228,7 @@ def _disagreement_table(results: Results) -> Table | None:
     if not found:
         return None
     several = len(_seconds(results)) > 1
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [
             f"{one.cka.site_a} → {one.cka.site_b}" + (f", {one.cka.second}" if several else ""),
             number(one.cka.score),
@@ -246,24 +247,16 @@ def similarity_section(found: SimilarityResults, anchor: str) -> Section:
     """Return the section of the page on similarity."""
     results = list(found)
     models = {one.provenance.get(f"model_{side}"): None for one in results for side in "ab" if one.role == "pair"}
-    panels, maps, seconds = similarity_panels(results), site_maps(results), _seconds(results)
-    blocks: list[Table | Figure | Words] = [Words("p", [CAPTION])]
+    panels, maps = similarity_panels(results), site_maps(results)
+    blocks: list[Block] = [Words("p", [CAPTION])]
     if panels:
-        described = "; ".join(panel.title for panel in panels)
-        blocks.append(Figure([panel_chart(one) for one in panels], "", f"Curves: {described}"))
-    if maps:
-        blocks.append(Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps)))
-    tables = [
-        Table(
-            f"{results[0].first} and {second}, at sites of the same name.",
-            *_same_table(results, second),
-            source=_SOURCE,
-        )
-        for second in seconds
-        if _same_sites(_chosen(results, CKA))
-    ]
-    disagreement, drift = _disagreement_table(results), _drift_table(found)
+        titles = "; ".join(panel.title for panel in panels)
+        blocks.append(Figure([panel_chart(one) for one in panels], "", f"Curves: {titles}"))
+    blocks += [maps_figure(maps)] if maps else []
+    has_same = bool(_same_sites(_chosen(results, CKA)))
+    tables = [_same_table(results, second) for second in _seconds(results)] if has_same else []
     folds = [Fold("All measures, with intervals", tables)] if tables else []
+    disagreement, drift = _disagreement_table(results), _drift_table(found)
     if disagreement:
         blocks.append(replace(disagreement, rows=disagreement.rows[:_MOST_LISTED]))
         folds.append(Fold("All pairs of sites, by how much CKA and probe transfer disagree", [disagreement]))
@@ -299,28 +292,27 @@ def print_similarity(found: SimilarityResults, console: Console, *, details: boo
     results = list(found)
     seconds = _seconds(results)
     first = next(one for one in results if one.measure == CKA and one.role == "pair")
-    console.print(shown(f"{first.first}: {first.provenance.get('model_a')}", style="dim"))
+    about = [f"{first.first}: {first.provenance.get('model_a')}"]
     for second in seconds[: None if details else _MOST_LISTED]:
         one = next(one for one in results if one.second == second)
-        console.print(shown(f"{second}: {one.provenance.get('model_b')}", style="dim"))
-    console.print(shown(_sizes(first), style="dim"))
+        about.append(f"{second}: {one.provenance.get('model_b')}")
+    print_lines(console, [*about, _sizes(first)], style="dim")
     for measure in _measures(results):
         _print_measure(results, measure, seconds, console, details=details)
-    _print_outputs(results, console)
-    for claim in claims(results):
-        console.print(shown(claim, style="bold"))
+    if outputs := _chosen(results, OUTPUT_KL):
+        rows = [(one.second, folded(one.score), decimal(one.null_bound, 2), f"{one.score.n:,}") for one in outputs]
+        note = f"over {plural(outputs[0].clusters, 'text')}"
+        print_table(console, ["store", TITLES[OUTPUT_KL], "chance", "tokens"], rows, (0,), note=note)
+    print_lines(console, claims(results), style="bold")
     rho, pairs = disagreements(results)
-    if pairs:
-        console.print(shown(disagreement_sentence(rho, pairs)))
+    print_lines(console, [disagreement_sentence(rho, pairs)] if pairs else [])
     _print_drift(found, console)
-    console.print(shown("What this does not show:", style="bold"))
-    for sentence in LIMITS:
-        console.print(shown(f"- {sentence}"))
+    print_limits(console, LIMITS)
 
 
 def _print_measure(results: Results, measure: str, seconds: Sequence[str], console: Console, *, details: bool) -> None:
     pairs = _chosen(results, measure)
-    console.print(shown(_title(results, measure), style="bold"))
+    print_lines(console, [_title(results, measure)], style="bold")
     if len(seconds) > 1 and not details:
         same = {(one.second, one.site_a): one for one in pairs if one.site_a == one.site_b}
         ordered = {key: same[key] for key in sorted(same, key=lambda key: seconds.index(key[0]))}
@@ -329,47 +321,28 @@ def _print_measure(results: Results, measure: str, seconds: Sequence[str], conso
     for second in seconds:
         here = [one for one in results if one.second == second or one.role != "pair"]
         if len(seconds) > 1:
-            console.print(shown(f"with {second}", style="italic"))
-        if _same_sites(_chosen(here, measure)):
-            _print_same(here, measure, console)
+            print_lines(console, [f"with {second}"], style="italic")
+        if sites := _same_sites(_chosen(here, measure)):
+            head = ["site", TITLES[measure].partition(" (")[0], *_beside(here, measure, "")]
+            known = [(site, pair) for site in sites if (pair := _at(here, measure, "pair", site))]
+            rows = [
+                (site, folded(pair.score), *map(short, _beside(here, measure, site).values())) for site, pair in known
+            ]
+            print_table(console, head, rows, (0,))
         cells = {(one.site_a, one.site_b): one for one in pairs if one.second == second}
         if any(a != b for a, b in cells) and (details or measure in (CKA, TRANSFER)):
             _print_matrix(cells, f"{pairs[0].first} ↓ {second} →", console)
-
-
-def _print_same(here: Results, measure: str, console: Console) -> None:
-    has_floor = bool(_chosen(here, measure, "floor"))
-    columns = ["site", TITLES[measure].partition(" (")[0], "chance"]
-    columns += ["own A", "own B", "baseline"] if measure == TRANSFER else ["ceiling"]
-    columns += ["floor"] if has_floor else []
-    columns += ["biased", "no outliers"] if measure == CKA else []
-    table = grid(columns, texts=(0,))
-    for site in _same_sites(_chosen(here, measure)):
-        pair, ceiling, floor = (_at(here, measure, role, site) for role in ("pair", "ceiling", "floor"))
-        if pair is None:
-            continue
-        ends = (
-            [pair.own_a, pair.own_b, pair.baseline]
-            if measure == TRANSFER
-            else [ceiling.score.value if ceiling else None]
-        )
-        ends += [floor.score.value if floor else None] if has_floor else []
-        ends += [pair.biased, pair.without_outliers] if measure == CKA else []
-        table.add_row(*map(shown, (site, folded(pair.score), short(pair.null_bound), *map(short, ends))))
-    console.print(table)
 
 
 def _print_matrix(cells: Mapping[tuple[str, str], SimilarityResult], corner: str, console: Console) -> None:
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = sorted({column for _, column in cells}, key=site_order)
     fitting = max(2, (console.width - max(len(corner), *map(len, rows)) - 1) // 8)
+    values = {place: one.score.value for place, one in cells.items()}
     for start in range(0, len(columns), fitting):
         part = columns[start : start + fitting]
-        table = grid([corner, *part], texts=(0,))
-        for row in rows:
-            values = [cells[row, column].score.value if (row, column) in cells else None for column in part]
-            table.add_row(*map(shown, (row, *map(short, values))))
-        console.print(table)
+        body = [(row, *(short(values.get((row, column))) for column in part)) for row in rows]
+        print_table(console, [corner, *part], body, (0,))
 
 
 def _print_drift(found: SimilarityResults, console: Console) -> None:
@@ -382,17 +355,7 @@ def _print_drift(found: SimilarityResults, console: Console) -> None:
         for row in moved.to_dict("records")
     ]
     what = "words" if named else "rows (example:word)"
-    console.print(shown(f"{what} that moved most at {moved['site'].iloc[0]} (mean 1 − R²): {', '.join(told)}"))
+    at = moved["site"].iloc[0]
+    print_lines(console, [f"{what} that moved most at {at} (mean 1 − R²): {', '.join(told)}"])
     if not named and (found.drift is not None and (found.drift["word"] >= 0).any()):
-        console.print(shown("with the corpus, the forms of the words are shown (--corpus)", style="dim"))
-
-
-def _print_outputs(results: Results, console: Console) -> None:
-    found = _chosen(results, OUTPUT_KL)
-    if not found:
-        return
-    table = grid(["store", TITLES[OUTPUT_KL], "chance", "tokens"], texts=(0,))
-    for one in found:
-        table.add_row(*map(shown, (one.second, folded(one.score), decimal(one.null_bound, 2), f"{one.score.n:,}")))
-    console.print(table)
-    console.print(shown(f"over {plural(found[0].clusters, 'text')}", style="dim"))
+        print_lines(console, ["with the corpus, the forms of the words are shown (--corpus)"], style="dim")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import rankdata, spearmanr
 
 from probing.reporting.task_results import site_order
-from probing.reporting.wording import decimal, plural, short
+from probing.reporting.wording import decimal, interval, plural, short
 from probing.results.similarity import CKA, NEIGHBOURS, OUTPUT_KL, PROCRUSTES, TRANSFER, SimilarityResult
 
 TITLES = {
@@ -87,11 +87,8 @@ def disagreement_sentence(rho: float | None, found: Sequence[Disagreement]) -> s
     """Return a sentence on how alike the orders of pairs by CKA and by probe transfer are."""
     if not found:
         return ""
-    how = (
-        "cannot be compared (one of them is constant)"
-        if rho is None
-        else f"agree with Spearman's ρ = {decimal(rho, 2)}"
-    )
+    is_constant = "cannot be compared (one of them is constant)"
+    how = is_constant if rho is None else f"agree with Spearman's ρ = {decimal(rho, 2)}"
     first = found[0]
     of, several = len(found), len({one.cka.second for one in found}) > 1
     pair = _place(first.cka) + (f" of {first.cka.second}" if several else "")
@@ -111,12 +108,8 @@ def claims(results: Sequence[SimilarityResult]) -> list[str]:
         same = [one for one in here if one.site_a == one.site_b] or here
         most, least = (pick(same, key=lambda one: one.score.value) for pick in (max, min))
         sites = plural(len(same), "site") if same is not here else plural(len(here), "pair of sites", "pairs of sites")
-        at = f"from {_valued(least)} to {_valued(most)}" if len(same) > 1 else f"is {_valued(most)}"
-        found.append(
-            f"{first} and {second}: CKA over {sites} goes {at}."
-            if len(same) > 1
-            else f"{first} and {second}: CKA {at}."
-        )
+        at = f"over {sites} goes from {_valued(least)} to {_valued(most)}" if len(same) > 1 else f"is {_valued(most)}"
+        found.append(f"{first} and {second}: CKA {at}.")
         below = [one for one in same if one.null_bound is not None and one.score.value <= one.null_bound]
         if below:
             found.append(f"Within chance at {', '.join(_place(one) for one in below[:5])}.")
@@ -124,7 +117,7 @@ def claims(results: Sequence[SimilarityResult]) -> list[str]:
         if one.measure == OUTPUT_KL:
             found.append(
                 f"Outputs of {one.second} differ from those of {one.first} by {decimal(one.score.value)} bits per "
-                f"token [{decimal(one.score.low)}, {decimal(one.score.high)}]; matched with other tokens, "
+                f"token {interval(one.score)}; matched with other tokens, "
                 f"by {decimal(one.null_mean)}."
             )
     return found
@@ -140,39 +133,36 @@ def _place(one: SimilarityResult) -> str:
 
 def doubts(results: Sequence[SimilarityResult]) -> list[str]:
     """Return warnings: outlier coordinates that make CKA, tied neighbours, few rows for the width, no floor."""
-    found: dict[str, None] = {}
+    found = []
     pairs = [one for one in results if one.role == "pair"]
-    moved = [
-        one
-        for one in pairs
-        if one.without_outliers is not None and abs(one.score.value - one.without_outliers) > _MANY_OUTLIERS
-    ]
+    moved = [(abs(one.score.value - one.without_outliers), one) for one in pairs if one.without_outliers is not None]
+    moved = [(by, one) for by, one in moved if by > _MANY_OUTLIERS]
     if moved:
-        worst = max(moved, key=lambda one: abs(one.score.value - (one.without_outliers or 0.0)))
-        found[
+        _, worst = max(moved, key=lambda pair: pair[0])
+        found.append(
             f"Outlier coordinates change CKA by more than {_MANY_OUTLIERS} in {plural(len(moved), 'pair')} of sites: "
             f"at {_place(worst)} it is {short(worst.score.value)} with and {short(worst.without_outliers)} without "
             f"{worst.outliers_a} and {worst.outliers_b} of them, which hold {worst.outlier_share_a:.0%} and "
             f"{worst.outlier_share_b:.0%} of the variance."
-        ] = None
+        )
     same = [one for one in pairs if one.site_a == one.site_b] or pairs
     tied = sorted({_place(one) for one in same if (one.ties or 0.0) > _MANY_TIES}, key=site_order)
     if tied:
         share = max(one.ties or 0.0 for one in same)
-        found[
+        found.append(
             f"Neighbours tie (up to {share:.0%} of the rows) at {', '.join(tied[:4])}"
             f"{' and more' if len(tied) > 4 else ''}: rows have equal states or directions there (all rows, if a site "
             "has one coordinate), and which of them count as nearest is arbitrary."
-        ] = None
+        )
     small = [one for one in pairs if (one.biased_if_unrelated or 0.0) > _WIDE_CLOUD]
     if small:
         one = small[0]
-        found[
+        found.append(
             f"{one.score.n:,} rows are few for {one.width_a} and {one.width_b} coordinates: biased CKA of independent "
             f"Gaussian states would be {short(one.biased_if_unrelated)}. Debiasing assumes independent rows, which "
             "words of one sentence are not: compare CKA with chance, which permutes whole clusters."
-        ] = None
+        )
     is_untrained = any("untrained (seed" in str(one.provenance.get("model_b")) for one in pairs)
     if pairs and not is_untrained and not any(one.role == "floor" for one in results):
-        found["No untrained twin was given: what similarity needs no training is not known (--twin STORE)."] = None
-    return list(found)
+        found.append("No untrained twin was given: what similarity needs no training is not known (--twin STORE).")
+    return found

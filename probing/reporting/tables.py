@@ -12,10 +12,12 @@ from rich.text import Text
 
 from probing.reporting.findings import finding
 from probing.reporting.panels import mean
-from probing.reporting.task_results import NO_SITE, TaskResults, by_task, comparison, least_gain, not_saved, score
+from probing.reporting.task_results import TaskResults, by_task, not_saved, place_of, score
+from probing.reporting.terminal import WIDE, grid, print_lines, print_table
 from probing.reporting.warnings import column, example_of, title, warnings_of_task
 from probing.reporting.wording import (
     CEILING,
+    Estimate,
     correction_title,
     count,
     decimal,
@@ -33,7 +35,6 @@ from probing.results.analysis import Point as Number
 from probing.results.probe import ProbeResult, Score
 from probing.system.screen import shown
 
-_WIDE = 120
 _SHORT = {"log_loss": "bits", "distance_spearman": "Spearman"}
 _ENOUGH_DRAWS = 3
 _FEW_DRAWS = "two draws of a control hardly show how draws vary, so intervals are wide: five are usual"
@@ -47,21 +48,18 @@ def print_results(results: Sequence[ProbeResult], console: Console, analyses: Se
         console.print(table)
         if left_out:
             said = f"left out for want of room: {', '.join(left_out)} (a wider terminal, or --json, has them)"
-            console.print(shown(said, style="dim"))
+            print_lines(console, [said], style="dim")
         for control in (*task.controls()[1:], *task.chance_checks(), *task.state_controls()):
-            console.print(shown(_control_words(task, control)[0], style="italic"))
-            console.print(_control_table(task, control, console.width))
+            _print_control(task, control, console)
         console.print(_notes(task, console.width))
         for (analysis, probe), found_here in task.analyses_by_kind().items():
-            console.print(shown(f"analysis {analysis} of {probe}", style="italic"))
+            print_lines(console, [f"analysis {analysis} of {probe}"], style="italic")
             console.print(_analysis_table(summary_rows(found_here)))
         console.print(_passed_over(task), end="")
-        for warning in warnings_of_task(task):
-            console.print(shown(f"warning: {warning}", style="bold yellow"))
+        print_lines(console, [f"warning: {warning}" for warning in warnings_of_task(task)], style="bold yellow")
         found = finding(task)
-        console.print(shown(found.sentence, style="bold"))
-        console.print(shown(found.does_not_show))
-        console.print()
+        print_lines(console, [found.sentence], style="bold")
+        print_lines(console, [found.does_not_show, ""])
 
 
 def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
@@ -69,18 +67,17 @@ def print_pairs(pairs: Sequence[dict[str, Any]], console: Console) -> None:
     first = pairs[0]
     told = {part: len({row[f"{part}_{x}"] for row in pairs for x in "ab"}) > 1 for part in ("model", "probe")}
     parts = [*(["model"] if told["model"] else []), "site", *(["probe"] if told["probe"] else [])]
-    rows, measure = count(first["n"]), measure_title(first["measure"])
-    console.print(shown(f"{measure} on {first['split']}, a minus b, {rows} rows", style="bold"))
-    table = grid(["site a", "site b", "difference", "adjusted p", "detectable"])
+    rows = []
     for row in pairs:
         names = [" ".join([row[f"{part}_{x}"] for part in parts]) for x in "ab"]
         found = Score(row["difference"], row["low"], row["high"], row["n"], "")
-        cells = [_shown(found, console.width), p_value(row["p_adjusted"]), decimal(row["detectable"])]
-        table.add_row(*map(shown, (*names, *cells)))
-    console.print(table)
+        rows.append([*names, _shown(found, console.width), p_value(row["p_adjusted"]), decimal(row["detectable"])])
+    head = ["site a", "site b", "difference", "adjusted p", "detectable"]
+    about = f"{measure_title(first['measure'])} on {first['split']}, a minus b, {count(first['n'])} rows"
     how = f"p {correction_title(first['correction'])}-adjusted over {plural(len(pairs), 'pair')}"
     note = "detectable: the smallest true difference that would have been shown with 80 % probability"
-    console.print(shown(f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here", style="dim"))
+    note = f"95 % intervals, not adjusted; {how}; {note}; choose a site on dev, not here"
+    print_table(console, head, rows, title=about, note=note)
 
 
 def _heading(task: TaskResults, width: int) -> Text:
@@ -92,7 +89,7 @@ def _heading(task: TaskResults, width: int) -> Text:
 
 def _is_told_above(task: TaskResults, width: int) -> bool:
     """Return whether the options of the probe stand in the heading, for want of room in the rows."""
-    return width < _WIDE and len(task.probes) == 1 and ":" in task.probes[0]
+    return width < WIDE and len(task.probes) == 1 and ":" in task.probes[0]
 
 
 def _fitting(task: TaskResults, console: Console) -> tuple[Table, list[str]]:
@@ -114,38 +111,17 @@ def _second(task: TaskResults) -> str:
 
 
 def _table(task: TaskResults, width: int, left_out: Sequence[str] = ()) -> Table:
-    control = next(iter(task.controls()), None)
-    second = task.secondary
-    columns = ["site", "probe", measure_title(task.primary)]
-    columns += ["control", "selectivity"] if control else []
-    columns += ["ceiling"] if task.has_ceiling(control) else []
-    columns += [_second(task)] if second else []
-    columns += ["gain"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
-    columns = [name for name in columns if name not in left_out]
+    known = task.columns()
+    of_control = [name for name in ("control", "selectivity", "ceiling") if name in known]
+    columns = ["site", "probe", measure_title(task.primary), *of_control]
+    columns += [_second(task)] if task.secondary else []
+    columns = [name for name in [*columns, *(["gain"] if "gain" in known else [])] if name not in left_out]
     table = grid(columns)
     best = task.best()
-    for result in task.results:
-        row = _row(task, result, columns, control, width)
-        table.add_row(*_marked(row, result is best), end_section=result is task.results[-1])
-    for result in task.baselines:
-        table.add_row(*map(shown, _row(task, result, columns, control, width)))
-    return table
-
-
-def grid(columns: Sequence[str], texts: Sequence[int] | None = None) -> Table:
-    """Return an empty table with these headings; `texts` are the indices of the columns that hold words (None: the
-    columns of sites and probes).
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
-    for i, name in enumerate(columns):
-        text = name in ("site", "probe", "site a", "site b") if texts is None else i in texts
-        table.add_column(
-            shown(name),
-            justify="left" if text else "right",
-            overflow="fold",
-            no_wrap=not text,
-            min_width=6 if text else 4,
-        )
+    for result in task.all:
+        row = _row(task, result, columns, width)
+        is_last = bool(task.results) and result is task.results[-1]
+        table.add_row(*_marked(row, result is best), end_section=is_last)
     return table
 
 
@@ -154,36 +130,37 @@ def _marked(row: list[str], best: bool) -> list[Text]:
     return [shown(cell, style="bold" if best else "") for cell in (site, *row[1:])]
 
 
-def _row(task: TaskResults, result: ProbeResult, columns: list[str], control: str | None, width: int) -> list[str]:
-    measured = score(result, task.primary)
-    against = comparison(measured, control)
+def _row(task: TaskResults, result: ProbeResult, columns: list[str], width: int) -> list[str]:
+    scores = task.on_test(result)
     second = score(result, task.secondary) if task.secondary else None
-    gain = least_gain(measured)
     cells = {
-        "site": "baseline" if result.site == NO_SITE else result.site,
+        "site": place_of(result),
         "probe": result.probe.partition(":")[0] if _is_told_above(task, width) else result.probe,
-        "control": short(against.score.value) if against else "",
-        "selectivity": _shown(against.selectivity, width) if against else "",
-        "ceiling": short(against.ceiling) if against and against.ceiling is not None else "",
-        "gain": _shown(gain.gain, width) if gain else "",
+        _second(task): short(second.score.value) if second else "",
+        "control": short(scores.control.value) if scores.control else "",
+        "selectivity": _shown(scores.selectivity, width),
+        "ceiling": short(scores.ceiling) if scores.ceiling is not None else "",
+        "gain": _shown(scores.gain, width),
+        measure_title(task.primary): _shown(scores.score, width),
     }
-    own = {measure_title(task.primary): _shown(measured.score, width) if measured else ""}
-    return [(cells | own).get(name, short(second.score.value) if second else "") for name in columns]
+    return [cells[name] for name in columns]
 
 
-def _shown(found: Score, width: int) -> str:
-    return with_interval(found) if width >= _WIDE else folded(found)
+def _shown(found: Estimate | None, width: int) -> str:
+    return "" if found is None else with_interval(found) if width >= WIDE else folded(found)
 
 
-def _control_table(task: TaskResults, control: str, width: int) -> Table:
-    _, second, name = _control_words(task, control)
-    table = grid(["site", "probe", second, name, *(["ceiling"] if task.has_ceiling(control) else [])])
+def _print_control(task: TaskResults, control: str, console: Console) -> None:
+    said, second, name = _control_words(task, control)
+    has_ceiling = "ceiling" in task.columns(control)
+    rows = []
     for result in task.results:
-        against = comparison(score(result, task.primary), control)
-        if against is not None:
-            numbers = [_shown(against.score, width), _shown(against.selectivity, width), short(against.ceiling)]
-            table.add_row(*map(shown, (result.site, result.probe, *numbers)[: len(table.columns)]))
-    return table
+        scores = task.on_test(result, control)
+        if scores.control is not None:
+            numbers = [_shown(scores.control, console.width), _shown(scores.selectivity, console.width)]
+            rows.append([result.site, result.probe, *numbers, *([short(scores.ceiling)] if has_ceiling else [])])
+    print_lines(console, [said], style="italic")
+    print_table(console, ["site", "probe", second, name, *(["ceiling"] if has_ceiling else [])], rows)
 
 
 def _passed_over(task: TaskResults) -> Text:
@@ -217,11 +194,10 @@ def _control_words(task: TaskResults, control: str) -> tuple[str, str, str]:
 
 def _notes(task: TaskResults, width: int) -> Text:
     notes = [f"* best on {task.chosen_on}"] if len(task.results) > 1 and task.best() else []
-    notes += [] if width >= _WIDE else ["± half the 95 % interval"]
+    notes += [] if width >= WIDE else ["± half the 95 % interval"]
     notes += [f"control: {task.controls()[0]}"] if task.controls() else []
-    if task.has_ceiling(next(iter(task.controls()), None)):
-        notes += [CEILING]
-    notes += ["gain: over the best baseline"] if any(least_gain(score(r, task.primary)) for r in task.all) else []
+    notes += [CEILING] if "ceiling" in task.columns() else []
+    notes += ["gain: over the best baseline"] if "gain" in task.columns() else []
     notes += [resampled_by(task.any.facts)] if resampled_by(task.any.facts) else []
     notes += [_FEW_DRAWS] if 1 < task.any.draw_count < _ENOUGH_DRAWS else []
     notes += not_saved(task.results)

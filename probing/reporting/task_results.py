@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from probing.reporting.wording import plural
 from probing.results.analysis import AnalysisResult
 from probing.results.features import FeatureScores, features_of, is_features
 from probing.results.models import UNNAMED, ModelFacts
-from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult
+from probing.results.probe import Comparison, Gain, MeasureResult, ProbeResult, Score
 
 
 def model_of(result: ProbeResult) -> str:
@@ -89,6 +89,19 @@ _SETTINGS: tuple[Callable[[Sequence[ProbeResult]], str], ...] = (
 NO_SITE = "(none)"
 _PRIMARY = ("uas", "uuas", "accuracy", "r2")
 _STREAM = ("embed", "resid", "final_norm")
+
+
+@dataclass(frozen=True)
+class ScoresOnTest:
+    """Holds what tables show of one result on test: its score by the primary measure; score, ceiling and selectivity
+    of one control; and the gain over the best baseline. None: not measured.
+    """
+
+    score: Score | None = None
+    control: Score | None = None
+    ceiling: float | None = None
+    selectivity: Score | None = None
+    gain: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -201,10 +214,24 @@ class TaskResults:
         """Return the names of the controls against which selectivity is defined, in the order of first occurrence."""
         return _control_names(self.results, self.primary, lambda c: c.is_selectivity)
 
-    def has_ceiling(self, control: str | None) -> bool:
-        """Return whether a ceiling is known of a control, the score of a probe that has memorised its keys."""
-        found = (comparison(score(result, self.primary), control) for result in self.all)
-        return any(against is not None and against.ceiling is not None for against in found)
+    @cached_property
+    def _first_control(self) -> str | None:
+        return next(iter(self.controls()), None)
+
+    def on_test(self, result: ProbeResult | None, control: str = "") -> ScoresOnTest:
+        """Return the scores of a result on test, beside those of a control ("": of the first)."""
+        measured = score(result, self.primary) if result else None
+        if measured is None:
+            return ScoresOnTest()
+        gain, against = measured.least_gain, comparison(measured, control or self._first_control)
+        of_control = (against.score, against.ceiling, against.selectivity) if against else (None, None, None)
+        return ScoresOnTest(measured.score, *of_control, gain.gain if gain else None)
+
+    def columns(self, control: str = "") -> tuple[str, ...]:
+        """Return the fields of `ScoresOnTest` that some result has, the score among them always."""
+        every = [self.on_test(result, control) for result in self.all]
+        names = (field.name for field in fields(ScoresOnTest))
+        return tuple(n for n in names if n == "score" or any(getattr(one, n) is not None for one in every))
 
     def chance_checks(self) -> tuple[str, ...]:
         """Return the names of the chance checks, in the order of first occurrence."""
@@ -233,6 +260,11 @@ def comparison(found: MeasureResult | None, control: str | None) -> Comparison |
 def least_gain(found: MeasureResult | None) -> Gain | None:
     """Return the gain over the best baseline, which is the smallest gain."""
     return found.least_gain if found else None
+
+
+def place_of(result: ProbeResult) -> str:
+    """Return the site of a result, or `baseline` if its probe reads no state."""
+    return "baseline" if result.site == NO_SITE else result.site
 
 
 def by_task(results: Iterable[ProbeResult], analyses: Iterable[AnalysisResult] = ()) -> list[TaskResults]:

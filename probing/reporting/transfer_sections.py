@@ -8,19 +8,18 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words, number
-from probing.reporting.grids import map_chart, transfer_maps
-from probing.reporting.tables import grid
+from probing.reporting.blocks import Cell, Fold, Section, Table, Words, maps_figure, number
+from probing.reporting.grids import transfer_maps
 from probing.reporting.task_results import site_order
-from probing.reporting.wording import folded, measure_title, plural, with_interval
+from probing.reporting.terminal import WIDE, print_lines, print_table
+from probing.reporting.wording import Estimate, folded, measure_title, plural, with_interval
 from probing.results.models import ModelFacts
 from probing.results.probe import Score
 from probing.results.transfer import CrossResult
-from probing.system.screen import shown
 from probing.verdicts.decodability import MIN_SENTENCES
 
 _FEW_ROWS = 100  # the interval of an accuracy is then some ±0.1 wide, as much as transfer usually costs
-_WIDE, _MOST, _MOST_TABLES = 120, 6, 3
+_MOST, _MOST_TABLES = 6, 3
 
 CAPTION = (
     "Probes trained on one source and scored on the test rows of another. A fall says that what the probe reads "
@@ -42,31 +41,32 @@ def matrices(results: Sequence[CrossResult]) -> dict[Key, list[CrossResult]]:
     for one in results:
         if first.setdefault(one.task, one.measure) == one.measure:
             groups.setdefault((model_of_cross(one).label, one.task, one.probe, one.site), []).append(one)
-    return {
-        key: groups[key]
-        for key in sorted(groups, key=lambda key: (*key[:2], _is_floor(key), key[2], site_order(key[3])))
-    }
+    return {key: groups[key] for key in sorted(groups, key=_order)}
+
+
+def _order(key: Key) -> tuple[object, ...]:
+    return (*key[:2], _is_floor(key), key[2], site_order(key[3]))
 
 
 def _is_floor(key: Key) -> bool:
     return key[3].startswith("(")
 
 
-def _cells(found: Sequence[CrossResult]) -> tuple[list[str], list[str], dict[tuple[str, str], Score]]:
-    """Return the sources trained on, those tested on, and the scores."""
+CORNER = "trained on ↓ tested on →"
+
+
+def _cells(found: Sequence[CrossResult]) -> tuple[list[str], list[tuple[str, list[Score | None]]]]:
+    """Return the sources tested on, and for each source trained on the scores there."""
     rows, columns = (list(dict.fromkeys(getattr(one, side) for one in found)) for side in ("trained_on", "tested_on"))
-    return rows, columns, {(one.trained_on, one.tested_on): one.score for one in found}
+    scores = {(one.trained_on, one.tested_on): one.score for one in found}
+    return columns, [(row, [scores.get((row, column)) for column in columns]) for row in rows]
 
 
 def _matrix(key: Key, found: Sequence[CrossResult], several: bool) -> Table:
-    rows, columns, scores = _cells(found)
-    body: list[list[str | Number]] = [[row, *(number(scores.get((row, column))) for column in columns)] for row in rows]
-    return Table(
-        f"{_caption(key, found, several)}, with 95 % intervals.",
-        ["trained on ↓ tested on →", *columns],
-        body,
-        source="transfer.parquet",
-    )
+    columns, scores = _cells(found)
+    body: list[list[Cell]] = [[row, *map(number, own)] for row, own in scores]
+    caption = f"{_caption(key, found, several)}, with 95 % intervals."
+    return Table(caption, [CORNER, *columns], body, source="transfer.parquet")
 
 
 def _caption(key: Key, found: Sequence[CrossResult], several: bool) -> str:
@@ -83,7 +83,6 @@ def transfer_section(results: Sequence[CrossResult], anchor: str) -> Section:
     groups = matrices(results)
     maps = transfer_maps([one for found in groups.values() for one in found])  # baselines last
     tables = {key: _matrix(key, found, len(models) > 1) for key, found in groups.items()}
-    figure = Figure([map_chart(one) for one in maps], "", ". ".join(one.description for one in maps))
     about = "; ".join(": ".join(filter(None, (label, model.build))) for label, model in models.items())
     shown_first = [table for key, table in tables.items() if not _is_floor(key)]
     in_view = shown_first if len(shown_first) <= _MOST_TABLES else []
@@ -94,7 +93,7 @@ def transfer_section(results: Sequence[CrossResult], anchor: str) -> Section:
         models=list(models),
         about=f"States of {about}",
         notes=doubts(results),
-        blocks=[Words("p", [CAPTION]), *in_view, figure],
+        blocks=[Words("p", [CAPTION]), *in_view, maps_figure(maps)],
         folds=[Fold(f"{'The other' if in_view else 'The'} matrices, with intervals", rest)] if rest else [],
     )
 
@@ -119,20 +118,14 @@ def print_transfer(results: Sequence[CrossResult], console: Console, *, details:
     most six matrices.
     """
     groups = matrices(results)
-    said: Callable[[Score], str] = with_interval if console.width >= _WIDE else folded
-    for label in dict.fromkeys(key[0] for key in groups):
-        console.print(shown(f"model {label}", style="dim"))
-    several = len({key[0] for key in groups}) > 1
-    chosen = list(groups.items()) if details else list(groups.items())[:_MOST]
+    said: Callable[[Estimate | None], str] = with_interval if console.width >= WIDE else folded
+    models = list(dict.fromkeys(key[0] for key in groups))
+    print_lines(console, [f"model {label}" for label in models], style="dim")
+    chosen = list(groups.items())[: None if details else _MOST]
     for key, found in chosen:
-        rows, columns, scores = _cells(found)
-        table = grid(["trained on ↓ tested on →", *columns], texts=(0,))
-        for row in rows:
-            cells = [said(scores[row, column]) if (row, column) in scores else "–" for column in columns]
-            table.add_row(*map(shown, (row, *cells)))
-        console.print(shown(_caption(key, found, several), style="bold"))
-        console.print(table)
+        columns, scores = _cells(found)
+        rows = [(row, *map(said, own)) for row, own in scores]
+        print_table(console, [CORNER, *columns], rows, (0,), title=_caption(key, found, len(models) > 1))
     if len(chosen) < len(groups):
-        console.print(
-            shown(f"{plural(len(groups) - len(chosen), 'matrix', 'matrices')} more with --details", style="dim")
-        )
+        more = plural(len(groups) - len(chosen), "matrix", "matrices")
+        print_lines(console, [f"{more} more with --details"], style="dim")

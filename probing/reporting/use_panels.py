@@ -9,15 +9,14 @@ from itertools import islice
 import numpy as np
 
 from probing.reporting.latent_words import edit_title
-from probing.reporting.panels import Curve, Panel, Point, Role
-from probing.reporting.use_words import MARKS, SHORT
-from probing.reporting.wording import plural
+from probing.reporting.panels import SHARES, Curve, Panel, Point, Role
+from probing.reporting.use_words import MARKS, SHORT, effect, mediated
+from probing.reporting.wording import Estimate, plural
 from probing.results.models import ModelFacts
-from probing.results.use import EditEffect, UseCell, UseResult
+from probing.results.use import UseCell, UseResult
 from probing.verdicts.verdict import UseRun, Verdict, Word
 
 _APART = 0.14  # of a step between sites, between lines of different positions
-_FAR = (-1e12, 1e12)
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,6 @@ class Use:
         kept = [i for i, cell in enumerate(self.result.cells) if cell.position in positions]
         cells = tuple(self.result.cells[i] for i in kept)
         return Use(replace(self.result, cells=cells), tuple(self.verdicts[i] for i in kept), self.apart)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The distinct verdict words that occur, such as `decodable and used …`, in the order in which `Word` lists
-        them.
-        """
-        return tuple(word for word in Word if any(v.word is word for v in self.verdicts))
 
 
 def uses(run: UseRun | None) -> list[Use]:
@@ -142,6 +134,17 @@ def _named(what: str) -> Callable[[str], str]:
     return lambda position: position or what
 
 
+def _point(found: Estimate | None, verdict: Verdict | None = None) -> Point | None:
+    """Return the point of a number, with the mark of a verdict; its x is set afterwards."""
+    if found is None:
+        return None
+    return Point(0, found.value, found.low, found.high, *(_mark(verdict) if verdict else ()))
+
+
+def _mark(verdict: Verdict) -> tuple[str, str]:
+    return MARKS[verdict.word], SHORT[verdict.word]
+
+
 def _decodability(use: Use) -> Panel | None:
     def find(cell: UseCell, verdict: Verdict) -> Point | None:
         gate = use.result.decodability.get(cell.place)
@@ -149,65 +152,42 @@ def _decodability(use: Use) -> Panel | None:
 
     curves = _lines(use, _named("probes"), "task", find)
     name = "accuracy" if use.result.n_classes else "R²"
-    panel = Panel("What probes recover", name, use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.05))
-    return panel if curves else None
+    return Panel("What probes recover", name, use.sites, tuple(curves), most=SHARES) if curves else None
 
 
 def _mediated(use: Use) -> Panel | None:
     """Return the panel of the swap's mediated fraction; the band of equivalence is ε in units of the natural contrast,
     at the median place.
     """
-
-    def find(cell: UseCell, verdict: Verdict) -> Point | None:
-        edit = cell.subspace
-        return (
-            None
-            if edit.mediated_fraction is None
-            else Point(
-                0, edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high, *_mark(verdict)
-            )
-        )
-
-    curves = _lines(use, _named("swap"), "task", find)
+    curves = _lines(use, _named("swap"), "task", lambda cell, verdict: _point(mediated(cell.subspace), verdict))
     if not curves:
         return None
-    shares = [
-        use.result.epsilon * edit.spread / edit.total for edit in map(_swap, use.result.cells) if edit.mediated_fraction
-    ]
+    swaps = [cell.subspace for cell in use.result.cells]
+    shares = [use.result.epsilon * edit.spread / edit.total for edit in swaps if edit.mediated_fraction]
     half = float(np.median(shares)) if shares else 0.0
-    title, band = "Use: mediated fraction", (-half, half) if half else None
-    return Panel(
-        title, "share of the natural difference", use.sites, tuple(curves), (), (0.0, 1.0), (-0.5, 1.5), band=band
-    )
-
-
-def _swap(cell: UseCell) -> EditEffect:
-    return cell.subspace
-
-
-def _mark(verdict: Verdict) -> tuple[str, str]:
-    return MARKS[verdict.word], SHORT[verdict.word]
+    title, y_label = "Use: mediated fraction", "share of the natural difference"
+    return Panel(title, y_label, use.sites, tuple(curves), most=(-0.5, 1.5), band=(-half, half) if half else None)
 
 
 def _effects(use: Use) -> Panel:
     """Return the panel of the effects of both edits, in SDs of the clean output, with the band of equivalence."""
-
-    def swapped(cell: UseCell, verdict: Verdict) -> Point:
-        edit = cell.subspace
-        return Point(0, edit.effect_size, edit.effect_size_low, edit.effect_size_high, *_mark(verdict))
-
-    def exchanged(cell: UseCell, verdict: Verdict) -> Point:
-        return Point(0, cell.whole.effect_size, cell.whole.effect_size_low, cell.whole.effect_size_high)
-
     curves = [
-        *_lines(use, _named("swap"), "task", swapped),
-        *_lines(use, lambda p: f"{p} whole" if p else "whole state", "other", exchanged, joined=_APART / 2),
+        *_lines(use, _named("swap"), "task", lambda cell, verdict: _point(effect(cell.subspace), verdict)),
+        *_lines(
+            use,
+            lambda position: f"{position} whole" if position else "whole state",
+            "other",
+            lambda cell, verdict: _point(effect(cell.whole)),
+            joined=_APART / 2,
+        ),
     ]
-    band = (-use.result.epsilon, use.result.epsilon)
-    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
-    return Panel(
-        "Use: effect of the edits", "SD of the clean output", use.sites, tuple(curves), (), least, _FAR, band=band
-    )
+    return _in_sd(use, "Use: effect of the edits", use.sites, curves)
+
+
+def _in_sd(use: Use, title: str, names: tuple[str, ...], curves: Sequence[Curve], x_label: str = "") -> Panel:
+    """Return a panel of effects in SDs of the clean output, with the band of equivalence."""
+    e, label = use.result.epsilon, "SD of the clean output"
+    return Panel(title, label, names, tuple(curves), least=(-2 * e, 2 * e), band=(-e, e), x_label=x_label)
 
 
 def _doses(use: Use) -> Panel | None:
@@ -217,26 +197,15 @@ def _doses(use: Use) -> Panel | None:
     if not cells:
         return None
     doses = sorted({dose for _, cell, _ in cells for dose, _ in cell.dose_curve} | {0.0})
-    curves = tuple(Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells)
-    band = (-use.result.epsilon, use.result.epsilon)
-    least = (-2 * use.result.epsilon, 2 * use.result.epsilon)
-    return Panel(
-        "Dose of the swap",
-        "SD of the clean output",
-        tuple(f"{dose:g}" for dose in doses),
-        curves,
-        (),
-        least,
-        _FAR,
-        "dose (1: the whole difference of class means)",
-        band,
-    )
+    curves = [Curve(cell.place, "task", _by_dose(cell, verdict, doses), part) for part, cell, verdict in cells]
+    names = tuple(f"{dose:g}" for dose in doses)
+    return _in_sd(use, "Dose of the swap", names, curves, "dose (1: the whole difference of class means)")
 
 
 def _by_dose(cell: UseCell, verdict: Verdict, doses: Sequence[float]) -> tuple[Point, ...]:
     """Return the points of a dose curve, from no edit on; the primary dose has the verdict's mark."""
     points = [Point(0, 0.0)]
-    for dose, effect in cell.dose_curve:
+    for dose, found in cell.dose_curve:
         mark, note = _mark(verdict) if dose == cell.dose else ("", "")
-        points.append(Point(doses.index(dose), effect, mark=mark, note=note and f"primary dose, {note}"))
+        points.append(Point(doses.index(dose), found, mark=mark, note=note and f"primary dose, {note}"))
     return tuple(points)

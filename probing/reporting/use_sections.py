@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from probing.reporting.blocks import Figure, Fold, Number, Section, Table, Words
-from probing.reporting.charts import described, panel_chart
+from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section, Table, Words, number, panels_figure
 from probing.reporting.latent_words import OPTIMISTIC, edit_title, edits_of_latents, use_of_latents
 from probing.reporting.panels import Panel
 from probing.reporting.use_panels import Use, use_panels
@@ -14,21 +13,20 @@ from probing.reporting.use_words import (
     adjusted_p,
     answers_sentence,
     doubts_of,
+    effect,
+    mediated,
     rows_sentence,
     use_bibtex,
     use_paragraph,
     verdict_sentences,
 )
-from probing.reporting.wording import (
-    decimal,
-    finite,
-    p_value,
-)
-from probing.results.use import EditEffect, UseCell
+from probing.reporting.wording import Interval, decimal, p_value
+from probing.results.use import UseCell
 
 
 def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
     """Return the section of a property that has results of edits but no results of probes."""
+    methods = [Words("p", [use_paragraph(use.result)]), Words("pre", [use_bibtex(use.result)])]
     return Section(
         anchor,
         f"{use.result.task}: use{f' ({use.apart})' if use.apart else ''}",
@@ -37,17 +35,7 @@ def use_section(use: Use, anchor: str, claims: Sequence[str]) -> Section:
         claims=claims,
         notes=use_notes(use),
         blocks=[use_figure(use_panels(use), use), use_table(use)],
-        folds=[
-            fold
-            for fold in (
-                *use_folds(use, False),
-                Fold(
-                    "Methods and papers",
-                    [Words("p", [use_paragraph(use.result)]), Words("pre", [use_bibtex(use.result)])],
-                ),
-            )
-            if fold.blocks
-        ],
+        folds=[*use_folds(use, False), Fold("Methods and papers", methods)],
     )
 
 
@@ -62,19 +50,19 @@ def use_figure(panels: Sequence[Panel], use: Use) -> Figure:
         f"What edits do; bars are 95 % intervals. Shaded: effects of no interest, within ±{use.result.epsilon:g} SD. "
         "The shape of a mark is the verdict; dashed lines are exchanges of whole states."
     )
-    return Figure([panel_chart(panel) for panel in panels], said, described(panels))
+    return panels_figure(panels, said)
 
 
 def use_table(use: Use) -> Table:
     """Return a table of the effect of the swap at every place, with its verdict."""
     head = ["place", "use", "probes", "swap, SD", "mediated", "adjusted p", "flags"]
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [
             cell.place,
             SHORT[verdict.word],
             decimal(verdict.decodability.accuracy if verdict.decodability else None),
-            _effect(cell.subspace),
-            _mediated(cell.subspace),
+            number(effect(cell.subspace), 2),
+            number(mediated(cell.subspace), 2),
             p_value(adjusted_p(cell.subspace)),
             ", ".join(verdict.flags) or "–",
         ]
@@ -82,24 +70,9 @@ def use_table(use: Use) -> Table:
     ]
     behaviour = f" in {use.result.behaviour}" if use.result.behaviour else ""
     said = f"What edits did{behaviour}: swap of the property, SDs of the clean output, share of its natural difference"
-    said += _over(use)
-    return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
-
-
-def _over(use: Use) -> str:
     is_over = any((cell.subspace.mediated_fraction or 0.0) > 1 for cell in use.result.cells)
-    return "; above 1: the swap moves the output further than the values naturally differ." if is_over else "."
-
-
-def _effect(edit: EditEffect) -> Number:
-    return Number(
-        decimal(edit.effect_size, 2), f"[{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
-    )
-
-
-def _mediated(edit: EditEffect) -> Number:
-    value, low, high = edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high
-    return Number("–") if value is None else Number(decimal(value, 2), f"[{finite(low)}, {finite(high)}]")
+    said += "; above 1: the swap moves the output further than the values naturally differ." if is_over else "."
+    return Table(said, head, rows, (0, 1, 6), source="verdicts.parquet")
 
 
 def use_folds(use: Use, several: bool) -> list[Fold]:
@@ -119,19 +92,18 @@ def use_folds(use: Use, several: bool) -> list[Fold]:
 
 def _whole_table(use: Use) -> Table:
     head = ["place", "whole state, SD", "adjusted p", "equivalence p", "smallest detectable effect, SD"]
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [
             cell.place,
-            _effect(cell.whole),
+            number(effect(cell.whole), 2),
             p_value(adjusted_p(cell.whole)),
             p_value(max(cell.subspace.equivalence_p, cell.whole.equivalence_p)),
             decimal(cell.subspace.smallest_detectable_effect, 2),
         ]
         for cell in use.result.cells
     ]
-    return Table(
-        "Exchange of whole states; p adjusted over edits, statistics and places.", head, rows, source="verdicts.parquet"
-    )
+    said = "Exchange of whole states; p adjusted over edits, statistics and places."
+    return Table(said, head, rows, source="verdicts.parquet")
 
 
 _STATES = {
@@ -155,14 +127,11 @@ def _states_table(use: Use) -> Table:
     cells = use.result.cells
     kept = [name for name in _STATES if any(getattr(cell, name) is not None for cell in cells)]
     doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve})
-    rows: list[list[str | Number]] = [
-        [
-            cell.place,
-            *(finite(getattr(cell, name)) for name in kept),
-            *(finite(dict(cell.dose_curve).get(d)) for d in doses),
-        ]
-        for cell in cells
-    ]
+    rows: list[list[Cell]] = []
+    for cell in cells:
+        by_dose = dict(cell.dose_curve)
+        numbers = [*(getattr(cell, name) for name in kept), *(by_dose.get(dose) for dose in doses)]
+        rows.append([cell.place, *(decimal(value, 2) for value in numbers)])
     said = (
         "The swap: complete, selective and reliable by probes on states; displacement over the median distance of two "
         "rows; share of swapped states outside 99 % of the clean ones; share of the effect that later norms carry; "
@@ -177,7 +146,7 @@ _HEADS = {"above_random": "above random subspaces"}
 _OF_SWAPS = ("along", "along_high", "effect_size", "mediated_fraction", "share_of_swap")
 
 
-def _comparisons(use: Use) -> list[Table | Words]:
+def _comparisons(use: Use) -> list[Block]:
     """Return other interventions, for comparison with the literature; they are never part of a verdict."""
     cells: list[UseCell] = [cell for cell in use.result.cells if cell.comparisons]
     if not cells:
@@ -187,7 +156,7 @@ def _comparisons(use: Use) -> list[Table | Words]:
         "accuracy: of a probe fitted after the edit; above random subspaces: share of random subspaces of the "
         "property's rank that change it less, in any direction (not scaled to move states as far as the edit)."
     )
-    blocks: list[Table | Words] = [_compared(cells, said, _OF_ALL)]
+    blocks: list[Block] = [_compared(cells, said, _OF_ALL)]
     if any(name in found for cell in cells for found in cell.comparisons.values() for name in _OF_SWAPS[2:]):
         said = (
             "Interventions that give states another value of the property. Along: change of the output along the "
@@ -204,16 +173,16 @@ def _compared(cells: Sequence[UseCell], said: str, wanted: Sequence[str]) -> Tab
     """Return a table of those numbers of interventions that are wanted; a share with the ends of its interval."""
     every = [(cell, name, found) for cell in cells for name, found in cell.comparisons.items()]
     names = [name for name in wanted if any(name in found for _, _, found in every)]
-    rows: list[list[str | Number]] = [
+    rows: list[list[Cell]] = [
         [cell.place, edit_title(name), *(_with_ends(found, key) for key in names)]
         for cell, name, found in every
         if any(key in found for key in names)
     ]
-    return Table(
-        said, ["place", "intervention", *(_HEADS.get(key, key.replace("_", " ")) for key in names)], rows, (0, 1)
-    )
+    head = ["place", "intervention", *(_HEADS.get(key, key.replace("_", " ")) for key in names)]
+    return Table(said, head, rows, (0, 1))
 
 
 def _with_ends(found: Mapping[str, float], name: str) -> Number:
-    ends = [found.get(f"{name}_{end}") for end in ("low", "high")]
-    return Number(finite(found.get(name)), "" if None in ends else f"[{finite(ends[0])}, {finite(ends[1])}]")
+    if name not in found:
+        return Number("–")
+    return number(Interval(found[name], found.get(f"{name}_low"), found.get(f"{name}_high")), 2)

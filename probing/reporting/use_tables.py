@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,16 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from probing.reporting.latent_words import edit_title
-from probing.reporting.tables import grid
-from probing.reporting.use_words import (
-    SHORT,
-    adjusted_p,
-    deciding,
-    effect_words,
-    flags_said,
-    mediated_words,
-)
-from probing.reporting.wording import count, decimal, p_value, plural, short
+from probing.reporting.terminal import WIDE, grid, print_lines, print_table
+from probing.reporting.use_words import SHORT, adjusted_p, deciding, effect, flags_said, mediated
+from probing.reporting.wording import count, decimal, folded, interval, p_value, plural, short, with_interval
 from probing.results.patching import PatchingResult
 from probing.results.use import EditEffect, UseCell, answers_said
 from probing.system.screen import shown
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
     from probing.use.patching.prompt_pairs import PairPatching
 
 
-_WIDE = 120
 _DOSES_SAID = (
     "effect of the swap, in SD, by dose (1: the whole difference of class means); * the dose taken, chosen on states "
     "alone; complete: how far probes on states see the goal (1: as in its own rows); MDE: smallest effect of either "
@@ -49,20 +41,19 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
     undecided.
     """
     for group in _grouped(verdicts):
-        letters = _letters(group)
-        console.print(shown(_heading(group[0]), style="bold"))
+        flags = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
+        letters = {name: chr(ord("a") + i) for i, name in enumerate(flags)}
+        print_lines(console, [_heading(group[0])], style="bold")
         console.print(_table(group, letters, console.width))
-        console.print(shown(_notes(group, console.width), style="dim"))
-        if any(verdict.evidence is not None for verdict in group):
-            console.print(_doses(group))
-            console.print(shown(_DOSES_SAID, style="dim"))
-        if any(verdict.evidence is not None and verdict.evidence.comparisons for verdict in group):
-            console.print(_others(group))
-            console.print(shown(_OTHERS_SAID, style="dim"))
-        marked = {name: name for name in letters} if console.width >= _WIDE else letters
-        for line in (*_flag_lines(group, marked), *_undecided(group)):
-            console.print(shown(line))
-        console.print()
+        print_lines(console, [_notes(group, console.width)], style="dim")
+        cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
+        if cells:
+            _print_doses(cells, console)
+        if any(cell.comparisons for cell in cells):
+            console.print(_others([cell for cell in cells if cell.comparisons]))
+            print_lines(console, [_OTHERS_SAID], style="dim")
+        marked = {name: name for name in letters} if console.width >= WIDE else letters
+        print_lines(console, [*_flag_lines(group, marked), *_undecided(group), ""])
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
@@ -79,70 +70,55 @@ def _heading(first: Verdict) -> str:
     return f"Is {first.task} used by {first.model or 'the model'}{of}?{rows}{coverage}"
 
 
-def _letters(group: Sequence[Verdict]) -> dict[str, str]:
-    """Return a letter for each flag of the table."""
-    names = dict.fromkeys(flag for verdict in group for flag in verdict.flags)
-    return {name: chr(ord("a") + i) for i, name in enumerate(names)}
-
-
 def _table(group: Sequence[Verdict], letters: dict[str, str], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
-    for name in _COLUMNS:
-        text = name in ("place", "verdict")
-        table.add_column(
-            shown("acc." if name == "accuracy" and width < _WIDE else name),
-            justify="left" if text else "right",
-            overflow="fold",
-            no_wrap=name != "place",
-            min_width=6 if text else 4,
-        )
+    table = grid(["acc." if name == "accuracy" and width < WIDE else name for name in _COLUMNS], texts=(0, 5))
+    table.columns[-1].no_wrap = True
     for verdict in group:
-        style = _STYLE.get(verdict.word.coarse, "")
         *cells, word = _row(verdict, letters, width)
-        table.add_row(*map(shown, cells), shown(word, style=style))
+        table.add_row(*map(shown, cells), shown(word, style=_STYLE.get(verdict.word.coarse, "")))
     return table
 
 
 def _row(verdict: Verdict, letters: dict[str, str], width: int) -> list[str]:
     edit, gate = deciding(verdict), verdict.decodability
-    shown = verdict.flags if width >= _WIDE else [letters[flag] for flag in verdict.flags]
+    shown = verdict.flags if width >= WIDE else [letters[flag] for flag in verdict.flags]
     flags = f" ({','.join(shown)})" if shown else ""
     numbers = ["–"] * 3
     if edit is not None:
         dagger = "†" if verdict.word is Word.USED_SITE else ""
-        numbers = [_effect(edit, width) + dagger, _mediated(edit, width), _p(edit)]
+        own = with_interval(effect(edit), 2) if width >= WIDE else _narrow(edit)
+        p = p_value(adjusted_p(edit)).replace("< 0", "<").removeprefix("0")
+        numbers = [own + dagger, _mediated(edit, width), p]
     return [verdict.place, short(gate.accuracy) if gate else "–", *numbers, SHORT[verdict.word] + flags]
 
 
-def _doses(group: Sequence[Verdict]) -> Table:
-    """Return a table that gives for each place how complete the swap is, its effect by dose, the smallest effect that
+def _print_doses(cells: Sequence[UseCell], console: Console) -> None:
+    """Print a table that gives for each place how complete the swap is, its effect by dose, the smallest effect that
     would be detected, and the effect of states of the same value, which is subtracted from an interchange.
     """
-    cells = [verdict.evidence for verdict in group if verdict.evidence is not None]
     doses = sorted({dose for cell in cells for dose, _ in cell.dose_curve} | {cell.dose for cell in cells})
     has_alike = any(cell.whole.alike is not None for cell in cells)
-    names = (*(f"{dose:g}" for dose in doses), "complete", "MDE", *(["same value"] if has_alike else []))
-    table = grid(("swap by dose", *names), texts=(0,))
+    rows = []
     for cell in cells:
         by_dose = {cell.dose: cell.subspace.effect_size} | dict(cell.dose_curve)
-        effects = [_at(by_dose.get(dose), is_taken=dose == cell.dose) for dose in doses]
+        marks = ["*" if dose == cell.dose else " " for dose in doses]
+        known = [(by_dose.get(dose), mark) for dose, mark in zip(doses, marks, strict=True)]
+        effects = ["–" if value is None else f"{decimal(value, 2)}{mark}" for value, mark in known]
         alike = [decimal(cell.whole.alike, 2)] if has_alike else []
-        table.add_row(
-            *map(shown, (cell.place, *effects, decimal(cell.completeness, 2), decimal(_mde(cell), 2), *alike))
-        )
-    return table
+        detectable = max(edit.smallest_detectable_effect for edit in (cell.subspace, cell.whole))
+        rows.append([cell.place, *effects, decimal(cell.completeness, 2), decimal(detectable, 2), *alike])
+    head = ["swap by dose", *(f"{dose:g}" for dose in doses), "complete", "MDE"]
+    print_table(console, [*head, *(["same value"] if has_alike else [])], rows, (0,), note=_DOSES_SAID)
 
 
-def _others(group: Sequence[Verdict]) -> Table:
+def _others(cells: Sequence[UseCell]) -> Table:
     """Return a table of what other interventions change at each place; of random subspaces the median, and the 95th
     percentile.
     """
-    cells = [v.evidence for v in group if v.evidence is not None and v.evidence.comparisons]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", collapse_padding=True)
-    table.add_column("other edits", overflow="fold", min_width=6)
     names = list(dict.fromkeys(name for cell in cells for name in cell.comparisons))
-    for name in names:
-        table.add_column(shown(edit_title(name)), justify="right", overflow="fold", min_width=4)
+    table = grid(["other edits", *map(edit_title, names)], texts=(0,))
+    for column in table.columns:
+        column.no_wrap = False
     for cell in cells:
         table.add_row(*map(shown, (cell.place, *(_change(cell.comparisons.get(name)) for name in names))))
     return table
@@ -155,48 +131,29 @@ def _change(numbers: dict[str, float] | None) -> str:
     return decimal(numbers["change"], 2) + (f" ({decimal(high, 2)})" if high is not None else "")
 
 
-def _at(effect: float | None, *, is_taken: bool) -> str:
-    return "–" if effect is None else f"{decimal(effect, 2)}{'*' if is_taken else ' '}"
-
-
-def _mde(cell: UseCell) -> float:
-    return max(cell.subspace.smallest_detectable_effect, cell.whole.smallest_detectable_effect)
-
-
-def _effect(edit: EditEffect, width: int) -> str:
-    if width >= _WIDE:
-        return effect_words(edit)
-    return f"{decimal(edit.effect_size, 2)} ±{short((edit.effect_size_high - edit.effect_size_low) / 2, 2)}"
+def _narrow(edit: EditEffect) -> str:
+    """Return an effect and half the width of its interval, as `0.12 ±.07`."""
+    return f"{decimal(edit.effect_size, 2)} {folded(effect(edit), 2).partition(' ')[2]}"
 
 
 def _mediated(edit: EditEffect, width: int) -> str:
-    if edit.mediated_fraction is None or edit.mediated_fraction_low is None or edit.mediated_fraction_high is None:
+    found = mediated(edit)
+    if found is None or not interval(found):
         return "–"
-    if width >= _WIDE:
-        return mediated_words(edit)
-    ends = short(edit.mediated_fraction_low, 2), short(edit.mediated_fraction_high, 2)
-    return f"{short(edit.mediated_fraction, 2)} [{ends[0]}, {ends[1]}]"
-
-
-def _p(edit: EditEffect) -> str:
-    return p_value(adjusted_p(edit)).replace("< 0", "<").removeprefix("0")
+    return with_interval(found, 2, decimal if width >= WIDE else short)
 
 
 def _notes(group: Sequence[Verdict], width: int) -> str:
     notes = ["effect: of a class-mean swap, in SDs of the clean output"]
-    notes += [] if width >= _WIDE else ["± half the 95 % interval"]
+    notes += [] if width >= WIDE else ["± half the 95 % interval"]
     if any(verdict.word is Word.USED_SITE for verdict in group):
         notes.append("† of interchange of whole states")
     notes += [
         "mediated: share of the natural difference",
-        f"used: at least {_epsilon(group):g} SD",
+        f"used: at least {group[0].epsilon:g} SD",
         "p: adjusted over edits, statistics and places",
     ]
     return "; ".join(notes)
-
-
-def _epsilon(group: Sequence[Verdict]) -> float:
-    return next((verdict.epsilon for verdict in group), 0.1)
 
 
 def _flag_lines(group: Sequence[Verdict], letters: dict[str, str]) -> list[str]:
@@ -233,32 +190,34 @@ def print_patching(found: PairPatching, console: Console, *, title: str, run_pro
     exact, rough = found.exact, found.rough
     other = {"corrupted": "clean", "clean": "corrupted"}[run_prompt]
     heading = f"{title}: {plural(exact.n_pairs, 'pair')}, {run_prompt} prompts run with one state of their {other} ones"
-    console.print(shown(heading, style="bold"))
-    if exact.model:
-        console.print(shown(f"model: {exact.model}", style="dim"))
+    print_lines(console, [heading], style="bold")
+    print_lines(console, [f"model: {exact.model}"] if exact.model else [], style="dim")
     if found.clean is not None and found.corrupted is not None:
         said = f"logit of answer less corrupted_answer: {decimal(found.clean)} after clean prompts, "
-        console.print(shown(f"{said}{decimal(found.corrupted)} after corrupted ones"))
-    if exact.answers:
-        console.print(shown(f"answers as measured: {answers_said(exact.answers)}", style="dim"))
-    if _fits(_grid(exact, rough), console):
-        console.print(_grid(exact, rough))
-        console.print(shown(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
-    elif _fits(_grid(exact, None), console):
-        console.print(_grid(exact, None))
-        console.print(shown(_EXACT, style="dim"))
-        if rough is not None:
-            console.print(_grid(rough, None))
-            console.print(shown("the same by attribution", style="dim"))
-    else:
-        console.print(_listed(exact, rough))
-        console.print(shown(_EXACT + (_BESIDE if rough is not None else ""), style="dim"))
+        print_lines(console, [f"{said}{decimal(found.corrupted)} after corrupted ones"])
+    answers = answers_said(exact.answers) if exact.answers else ""
+    print_lines(console, [f"answers as measured: {answers}"] if answers else [], style="dim")
+    _print_shares(exact, rough, console)
     _print_pieces(found, console)
     if rough is not None:
         error = exact.error_of(rough)
         together = "" if error.correlation is None else f", correlation {decimal(error.correlation, 2)}"
         said = f"attribution less activation patching: root mean square {decimal(error.root_mean_square)}, largest "
-        console.print(shown(f"{said}{decimal(error.largest)}{together}"))
+        print_lines(console, [f"{said}{decimal(error.largest)}{together}"])
+
+
+def _print_shares(exact: PatchingResult, rough: PatchingResult | None, console: Console) -> None:
+    """Print the shares by site and position: both kinds in one table, or in two where one is too wide, or the largest
+    in a list.
+    """
+    whole, alone = _grid(exact, rough), _grid(exact, None)
+    said = _EXACT + (_BESIDE if rough is not None else "")
+    tables = [(whole if _fits(whole, console) else _listed(exact, rough), said)]
+    if not _fits(whole, console) and _fits(alone, console):
+        tables = [(alone, _EXACT), *([(_grid(rough, None), "the same by attribution")] if rough is not None else [])]
+    for table, note in tables:
+        console.print(table)
+        print_lines(console, [note], style="dim")
 
 
 def _fits(table: Table, console: Console) -> bool:
@@ -271,7 +230,7 @@ def _print_pieces(found: PairPatching, console: Console) -> None:
             f"{name} {clean!r}" + (f" / {corrupted!r}" if corrupted != clean else "")
             for name, (clean, corrupted) in found.pieces.items()
         ]
-        console.print(shown(f"pieces of the first pair, clean / corrupted: {'; '.join(parts)}", style="dim"))
+        print_lines(console, [f"pieces of the first pair, clean / corrupted: {'; '.join(parts)}"], style="dim")
 
 
 def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -> str:
@@ -281,16 +240,17 @@ def _said(exact: PatchingResult, rough: PatchingResult | None, i: int, j: int) -
     return short(float(value), 2) + ("" if rough is None else f" ({short(float(rough.normalised[i, j]), 2)})")
 
 
-def _effect_columns(first: str) -> Table:
+def _numbers(first: str, columns: Iterable[str]) -> Table:
+    """Return an empty table of names and numbers, which are never broken."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
     table.add_column(shown(first), no_wrap=True)
+    for name in columns:
+        table.add_column(shown(name), justify="right", no_wrap=True)
     return table
 
 
 def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
-    table = _effect_columns("site")
-    for position in exact.positions:
-        table.add_column(shown(position.replace("start+", "+") or "row"), justify="right", no_wrap=True)
+    table = _numbers("site", (position.replace("start+", "+") or "row" for position in exact.positions))
     for i, site in enumerate(exact.sites):
         table.add_row(shown(site), *(shown(_said(exact, rough, i, j)) for j in range(len(exact.positions))))
     return table
@@ -298,8 +258,7 @@ def _grid(exact: PatchingResult, rough: PatchingResult | None) -> Table:
 
 def _listed(exact: PatchingResult, rough: PatchingResult | None) -> Table:
     """Return the places of the largest shares."""
-    table = _effect_columns(f"largest {_LARGEST} places")
-    table.add_column("share", justify="right", no_wrap=True)
+    table = _numbers(f"largest {_LARGEST} places", ["share"])
     sizes = np.nan_to_num(np.abs(exact.normalised), nan=-1.0)
     for at in np.argsort(-sizes, axis=None, kind="stable")[:_LARGEST].tolist():
         i, j = divmod(at, len(exact.positions))
@@ -313,40 +272,27 @@ def print_ablation(found: AblationResult, console: Console) -> None:
     heads.
     """
     kind = str(found.components[0]).split()[0]
-    heading = f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"
-    console.print(shown(heading, style="bold"))
+    print_lines(console, [f"{found.by} ablation of each {kind}: {plural(found.n_rows, 'row')}"], style="bold")
     if found.components[0].head is not None:
         console.print(_heads(found))
-        console.print(shown("change of the behaviour, in SDs of the clean one, by layer and head", style="dim"))
+        note = "change of the behaviour, in SDs of the clean one, by layer and head"
     else:
-        table = _effect_columns(kind)
-        for name in ("change, SD", "flips"):
-            table.add_column(name, justify="right", no_wrap=True)
+        table = _numbers(kind, ("change, SD", "flips"))
         flips = found.flips if found.flips is not None else [None] * len(found.components)
-        for one, effect, flip in zip(found.components, found.effect, flips, strict=True):
-            table.add_row(shown(str(one)), decimal(float(effect)), decimal(None if flip is None else float(flip)))
+        for one, change, flip in zip(found.components, found.effect, flips, strict=True):
+            table.add_row(shown(str(one)), decimal(float(change)), decimal(None if flip is None else float(flip)))
         console.print(table)
-        console.print(
-            shown(
-                "change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest "
-                "answer is another",
-                style="dim",
-            )
-        )
-    _print_largest(found, console)
+        note = "change: of the behaviour, in SDs of the clean one; flips: share of rows whose largest answer is another"
+    print_lines(console, [note], style="dim")
+    order = np.argsort(-found.effect, kind="stable")[:3]
+    said = ", ".join(f"{found.components[k]} {decimal(float(found.effect[k]), 2)}" for k in order)
+    print_lines(console, [f"largest: {said} SD"])
 
 
 def _heads(found: AblationResult) -> Table:
-    table, grid = _effect_columns("layer"), found.grid()
-    for head in range(grid.shape[1]):
-        table.add_column(str(head), justify="right", no_wrap=True)
+    grid = found.grid()
+    table = _numbers("layer", map(str, range(grid.shape[1])))
     layers = sorted({component.layer for component in found.components})
     for layer, values in zip(layers, grid, strict=True):
         table.add_row(str(layer), *(short(float(value), 2) if np.isfinite(value) else "" for value in values))
     return table
-
-
-def _print_largest(found: AblationResult, console: Console) -> None:
-    order = np.argsort(-found.effect, kind="stable")[:3]
-    said = ", ".join(f"{found.components[k]} {decimal(float(found.effect[k]), 2)}" for k in order)
-    console.print(shown(f"largest: {said} SD"))

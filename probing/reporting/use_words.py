@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from probing.reporting.latent_words import edit_title
-from probing.reporting.methods import bibtex
-from probing.reporting.wording import decimal, finite, p_value, plural
+from probing.reporting.methods import bibtex, sites_in_short
+from probing.reporting.wording import Interval, decimal, p_value, plural, with_interval
 from probing.results.models import ModelFacts
 from probing.results.use import EditEffect, UseCell, UseResult, answers_said
 from probing.verdicts.verdict import Verdict, Word
@@ -63,7 +64,7 @@ def adjusted_p(edit: EditEffect) -> float:
 def flags_said(verdict: Verdict) -> list[tuple[str, str]]:
     """Return a pair (flag, explanation with numbers) for each flag of a verdict."""
     cell = verdict.evidence
-    return [(flag, "" if cell is None else _MEANING.get(flag, _nothing)(cell)) for flag in verdict.flags]
+    return [(flag, _MEANING[flag](cell) if cell is not None and flag in _MEANING else "") for flag in verdict.flags]
 
 
 def answers_sentence(result: UseResult) -> str:
@@ -87,11 +88,9 @@ def rows_sentence(result: UseResult) -> str:
     )
     calibration = ""
     if result.false_positives is not None:
-        rate, low, high, n = result.false_positives
-        calibration = (
-            f" Of {plural(n, 'random property', 'random properties')}, {decimal(rate, 2)} [{decimal(low, 2)}, "
-            f"{decimal(high, 2)}] were discovered by the same measurement."
-        )
+        *rate, n = result.false_positives
+        of = plural(n, "random property", "random properties")
+        calibration = f" Of {of}, {with_interval(Interval(*rate), 2)} were discovered by the same measurement."
     left_out = f" Left out, as too rare for three folds: {', '.join(result.left_out)}." if result.left_out else ""
     return (
         f"{plural(result.n_rows, 'row')} ({100 * result.coverage:.0f} % of those with the property), {matched}, in "
@@ -130,11 +129,12 @@ def _edits_sentence(verdict: Verdict) -> str:
     if edit is None or cell is None:
         return ""
     told = verdict.word in (Word.USED_SITE, Word.USED_SUBSPACE) and "off-contrast" not in verdict.flags
-    mediated = "" if told or edit.mediated_fraction is None else f"; mediated fraction {mediated_words(edit)}"
+    share = "" if told or mediated(edit) is None else f"; mediated fraction {with_interval(mediated(edit), 2)}"
     alike = "" if cell.whole.alike is None else f" (less {decimal(cell.whole.alike, 2)} of states of the same value)"
+    swap, whole = (with_interval(effect(one), 2) for one in (cell.subspace, cell.whole))
     return (
-        f"Swap {effect_words(cell.subspace)} SD, whole state {effect_words(cell.whole)} SD{alike}{mediated}; smallest "
-        f"effect found with 80 % probability {decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_sentence(cell)}"
+        f"Swap {swap} SD, whole state {whole} SD{alike}{share}; smallest effect found with 80 % probability "
+        f"{decimal(edit.smallest_detectable_effect, 2)} SD. {_doses_sentence(cell)}"
     )
 
 
@@ -144,84 +144,57 @@ def _doses_sentence(cell: UseCell) -> str:
     return f"{said} {cell.dose:g} was taken, completeness {decimal(cell.completeness, 2)}."
 
 
-def effect_words(edit: EditEffect) -> str:
-    """Return an effect with its interval, such as `0.12 [0.05, 0.19]`, in SDs of the clean output."""
-    return f"{decimal(edit.effect_size, 2)} [{decimal(edit.effect_size_low, 2)}, {decimal(edit.effect_size_high, 2)}]"
+def effect(edit: EditEffect) -> Interval:
+    """Return the effect of an edit with its interval, in SDs of the clean output."""
+    return Interval(edit.effect_size, edit.effect_size_low, edit.effect_size_high)
 
 
-def mediated_words(edit: EditEffect) -> str:
-    """Return the mediated fraction with its interval, such as `0.95 [0.80, 1.12]`; a bound may be infinite."""
-    low, high = finite(edit.mediated_fraction_low), finite(edit.mediated_fraction_high)
-    return f"{decimal(edit.mediated_fraction, 2)} [{low}, {high}]"
+def mediated(edit: EditEffect) -> Interval | None:
+    """Return the mediated fraction of an edit with its interval, an end of which may be infinite; None if it is not
+    defined.
+    """
+    if edit.mediated_fraction is None:
+        return None
+    return Interval(edit.mediated_fraction, edit.mediated_fraction_low, edit.mediated_fraction_high)
 
 
-def _nothing(cell: UseCell) -> str:
-    return ""
+def _moved(cell: UseCell) -> str:
+    """Return how far the output moves in any direction, by the edit that moves it most."""
+    return f"the output moves by {max(cell.subspace.whole_effect_size, cell.whole.whole_effect_size):.2f} SD"
 
 
-def _norm_mediated(cell: UseCell) -> str:
-    return (
+def _natural(cell: UseCell) -> str:
+    """Return by how much the behaviour differs between the values without an edit, in SDs."""
+    return decimal(cell.subspace.total / cell.subspace.spread if cell.subspace.spread else 0.0, 2)
+
+
+_MEANING: dict[str, Callable[[UseCell], str]] = {
+    "norm-mediated": lambda cell: (
         f"with the scales of later norms held, the effect lies in [{cell.frozen_low90 or 0:.2f}, "
         f"{cell.frozen_high90 or 0:.2f}] SD, inside the equivalence bound"
-    )
-
-
-def _exceeds_site(cell: UseCell) -> str:
-    swap, exchange = cell.subspace.effect_size, cell.whole.effect_size
-    return (
-        f"the swap ({swap:.2f} SD) does more than exchanging the whole state ({exchange:.2f} SD), so it "
-        "may wake a path that the model does not take by itself"
-    )
-
-
-def _off_contrast(cell: UseCell) -> str:
-    moved = max(cell.subspace.whole_effect_size, cell.whole.whole_effect_size)
-    return f"the output moves by {moved:.2f} SD, but not along the natural difference"
-
-
-def _differing(cell: UseCell) -> str:
-    moved = max(cell.subspace.whole_effect_size, cell.whole.whole_effect_size)
-    return f"the output moves by {moved:.2f} SD, which is not seen in the mean over all rows"
-
-
-def _off_distribution(cell: UseCell) -> str:
-    return f"{100 * cell.off_distribution:.0f} % of the swapped states lie outside 99 % of the clean ones"
-
-
-def _incomplete(cell: UseCell) -> str:
-    return f"after the swap at dose {cell.dose:g} probes see the goal at {cell.completeness:.2f} of what they should"
-
-
-def _redundant(cell: UseCell) -> str:
-    times = f"{cell.joint_over_largest or 0:.2f} times"
-    return f"all positions exchanged together move the output {times} as far as the largest alone"
-
-
-def _weak(cell: UseCell) -> str:
-    natural = cell.subspace.total / cell.subspace.spread if cell.subspace.spread else 0.0
-    return f"the behaviour itself hardly differs between the values: by {decimal(natural, 2)} SD"
-
-
-def _non_zero(cell: UseCell) -> str:
-    return "an effect is shown, but none of at least the smallest effect of interest"
-
-
-def _site_effect(cell: UseCell) -> str:
-    return "exchanging the whole state moves the output, though probes do not recover the property"
-
-
-_MEANING = {
-    "norm-mediated": _norm_mediated,
-    "exceeds site": _exceeds_site,
-    "off-contrast": _off_contrast,
-    "differs between strata": _differing,
-    "differs between pairs of classes": _differing,
-    "off-distribution": _off_distribution,
-    "incomplete edit": _incomplete,
-    "redundant": _redundant,
-    "weak behaviour": _weak,
-    "non-zero": _non_zero,
-    "site effect": _site_effect,
+    ),
+    "exceeds site": lambda cell: (
+        f"the swap ({cell.subspace.effect_size:.2f} SD) does more than exchanging the whole state "
+        f"({cell.whole.effect_size:.2f} SD), so it may wake a path that the model does not take by itself"
+    ),
+    "off-contrast": lambda cell: f"{_moved(cell)}, but not along the natural difference",
+    "differs between strata": lambda cell: f"{_moved(cell)}, which is not seen in the mean over all rows",
+    "differs between pairs of classes": lambda cell: f"{_moved(cell)}, which is not seen in the mean over all rows",
+    "off-distribution": lambda cell: (
+        f"{100 * cell.off_distribution:.0f} % of the swapped states lie outside 99 % of the clean ones"
+    ),
+    "incomplete edit": lambda cell: (
+        f"after the swap at dose {cell.dose:g} probes see the goal at {cell.completeness:.2f} of what they should"
+    ),
+    "redundant": lambda cell: (
+        f"all positions exchanged together move the output {cell.joint_over_largest or 0:.2f} times as far as the "
+        "largest alone"
+    ),
+    "weak behaviour": lambda cell: f"the behaviour itself hardly differs between the values: by {_natural(cell)} SD",
+    "non-zero": lambda cell: "an effect is shown, but none of at least the smallest effect of interest",
+    "site effect": lambda cell: (
+        "exchanging the whole state moves the output, though probes do not recover the property"
+    ),
 }
 
 
@@ -230,20 +203,8 @@ _MARKS_LEFT = {"type": "word types, for the word type all but decides the proper
 
 def use_paragraph(result: UseResult) -> str:
     """Return a paragraph that describes how use was measured, with every setting."""
-    return " ".join(
-        filter(
-            None,
-            (
-                _question(result),
-                _rows(result),
-                _edits(result),
-                _statistics(result),
-                _nulls(result),
-                _decision(result),
-                _beside(result),
-            ),
-        )
-    )
+    parts = (_question, _rows, _edits, _statistics, _nulls, _decision, _beside)
+    return " ".join(filter(None, (part(result) for part in parts)))
 
 
 def use_names(result: UseResult) -> list[str]:
@@ -263,34 +224,27 @@ def use_bibtex(result: UseResult) -> str:
 def _question(result: UseResult) -> str:
     sites = list(dict.fromkeys(cell.site for cell in result.cells))
     positions = [p for p in dict.fromkeys(cell.position for cell in result.cells) if p]
-    where = ", ".join(sites) if len(sites) <= 3 else f"{sites[0]} to {sites[-1]} ({len(sites)} sites)"
     at = f", at {', '.join(positions)}," if positions else ""
     pieces = f" (pieces {answers_said(result.answers)})" if result.answers else ""
     model = ModelFacts.of(result.model, result.settings.get("model_facts")).label if result.model else "the model"
     return (
         f"We asked whether {result.behaviour or 'the output'}{pieces} of {model} depends on "
-        f"{result.task} through the states at {where}{at} by exchanging the property there."
+        f"{result.task} through the states at {sites_in_short(sites)}{at} by exchanging the property there."
     )
 
 
 def _rows(result: UseResult) -> str:
     kind = f"{result.n_classes} classes" if result.n_classes else "real values"
+    strata = plural(result.n_strata, "stratum", "strata")
     said = {
         "nothing": "without strata",
-        "crossing": f"in {_strata(result.n_strata)} that cross the values of {', '.join(result.covariates)}",
-    }.get(
-        result.stratified_by,
-        f"in {_strata(result.n_strata)} of the propensity of the property given {', '.join(result.covariates)}",
-    )
+        "crossing": f"in {strata} that cross the values of {', '.join(result.covariates)}",
+    }.get(result.stratified_by, f"in {strata} of the propensity of the property given {', '.join(result.covariates)}")
     return (
         f"{plural(result.n_rows, 'row')} ({kind}; {100 * result.coverage:.0f} % of those labelled) have counterparts "
         f"{said}; they were split into three folds by {_MARKS_LEFT.get(result.grouped_by, result.grouped_by)}: one "
         "fits the edit, one the natural contrast of the output, one is measured, over three rotations."
     )
-
-
-def _strata(number: int) -> str:
-    return "1 stratum" if number == 1 else f"{number:,} strata"
 
 
 def _edits(result: UseResult) -> str:
@@ -325,11 +279,8 @@ def _nulls(result: UseResult) -> str:
     parts = ["p values are adjusted by max-T with one multiplier bootstrap over edits, statistics and places"]
     parts += [f"labels were shuffled within strata {draws:,} times at the place of the largest effect"] if draws else []
     if result.false_positives is not None:
-        rate, low, high, n = result.false_positives
-        parts.append(
-            f"of {n} random properties of word types {decimal(rate, 2)} [{decimal(low, 2)}, {decimal(high, 2)}] were "
-            "discovered"
-        )
+        *rate, n = result.false_positives
+        parts.append(f"of {n} random properties of word types {with_interval(Interval(*rate), 2)} were discovered")
     return f"{'; '.join(parts)}."
 
 

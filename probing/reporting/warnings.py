@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
-from probing.results.probe import Comparison, MeasureResult, Score
+from probing.results.probe import Comparison, MeasureResult
 from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
 from probing.verdicts.decodability import only_test_label, shared_inputs
 
@@ -49,24 +49,8 @@ def warnings_of_task(task: TaskResults) -> tuple[str, ...]:
 
 def warnings_of(facts: Mapping[str, Any], ways: _WaysOut = _OF_FILES) -> tuple[str, ...]:
     """Return a sentence for each problem that the facts show, the most serious first; () if they show none."""
-    found = (
-        *_one_label(facts, ways),
-        *_like_groups(facts, ways),
-        unknown_pieces_warning(facts.get("unknown_pieces")),
-        _cut(facts),
-        _conflicting(facts),
-        _unseen(facts),
-        _outlier(facts),
-        _odd_numbers(facts),
-        _merged_values(facts),
-        _alike_labels(facts),
-        _without_label(facts),
-        _other_splits(facts),
-        _without_key(facts),
-        _alone(facts),
-        _recomposed(facts),
-    )
-    return tuple(sentence for sentence in found if sentence)
+    parts = (_of_splits(facts, ways), _of_inputs(facts), _of_values(facts), _left_out(facts))
+    return tuple(sentence for part in parts for sentence in part if sentence)
 
 
 def _shared(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
@@ -92,11 +76,9 @@ def _shared(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
 
 def _below_prior(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     """Return sentences on probes that do worse than knowing the label frequencies, by more than chance makes them."""
-    below = [
-        (result, over)
-        for result in task.results
-        if (over := _over_prior(score(result, task.primary))) is not None and over.high < 0
-    ]
+    scored = [(result, found) for result in task.results if (found := score(result, task.primary)) is not None]
+    gains = [(result, gain) for result, found in scored for gain in found.gains if gain.baseline == "prior"]
+    below = [(result, gain.gain) for result, gain in gains if gain.gain.high < 0]
     if not below or only_test_label(task.any.facts) is not None:  # one label: the majority is right on all rows or none
         return ()
     result, over = min(below, key=lambda pair: pair[1].value)
@@ -133,23 +115,61 @@ def _why_below(task: TaskResults, ways: _WaysOut) -> str:
     return ", or ".join([", ".join(causes[:-1]), causes[-1]]) if len(causes) > 1 else causes[0]
 
 
-def _outlier(facts: Mapping[str, Any]) -> str:
-    found = facts.get("outlier")
-    if not found:
-        return ""
-    return (
-        f"The value {found['value']:g} of row {found['row']} of the corpus, counted from 0 (in {found['split']}), lies "
-        f"far from all others, which are {found['lowest']:g} to {found['highest']:g}: fits and scores are about it. "
-        "Correct it, or leave its row out."
-    )
+def _of_splits(facts: Mapping[str, Any], ways: _WaysOut) -> Iterator[str]:
+    """Yield sentences on labels and values that are spread over the splits in a way that spoils scores."""
+    test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
+    if test is not None:
+        yield f"NOT JUDGED: all test labels are {test!r}. {ways.several_labels}"
+    if dev:
+        yield f"All dev labels are {dev!r}, so the best site is chosen by this label alone. {ways.several_labels}"
+    for name, found in (facts.get("like_groups") or {}).items():
+        least, most = (f"{found[key]:,}" for key in ("least", "most"))
+        yield (
+            f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, "
+            f"each on {least if least == most else f'{least} to {most}'} rows, {found['crossing']:,} of them in more "
+            "than one split. If rows of one value belong together (pairs, templates, items), keep them together: "
+            f"{ways.group_of_values.format(name=name)}."
+        )
 
 
-def _odd_numbers(facts: Mapping[str, Any]) -> str:
-    found = facts.get("odd_numbers")
-    if not found:
-        return ""
+def _of_inputs(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield sentences on inputs that a model reads in part, and on test rows that no probe can be right on."""
+    yield unknown_pieces_warning(facts.get("unknown_pieces"))
+    cut = facts.get("cut_inputs") or {}
+    yield cut_inputs_warning(cut.get("inputs", 0), cut.get("tokens"))
+    rows = (facts.get("rows") or {}).get("test") or 0
+    conflicting, unseen = facts.get("conflicting_inputs") or 0, facts.get("unseen_rows") or 0
+    if rows and conflicting > MOST_CONFLICTING * rows:
+        yield (
+            f"{plural(conflicting, 'test row')} of {rows:,} {'has' if conflicting == 1 else 'have'} the same input as "
+            "a row with another label: no probe can be right on both."
+        )
+    if rows and unseen:
+        carry = "carries a label" if unseen == 1 else "carry labels"
+        yield f"{plural(unseen, 'test row')} of {rows:,} {carry} that train lacks: no probe can be right on them."
+
+
+def _of_values(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield sentences on values that look mistaken."""
+    if found := facts.get("outlier"):
+        yield (
+            f"The value {found['value']:g} of row {found['row']} of the corpus, counted from 0 (in {found['split']}), "
+            f"lies far from all others, which are {found['lowest']:g} to {found['highest']:g}: fits and scores are "
+            "about it. Correct it, or leave its row out."
+        )
+    if found := facts.get("odd_numbers"):
+        yield _odd_numbers(found, facts.get("classes"))
+    if names := facts.get("merged_values") or ():
+        shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+        yield f"Values stand in the data both as numbers and as strings, and count as one class each: {shown}."
+    if pairs := facts.get("alike_labels") or ():
+        shown = "; ".join(" and ".join(map(repr, names)) for names in pairs[:5]) + ("; …" if len(pairs) > 5 else "")
+        yield f"Labels differ by upper and lower case or white space alone and count as different: {shown}."
+
+
+def _odd_numbers(found: Mapping[str, Any], number_of_classes: Any) -> str:
     numbers, values, odd, name = (found[key] for key in ("numbers", "values", "odd", "column"))
-    classes = f"so its values are taken as {facts.get('classes')} classes"
+    classes = f"so its values are taken as {number_of_classes} classes"
     if odd.count(",") == 1 and odd.replace(",", "").strip("+- ").isdigit():
         return (
             f"Values of the column {name!r} are numbers with a decimal comma ({odd!r}), {classes}. Write decimals with "
@@ -162,109 +182,27 @@ def _odd_numbers(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _merged_values(facts: Mapping[str, Any]) -> str:
-    names = facts.get("merged_values") or ()
-    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-    return (
-        f"Values stand in the data both as numbers and as strings, and count as one class each: {shown}."
-        if names
-        else ""
-    )
-
-
-def _over_prior(found: MeasureResult | None) -> Score | None:
-    return next((gain.gain for gain in (found.gains if found else ()) if gain.baseline == "prior"), None)
-
-
-def _like_groups(facts: Mapping[str, Any], ways: _WaysOut) -> list[str]:
-    return [
-        f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, each "
-        f"on {_span(found['least'], found['most'])} rows, {found['crossing']:,} of them in more than one split. If "
-        f"rows of one value belong together (pairs, templates, items), keep them together: "
-        f"{ways.group_of_values.format(name=name)}."
-        for name, found in (facts.get("like_groups") or {}).items()
-    ]
-
-
-def _span(least: int, most: int) -> str:
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
-
-
-def _other_splits(facts: Mapping[str, Any]) -> str:
-    left = {name: n for name, n in (facts.get("excluded") or {}).items() if name.startswith("split ")}
-    shown = ", ".join(f"{n:,} of the {name}" for name, n in left.items())
-    return f"Left out, since splits are train, dev and test: {shown}." if left else ""
-
-
-def _without_key(facts: Mapping[str, Any]) -> str:
-    left = {reason: n for reason, n in (facts.get("excluded") or {}).items() if reason.startswith("no ")}
-    left.pop("no label", None)
-    shown = ", ".join(f"{n:,} with {reason}" for reason, n in left.items())
-    return f"Left out, since something of this run draws or reads by it: {shown}." if left else ""
-
-
-def _alone(facts: Mapping[str, Any]) -> str:
-    count, unit = facts.get("alone") or 0, facts.get("group_name") or "document"
-    kept = "stands" if count == 1 else "stand"
-    return f"{plural(count, 'example')} without a {unit} {kept} alone, as a group of one." if count else ""
-
-
-def _recomposed(facts: Mapping[str, Any]) -> str:
-    found = facts.get("recomposed") or {}
-    shown = ", ".join(f"{name} ({plural(n, 'example')})" for name, n in found.items())
-    return (
-        f"Labels in another Unicode form (not NFC) are read as composed, so that é is one label however typed: {shown}."
-        if found
-        else ""
-    )
-
-
-def _one_label(facts: Mapping[str, Any], ways: _WaysOut) -> tuple[str, ...]:
-    way_out = ways.several_labels
-    test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
-    return (
-        f"NOT JUDGED: all test labels are {test!r}. {way_out}" if test is not None else "",
-        f"All dev labels are {dev!r}, so the best site is chosen by this label alone. {way_out}" if dev else "",
-    )
-
-
-def _alike_labels(facts: Mapping[str, Any]) -> str:
-    pairs = facts.get("alike_labels") or ()
-    shown = "; ".join(" and ".join(map(repr, names)) for names in pairs[:5]) + ("; …" if len(pairs) > 5 else "")
-    what = "Labels differ by upper and lower case or white space alone and count as different"
-    return f"{what}: {shown}." if pairs else ""
-
-
-def _without_label(facts: Mapping[str, Any]) -> str:
-    count = (facts.get("excluded") or {}).get("no label", 0)
-    kept = sum((facts.get("rows") or {}).values())
+def _left_out(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield sentences on rows that are left out or stand alone, and on labels that are read in another form."""
+    excluded = dict(facts.get("excluded") or {})
+    unlabelled = excluded.pop("no label", 0)
     # Word tasks leave words without a value out as a matter of course: a form without number has no Number.
-    if not count or facts.get("level") != "sentence":
-        return ""
-    return f"{plural(count, 'row')} of {count + kept:,} {'has' if count == 1 else 'have'} no label and are left out."
-
-
-def _cut(facts: Mapping[str, Any]) -> str:
-    found = facts.get("cut_inputs") or {}
-    return cut_inputs_warning(found.get("inputs", 0), found.get("tokens"))
-
-
-def _conflicting(facts: Mapping[str, Any]) -> str:
-    rows, count = (facts.get("rows") or {}).get("test"), facts.get("conflicting_inputs")
-    if not rows or not count or count <= MOST_CONFLICTING * rows:
-        return ""
-    return (
-        f"{plural(count, 'test row')} of {rows:,} {'has' if count == 1 else 'have'} the same input as a row with "
-        "another label: no probe can be right on both."
-    )
-
-
-def _unseen(facts: Mapping[str, Any]) -> str:
-    rows, count = (facts.get("rows") or {}).get("test"), facts.get("unseen_rows")
-    if not rows or not count:
-        return ""
-    carry = "carries a label" if count == 1 else "carry labels"
-    return f"{plural(count, 'test row')} of {rows:,} {carry} that train lacks: no probe can be right on them."
+    if unlabelled and facts.get("level") == "sentence":
+        rows = unlabelled + sum((facts.get("rows") or {}).values())
+        have = "has" if unlabelled == 1 else "have"
+        yield f"{plural(unlabelled, 'row')} of {rows:,} {have} no label and are left out."
+    if shown := ", ".join(f"{n:,} of the {name}" for name, n in excluded.items() if name.startswith("split ")):
+        yield f"Left out, since splits are train, dev and test: {shown}."
+    if shown := ", ".join(f"{n:,} with {reason}" for reason, n in excluded.items() if reason.startswith("no ")):
+        yield f"Left out, since something of this run draws or reads by it: {shown}."
+    if alone := facts.get("alone") or 0:
+        stand = "stands" if alone == 1 else "stand"
+        unit = facts.get("group_name") or "document"
+        yield f"{plural(alone, 'example')} without a {unit} {stand} alone, as a group of one."
+    if found := facts.get("recomposed") or {}:
+        shown = ", ".join(f"{name} ({plural(n, 'example')})" for name, n in found.items())
+        form = "Labels in another Unicode form (not NFC) are read as composed, so that é is one label however typed"
+        yield f"{form}: {shown}."
 
 
 _WHAT = {
@@ -301,21 +239,13 @@ def sentences(measured: MeasureResult) -> list[str]:
     """Return a sentence for each state control: the score on the other states, and the difference of the score on the
     task from it.
     """
-    name = measure_title(measured.measure)
-    return [
-        f"On {_source(against)} the same probe scores {with_interval(against.score)}: "
-        f"{name} here is {with_interval(against.selectivity)} above {against.above}{_verdict(against)}."
-        for against in measured.comparisons
-        if against.above
-    ]
-
-
-def _source(against: Comparison) -> str:
-    return "random states" if against.above == "random states" else f"the states of {against.above}"
-
-
-def _verdict(against: Comparison) -> str:
-    gap = against.selectivity
-    if gap.low > 0:
-        return ""
-    return ", which is less than they give" if gap.high < 0 else ", which is not told from 0"
+    found = []
+    for against in (one for one in measured.comparisons if one.above):
+        source, gap = f"the states of {against.above}", against.selectivity
+        source = against.above if against.above == "random states" else source
+        told = "" if gap.low > 0 else ", which is less than they give" if gap.high < 0 else ", which is not told from 0"
+        found.append(
+            f"On {source} the same probe scores {with_interval(against.score)}: {measure_title(measured.measure)} here "
+            f"is {with_interval(gap)} above {against.above}{told}."
+        )
+    return found

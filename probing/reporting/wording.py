@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from probing.results.probe import Gain, MeasureResult, Score
+from probing.results.probe import Gain
 from probing.verdicts.decodability import MIN_SENTENCES
 
 _TITLES = {
@@ -46,53 +46,67 @@ def quantity_title(quantity: str) -> str:
     return _QUANTITIES.get(quantity) or measure_title(quantity)
 
 
+class Estimate(Protocol):
+    """Has a value and the ends of its interval, which are None if there is no interval."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+class Interval(NamedTuple):
+    """Holds a value and the ends of its interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 def decimal(value: float | None, places: int = 3) -> str:
-    """Return a number as `0.953` or `−0.012`; a dash for None. A rounded zero has no sign."""
+    """Return a number as `0.953`, `−0.012` or `∞`; a dash for None. A rounded zero has no sign."""
     if value is None:
         return _NOTHING
+    if math.isinf(value):
+        return "−∞" if value < 0 else "∞"
     text = f"{value:.{places}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def short(value: float | None, places: int = 3) -> str:
     """Return a number as `decimal` does, without the zero before the point, for narrow tables and sentences: `.953`,
-    `−.012`, `10.250`; `∞` or `−∞` if it is infinite.
+    `−.012`, `10.250`.
     """
-    text = decimal(value, places) if value is None or math.isfinite(value) else finite(value)
+    text = decimal(value, places)
     sign, digits = ("−", text[1:]) if text.startswith("−") else ("", text)
     return sign + (digits[1:] if digits.startswith("0.") else digits)
 
 
-def finite(value: float | None) -> str:
-    """Return a number with two decimals; `∞` or `−∞` if it is infinite, a dash for None."""
-    if value is None or math.isfinite(value):
-        return decimal(value, 2)
-    return "−∞" if value < 0 else "∞"
+Write = Callable[[float | None, int], str]
 
 
-def interval(score: Score) -> str:
-    """Return an interval as `[0.950, 0.956]`."""
-    return f"[{decimal(score.low)}, {decimal(score.high)}]"
+def interval(found: Estimate, places: int = 3, write: Write = decimal) -> str:
+    """Return an interval as `[0.950, 0.956]`; "" if there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"[{write(found.low, places)}, {write(found.high, places)}]"
 
 
-def with_interval(score: Score) -> str:
-    """Return a value and its interval as `0.953 [0.950, 0.956]`."""
-    return f"{decimal(score.value)} {interval(score)}"
+def with_interval(found: Estimate | None, places: int = 3, write: Write = decimal) -> str:
+    """Return a value and its interval as `0.953 [0.950, 0.956]`; a dash for None."""
+    return _NOTHING if found is None else f"{write(found.value, places)} {interval(found, places, write)}".rstrip()
 
 
-def plain_score(found: MeasureResult | None) -> str:
-    """Return a score with two decimals and no zero before the point, for sentences: `.95`; a dash for None."""
-    return short(None if found is None else found.score.value, 2)
+def folded(found: Estimate | None, places: int = 3) -> str:
+    """Return a value and half the width of its interval as `.953 ±.003`; a dash for None."""
+    return _NOTHING if found is None else f"{short(found.value, places)} ±{short(half_width(found), places)}"
 
 
-def half_width(score: Score) -> float:
-    """Return half the width of a score's interval, in the unit of the score."""
-    return (score.high - score.low) / 2
-
-
-def folded(score: Score) -> str:
-    """Return a value and half the width of its interval as `.953 ±.003`."""
-    return f"{short(score.value)} ±{short(half_width(score))}"
+def half_width(found: Estimate) -> float:
+    """Return half the width of an interval, 0 if there is none."""
+    return 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
 
 
 def probability(p: float) -> str:
@@ -142,6 +156,11 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value)) or "none"
     return str(value)
+
+
+def sentence_case(text: str) -> str:
+    """Return the text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def plural(number: int, noun: str, several: str = "") -> str:

@@ -268,17 +268,18 @@ def test_points_lie_where_the_axis_says_and_the_band_covers_epsilon(run: UseRun)
 def test_marks_tell_verdicts_apart_by_shape_and_the_legend_names_them(run: UseRun) -> None:
     assert len(set(MARKS.values())) == len(MARKS) == len(Word)
     (use,) = uses(run)
-    assert len(use.words) > 1
+    words = {verdict.word for verdict in use.verdicts}
+    assert len(words) > 1
     panel = next(p for p in use_panels(use) if p.title == "Use: effect of the edits")
     shapes = [
         layer["encoding"]["shape"]["scale"] for layer in panel_chart(panel)["layer"] if "shape" in layer["encoding"]
     ]
-    assert set(shapes[0]["domain"]) == {SHORT[word] for word in use.words}
+    assert set(shapes[0]["domain"]) == {SHORT[word] for word in words}
     filled = [
         layer["encoding"]["fill"]["scale"] for layer in panel_chart(panel)["layer"] if "fill" in layer["encoding"]
     ]
     looks = list(zip(shapes[0]["range"], filled[0]["range"], strict=True))
-    assert len(set(looks)) == len(looks) == len(use.words)
+    assert len(set(looks)) == len(looks) == len(words)
 
 
 def test_the_mediated_fraction_is_not_drawn_where_the_contrast_is_not_established() -> None:

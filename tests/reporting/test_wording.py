@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probing.reporting.wording import decimal, finite, short
+from probing.reporting.wording import decimal, short
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 5))
@@ -20,4 +20,4 @@ def test_a_short_number_is_the_same_number(value: float, places: int) -> None:
 
 def test_what_is_no_finite_number_has_a_sign_of_its_own() -> None:
     assert [short(value) for value in (None, math.inf, -math.inf)] == ["–", "∞", "−∞"]
-    assert [finite(value) for value in (None, math.inf, -math.inf)] == ["–", "∞", "−∞"]
+    assert [decimal(value) for value in (None, math.inf, -math.inf)] == ["–", "∞", "−∞"]
