@@ -36,12 +36,13 @@ class CodeLength(Analysis):
     probe that is easy to fit makes the code short early: length measures how well, and from how little data, labels can
     be read.
 
-    It reports, for the task and every draw of every control: `code_length`; `compression`, n log₂ K divided by the code
-    length (n train rows), and `marginal_compression`, n H(Y) divided by it (H(Y) is the entropy of the train labels);
-    `data_part`, the cross-entropy of the train rows under the probe fitted on all of them, and `model_part`, the rest
-    of the length; `learning_curve`, the code length per label of the block that begins after x rows. The intervals
-    cover the order of the data (by Student's t; not covered with one order) and the sampling of train sentences or
-    documents, given their number; they do not cover other fits on the same rows.
+    It reports, for the task and every draw of every control: `code_length`; two code lengths without a probe,
+    `uniform_code`, n log₂ K for n train rows, and `marginal_code`, n H(Y) with the entropy H(Y) of the train labels;
+    `compression` and `marginal_compression`, these two divided by the code length; `data_part`, the cross-entropy of
+    the train rows under the probe fitted on all of them, and `model_part`, the rest of the length; `learning_curve`,
+    the code length per label of the block that begins after x rows. The intervals cover the order of the data (by
+    Student's t; not covered with one order) and the sampling of train sentences or documents, given their number; they
+    do not cover other fits on the same rows.
 
     It misleads across data of different sizes: lengths grow with n, so compare lengths only on the same rows, and
     compression otherwise. A probe that overfits small blocks has a longer code, so the code of labels that are noise

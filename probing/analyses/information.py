@@ -25,9 +25,9 @@ BITS = "bits per label"
 
 @dataclass(frozen=True, kw_only=True)
 class Information(Analysis):
-    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), where X is the state at the site and Y the
-    label. If a second site is given, with states B, it measures what X adds to B: I_V(X→Y|B) = H_V(Y|[B; 0]) −
-    H_V(Y|[B; X]).
+    """Measures usable information in bits: I_V(X→Y) = H_V(Y) − H_V(Y|X), where X is the state at the site, Y the label
+    and V the probes of the given kind. If a second site is given, with states B, it measures what X adds to B:
+    I_V(X→Y|B) = H_V(Y|[B; 0]) − H_V(Y|[B; X]).
 
     H_V are cross-entropies in bits per label on the test rows (a probability is taken as at least 2⁻⁵⁰, as in the
     measure `log_loss`). H_V(Y) is that of the train label frequencies. The others are those of the probe, fitted on

@@ -93,16 +93,17 @@ def circuit(
         transfer: files of other pairs on which the circuit is measured, too.
         given: circuit.json of an earlier run: its circuit is judged instead of a new one, with a doubt if it was found
             on some of the test pairs, or if that is not known.
-        random_circuits: number of random circuits beside each size; 0: none.
+        random_circuits: number of random circuits that the circuit of each size is compared with; 0: none.
         random_pairs: number of pairs on which random circuits, and candidate parts during the search, are measured.
         seed: root of every random draw.
         to: folder for the results; a run that was stopped continues there.
-        progress: whether to show progress on standard error; None: where that is usual.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         UnsupportedModel: the model's residual stream is not the sum of the outputs of its heads and MLPs.
         BadParameter: prompts of a pair differ in length, or an option is out of range.
-        NoBehaviour: an answer is not a single token, or there are none.
+        NoBehaviour: the pairs have no answers, or an answer is not a single token.
         TooFewGroups: there are too few groups of pairs; the message says how many are needed.
         DegenerateDesign: the metric is not finite or does not fall from clean to corrupted prompts, or the chosen
             edges form no path from the input to the logits.

@@ -118,7 +118,9 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         return seeded.on(self.device)
 
     def on(self, device: str) -> Self:
-        """Return this probe set to compute `fit` on a torch device; unchanged if it cannot (see `accepts_device`)."""
+        """Return a copy of this probe whose `fit` computes on a torch device; if the probe cannot (see
+        `accepts_device`) or does so already, the probe itself.
+        """
         if not self.accepts_device or device == self.device:
             return self
         moved = shallow(self)

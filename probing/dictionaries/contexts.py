@@ -112,7 +112,8 @@ def top_contexts(
         seed: seed of the draws.
         to: folder for latent_contexts.json, latent_contexts.parquet and latent_disagreements.parquet; with an export
             also for `neuronpedia`, the latents as a list that Neuronpedia takes.
-        progress: whether progress is shown; None: if there is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         BadParameter: an option or the number of a latent is out of range, the dictionary has another width, or the

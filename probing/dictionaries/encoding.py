@@ -299,7 +299,7 @@ def encode_states(
         dtype: `float16`, `bfloat16` or `float32`, in which latents are stored.
         device: torch device to compute on; None: the processor.
         any_model: whether a dictionary whose file names another model or site is accepted.
-        progress: whether to show progress on standard error; None: if it is a terminal.
+        progress: False: show nothing; None or True: a bar or, outside a terminal and a notebook, a line every 30 s.
 
     Raises:
         ConfigError, UnknownSite, ProvenanceMismatch, BadParameter: the states do not fit (see `site_in`), or `to` holds

@@ -87,10 +87,11 @@ def check_dictionary(
         texts: texts for the model to read.
         site: site that is encoded; None: the one that the file names.
         max_rows: largest number of rows, chosen at random.
-        skip: first tokens of a text that are left out.
+        skip: number of first tokens of each text that are left out.
         seed: seed of the choice and of the intervals.
         any_model: whether a dictionary whose file names another model or site is accepted.
-        progress: whether to show progress on standard error; None: if it is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         ConfigError, UnknownSite, ProvenanceMismatch, BadParameter: the states do not fit the dictionary.
@@ -123,7 +124,7 @@ def rows_of_store(
         store: the store.
         site: site of the dictionary.
         max_rows: largest number of rows.
-        skip: first tokens of a text that are left out.
+        skip: number of first tokens of each text that are left out.
         seed: seed of the choice.
 
     Raises:
@@ -207,7 +208,8 @@ def loss_recovered(
         site: the site.
         skip: first tokens of a text that stay as they are.
         seed: seed of the intervals.
-        progress: whether to show progress on standard error; None: if it is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         UnsupportedModel: the model predicts no next token.

@@ -84,7 +84,8 @@ def inspect(
         draws: number of permutations of each pattern that are averaged.
         seed: seed of the choice of texts, of permutations and of resampling.
         to: folder for results, and for the units by which a killed check resumes; None: nothing is written.
-        progress: whether to show progress; None: where there is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         UnsupportedModel: the model has no attention, its attention cannot be returned, or it has no output to check.

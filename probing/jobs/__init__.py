@@ -131,7 +131,7 @@ class CorpusOptions(Job):
     group: str | None = option(None, help="column whose equal values form a group (default: documents)")
 
     def read_corpus(self, root: Path | None = None) -> Corpus:
-        """Read and return the corpus; relative paths are taken from the folder `root`."""
+        """Read and return the corpus; relative paths refer to the folder `root`."""
         check_one_file_each(self.corpus)
         options = dict(named_pairs(self.reader_options, "reader-option", "text=COLUMN"))
         options |= {} if self.group is None else {"group": self.group}

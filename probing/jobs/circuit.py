@@ -45,7 +45,7 @@ class CircuitOptions(LoadingOptions):
     seed: int = option(0, help="root of every random draw")
 
     def rooted(self, root: Path) -> Self:
-        """Return the options with files taken from the folder `root`."""
+        """Return a copy of the options in which relative paths of files are taken to lie in the folder `root`."""
         given = None if self.given is None else str(root / Path(self.given).expanduser())
         pairs, *transfer = (str(root / Path(file).expanduser()) for file in (self.pairs, *self.transfer))
         return self.model_copy(update={"pairs": pairs, "transfer": transfer, "given": given})

@@ -48,7 +48,7 @@ class LensOptions(LoadingOptions):
     any_model: bool = option(False, help="accept a lens from a file that names another model")
 
     def rooted(self, root: Path) -> Self:
-        """Return the options with files of lenses taken from the folder `root`."""
+        """Return a copy in which relative paths of files of lenses are taken to lie in the folder `root`."""
         named = [one.partition(":") for one in self.lenses]
         places = [f"{kind}:{root / Path(file).expanduser()}" if file else kind + colon for kind, colon, file in named]
         return self.model_copy(update={"lenses": places})

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class PlantbenchJob(Job):
     """Count how often verdicts are wrong, on models for which it is known what they use.
 
-    Scored are the protocol of this package and the field's usual rules. The models of tier 0 are random vectors with a
-    known output, those of tier 1 transformers with constructed weights, those of tier 2 trained transformers, those of
-    tier 3 programs that tracr compiled. Tiers 2 and 3 are part of the repository and not of an installed package. A
+    It scores the protocol of this package and the usual rules of the literature. Tier 0 has random vectors with a known
+    output as models, tier 1 transformers with constructed weights, tier 2 trained transformers, and tier 3 programs
+    that tracr compiled into transformers. Tiers 2 and 3 are part of the repository and not of an installed package. A
     rule of your own, any function of a case, is scored from Python: probing.plantbench.scoring.score.
     """
 

@@ -26,8 +26,8 @@ Stores = Mapping[tuple[str, int | None], Path]  # by rows and seed of the untrai
 
 
 class StudySimilarity(SimilarityOptions):
-    """Holds the options of comparing the states that a study extracts: those of several models, or of one model and its
-    untrained twin.
+    """Holds the options for comparing the states of several models of a study, or those of one model with those of its
+    untrained twin (same architecture, random weights).
     """
 
     rows: str | None = Field(None, description="rows of the extraction that is compared (default: the first one)")
@@ -40,7 +40,7 @@ class StudySimilarity(SimilarityOptions):
     outputs: bool = Field(default=False, description="whether outputs of the models are compared, too, by their KL")
 
     def rooted(self, root: Path) -> Self:
-        """Return the options with stores taken from the folder `root`."""
+        """Return a copy of the options in which relative paths of stores are taken to lie in the folder `root`."""
         stores = [str(root / Path(store).expanduser()) for store in self.stores]
         twin = None if self.twin is None else str(root / Path(self.twin).expanduser())
         return self.model_copy(update={"stores": stores, "twin": twin})
@@ -114,7 +114,9 @@ class StudySimilarity(SimilarityOptions):
         *,
         progress: bool,
     ) -> None:
-        """Compare the stores of the models, which are in the order of the models, and write the results."""
+        """Compare the states of the models and write the results; `stores` are the stores of each model, in the order
+        of `models`.
+        """
         first, rows = self._first(models, ""), self._rows(extract, "")
         at = next(i for i, one in enumerate(models) if one is first)
         pairs = [(first, stores[at][rows, None])]
@@ -146,7 +148,7 @@ class StudyLooks:
     circuit: CircuitOptions | None
 
     def rooted(self, root: Path) -> StudyLooks:
-        """Return the options with files and stores taken from the folder `root`."""
+        """Return a copy in which relative paths of files and stores are taken to lie in the folder `root`."""
         rooted = (None if one is None else one.rooted(root) for one in (self.lens, self.similarity, self.circuit))
         return StudyLooks(self.inspect, *rooted)  # type: ignore[arg-type]
 
@@ -175,8 +177,8 @@ class StudyLooks:
         *,
         progress: bool,
     ) -> None:
-        """Inspect every model, and write the results into `out`; those of several models into folders of their own,
-        such as `lens/MODEL`.
+        """Inspect every model, and write the results into `out`; if there are several models, those of each into a
+        folder of its own, such as `lens/MODEL`.
         """
         for model in models:
             own = model.folder if len(models) > 1 else ""

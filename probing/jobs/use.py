@@ -77,7 +77,7 @@ class UseOptionsOfJob(Job):
 
     def use(self, model: str | ModelOptions, corpus: Corpus, to: str | Path, *, progress: bool) -> UseRun:
         """Load the model, run `probing.intervene` with these options, and return the run. With `save_directions`, the
-        directions are written too. `to` is the folder of the results, and `progress` says whether a bar is shown.
+        directions are written too. `to` is the folder of the results, and `progress` says whether progress is shown.
 
         Raises:
             ConfigError: no task is named.

@@ -88,7 +88,7 @@ def lens(
             texts and options that are there are returned as they are. None: nothing is written.
         allow_pickle_weights: whether a lens from a pickle (`params.pt`, `.pt`) may be read, by `weights_only=True`.
         any_model: whether a lens from a file that names another model is accepted.
-        progress: whether to show progress on standard error; None: if it is a terminal.
+        progress: False: show nothing; None or True: a bar or, outside a terminal and a notebook, a line every 30 s.
 
     Raises:
         UnsupportedModel: the model has no head, or its output depends on more than the state of a token at the last

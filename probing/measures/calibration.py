@@ -18,9 +18,9 @@ class Calibration(Measure):
 
     The bins hold equally many rows (equal confidences stay together) and are the same in all resamples. The measure
     misleads with few rows: for a perfectly calibrated probe of accuracy a, chance alone makes it about √(2 · bins · a(1
-    − a) / (π N)), and resampling doubles that noise; the interval is therefore shifted so that its mean is at the
-    score, and cut off at 0. It does not assess the probabilities of classes that are not predicted, and a probe that
-    always predicts the label frequencies is well calibrated.
+    − a) / (π N)), and resampling doubles that noise; the scores of the resamples are therefore shifted so that their
+    mean equals the score, and cut off at 0. It does not assess the probabilities of classes that are not predicted, and
+    a probe that always predicts the label frequencies is well calibrated.
 
     Args:
         bins: number of bins.

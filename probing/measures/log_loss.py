@@ -33,7 +33,8 @@ class LogLoss(Measure):
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return two numbers per row, `(N, 2)`: the bits of each row, and the constant 1. In tasks where exactly one of
-        several pairs is right, both are 0 except in one row of these. Arguments are those of `Measure.row_statistics`.
+        several pairs is right, both numbers are 0 except in the row of the right pair. Arguments are those of
+        `Measure.row_statistics`.
 
         Raises:
             BadParameter: the probe gives no probabilities.

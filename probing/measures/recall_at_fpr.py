@@ -17,7 +17,8 @@ class RecallAtFPR(OneVsRest):
     The threshold is set on the scored rows themselves, anew in every resample, not on dev; so the measure shows what is
     possible, not what a threshold fixed beforehand would give. With two classes, the second in sorted order is flagged;
     with more, each class is compared with the rest, and the mean is reported. It misleads with few rows of other
-    classes: if there are fewer than 1/fpr, none of them may be flagged, and the threshold depends on a single row.
+    classes: if there are fewer than 1/fpr, not even one of them may be flagged, and the threshold is the score of a
+    single row.
 
     Args:
         fpr: allowed share of false positives, above 0 and below 1.

@@ -52,8 +52,8 @@ class UUAS(Measure):
         return statistics
 
     def from_totals(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return, for each sample, the number of gold edges in the tree divided by the number of gold edges; NaN
-        without gold edges.
+        """Return, for each sample, the share of the gold edges that are in the spanning tree of the predicted
+        distances; NaN without gold edges.
 
         Args:
             totals: sums over rows of the columns of `row_statistics`: `(2,)` for one sample, or `(R, 2)` for R

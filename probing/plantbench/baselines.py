@@ -299,12 +299,14 @@ _SAID: Mapping[Word, Said] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """Runs this package's protocol on a case and answers for each of its cells by the verdict.
+    """Runs this package's protocol on a case: measures the effects of edits as `use` does, and answers for each cell
+    (a property at a place) what the verdict on it says. The options, which stand for what other methods leave out, are
+    those of `UseOptions`.
 
     Attributes:
-        stratify: whether rows are compared only within strata; False for comparison.
-        shared: whether all strata share one shift; True for comparison.
-        folds: whether different rows are used for fitting and measuring; False for comparison.
+        stratify: whether rows are compared only within strata.
+        shared: whether one shift is used for all strata instead of one for each.
+        folds: whether edits are fitted and measured on different rows.
     """
 
     stratify: bool = True
@@ -331,8 +333,8 @@ class Protocol:
 
 
 def answer(verdict: Verdict) -> Answer:
-    """Return the answer for a cell that its verdict means. `score` is the largest effect size of the two edits (along
-    the natural contrast or as a whole), `effect` the mediated fraction of the interchange, and `p` the smallest
+    """Return the answer that the verdict on a cell amounts to. `score` is the largest effect size of the two edits
+    (along the natural contrast or as a whole), `effect` the mediated fraction of the interchange, and `p` the smallest
     adjusted p value of both edits.
     """
     cell = verdict.evidence

@@ -172,7 +172,7 @@ class CircuitResult:
     @property
     def material(self) -> list[str]:
         """Names of the material edges (or nodes): those whose removal from the circuit was shown to change the metric
-        by more than δ.
+        by more than δ, the option `delta` of `circuit`.
         """
         return [part.name for part in self.parts if part.word == MATERIAL]
 

@@ -99,15 +99,15 @@ class Inspection:
         count: number of texts that were given.
         tokens: a row for each token and site: norm, cosines, what sublayers add, outlying coordinates.
         sites: a row for each site: median and range of the norms, and the geometry of the states.
-        heads: a row for each head and score, beside uniform attention; None: attention was not read.
+        heads: a row for each head and score, beside the score of uniform attention; None: attention was not read.
         checks: a row for each head and replacement, with the KL divergence of the output in bits; None: not checked.
         comparison: comparison with another text; None if no other text was given.
         patterns: attention patterns and value-weighted patterns, `(2, L, H, T, T)`, of the texts that the page shows,
             by number of the text.
         layers: numbers of the L layers that have attention.
-        disagreement: by replacement and score, two numbers: `striking`, of heads whose score is in its top decile (for
-            `any`: in the top decile of at least one score), and `below_median`, of those among them whose effect on the
-            output is below the median of all heads; empty if heads were not checked.
+        disagreement: by replacement and score, two numbers of heads: `striking`, of those whose score is in its top
+            decile (for `any`: in the top decile of at least one score), and `below_median`, of those among them whose
+            effect on the output is below the median of all heads; empty if heads were not checked.
         settings: options and counts that are needed to interpret the numbers.
         notes: sentences on what could not be computed from these texts, such as intervals.
     """

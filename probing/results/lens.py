@@ -52,8 +52,8 @@ class LensMean:
     Attributes:
         lens: name of the lens.
         site: the site read; `(none)` for the unigram baseline, `(all)` for quantities over all sites.
-        quantity: `kl`, `kl_reverse`, `cross_entropy`, `entropy` (bits a token), `agreement` (fraction),
-            `rank_of_final`, `rank_of_true`, `bits_per_byte`, `commitment_depth` (blocks).
+        quantity: `kl`, `kl_reverse`, `cross_entropy` and `entropy`, all in bits per token; `agreement` (fraction),
+            `rank_of_final`, `rank_of_true`, `bits_per_byte`, or `commitment_depth` (blocks).
         value: the mean.
         low, high: ends of its 95 % interval; None if there is only one text.
         unit: unit of the value.

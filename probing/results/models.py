@@ -77,7 +77,9 @@ class ModelFacts:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Name and `build` of the model; both are the same for a model and its untrained copy with random weights."""
+        """Pair by which a model and its untrained copy are recognised, since it is the same for both: the name without
+        details in brackets, and architecture and sizes in words (`build`).
+        """
         return self.label.partition(" [")[0], self.build
 
     @property

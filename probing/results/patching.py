@@ -59,8 +59,8 @@ class PatchingResult:
         )
 
     def is_same(self, other: PatchingResult) -> bool:
-        """Return whether another result has the same sites, positions and model, and the same numbers up to
-        rounding.
+        """Return whether another result is of the same model, sites, positions, pairs and method, and has the same
+        numbers up to rounding. A model that one of the results does not name counts as the same.
         """
         ours, theirs = ((one.sites, one.positions, one.n_pairs, one.method, one.answers) for one in (self, other))
         same_model = self.model == other.model or "" in (self.model, other.model)

@@ -131,7 +131,8 @@ def similarity(
         root_seed: root of every random draw.
         to: folder for similarity.jsonl, similarity.parquet, drift.parquet, and the units by which a killed run resumes;
             results there of another first store or of other options are replaced.
-        progress: whether progress is shown; None: if there is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         ProvenanceMismatch: stores differ in their rows, or are not of the corpus or the models given; or the twin is

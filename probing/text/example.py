@@ -64,8 +64,8 @@ def once(span: tuple[int, int]) -> tuple[int, int]:
 
 
 def compact(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Return the labels of words in composed form; equal strings are stored once, and so are tuples of missing labels
-    of one length.
+    """Return the labels of the words of an example, with strings in Unicode's composed form (NFC). To save memory,
+    equal strings are one object, and so are tuples of equal length in which every label is missing.
     """
     if len(labels) < _LONGEST_SHARED and is_unlabelled(labels):
         return _UNLABELLED.setdefault(len(labels), (None,) * len(labels))
@@ -314,7 +314,7 @@ def unit_names(examples: Sequence[Member], units: Ints) -> list[str]:
 
 def random_splits(examples: Sequence[Member], units: Ints, seed: int, fractions: Sequence[float]) -> list[str]:
     """Return `train`, `dev` or `test` for every example, assigned at random to whole units; each split gets at least
-    one unit.
+    one unit. `units` holds the code of the unit of each example, and `fractions` the wanted shares of the three splits.
     """
     name_of = dict(zip(units.tolist(), unit_names(examples, units), strict=True))
     ordered = sorted(name_of, key=lambda unit: (name_of[unit], unit))  # by name: the order of rows changes nothing

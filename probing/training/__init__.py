@@ -129,7 +129,8 @@ def train(
             `fpr=0.01,by=COLUMN`. If given, every probe gets a threshold on the log odds of the class (by default the
             second of two in sorted order) that keeps to this rate on dev. It is saved with the probe, with its recall
             and false positives on test (for each value of the column too). See `choose_threshold`. None: no threshold.
-        progress: whether to show progress on standard error: a bar in a terminal, else a line every 30 s.
+        progress: whether to show progress: a bar in a terminal, a changing line in a notebook, otherwise a line on
+            standard error every 30 s.
 
     Raises:
         ProvenanceMismatch: the store was made from another corpus.

@@ -45,23 +45,26 @@ class UseOptions:
     Attributes:
         seed: seed of everything that is random.
         epsilon: smallest effect that counts, in standard deviations of the unedited model's output.
-        doses: factors of the class-mean shift that are tried.
+        doses: factors by which the class-mean shift, the difference between the mean states of two classes, is
+            multiplied. The verdict is based on dose 1 or, if probes of the states edited by it read the new class too
+            rarely, on the smallest larger dose at which they read it (if there is one).
         curve: whether to measure the effect at all doses, not only at the one that the verdict is based on.
         details: whether to measure how edits change other properties (selectivity) and, where there is an effect, how
             large it is with one shift for all rows and with the scales of later norms held fixed.
         null: whether to estimate, at the place of the largest effect, how much effects vary if labels are shuffled.
-        deals: number of further deals, random divisions of the groups outside the measured fold into those that the
-            shift is fitted on and those that the contrast is fitted on; a verdict that changes with them becomes
-            inconclusive.
+        deals: number of times that the measurement is repeated with another random division of the groups (sentences
+            or documents) outside the measured fold into those that the shift is fitted on and those that the natural
+            contrast is fitted on; a verdict that changes with the division becomes inconclusive.
         slope_rows: approximate number of rows of a fold for which gradients are computed, for standard errors; 0 means
             all.
         permutations: number of permutations of the labels for a test at the place of the largest effect; 0 means none.
         control_properties: number of random properties of word forms that are measured in the same way; 0 means none.
         comparisons: other interventions to report, such as `leace`; if there are any, random subspaces and a control
             task are added to them, and a `random_subspace` of your own is ignored.
-        stratify: whether rows are compared only within strata; False for comparison.
-        shared: whether all strata share one shift; True for comparison.
-        folds: whether different rows serve for fitting and measuring; False for comparison.
+        stratify: whether rows are compared only within strata, sets of rows that agree in all covariates. False, only
+            to show how much this changes, compares all rows.
+        shared: True, only to show how much this changes, uses one shift for all strata instead of one for each.
+        folds: whether edits are fitted and measured on different rows; False only shows how much this changes.
     """
 
     seed: int = 0
@@ -116,8 +119,7 @@ class EditMeasurement:
     Attributes:
         y: `(n, V)` behaviour of the experiment's rows in the unedited model.
         seed: seed of goals, pairs and samples.
-        shared: whether one shift is used for all strata, for comparison.
-        folded: whether fitting and measuring use different folds; False for comparison.
+        shared, folded: the options `shared` and `folds` of `UseOptions`.
         slope_rows: see `UseOptions`.
     """
 
@@ -187,7 +189,7 @@ class EditMeasurement:
 
     @cached_property
     def dependence_of_exchanges(self) -> Dependence:
-        """Dependence between rows, for standard errors of exchanges: within a group, and within a set of exchanges."""
+        """Dependence between rows, for standard errors: within a group, and within a set that exchanges states."""
         sets, first = np.full(len(self.y), -1, np.int64), 0
         for one in self.exchanges:
             sets[one.own] = first + one.sets

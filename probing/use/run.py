@@ -142,7 +142,8 @@ def intervene(
             unless the behaviour cannot be written as text (`NotResumed`). Other results in the folder stay; those of
             the same model are judged together with these.
         replace: whether to drop results of the same task, behaviour and model with other settings.
-        progress: whether to show a bar on standard error; None shows it in a terminal only.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         UnknownName: there is no such task, position or site.

@@ -34,8 +34,9 @@ class Judgement:
         measured: the scores that the judgement is based on.
         gain: gain over the best baseline; None if there is no baseline.
         weakest: comparison with the control against which selectivity is smallest; None if there is no control.
-        status: the judgement: `selectively decodable`, `decodable`, `not beyond BASELINE` (not shown to exceed that
-            baseline), `not shown to be decodable` (not shown to exceed the label frequencies) or `not judged`.
+        status: the judgement: `decodable` (the gain is shown to exceed its margin), `selectively decodable` (and
+            selectivity against every control to be above 0), `not beyond BASELINE` (not shown to exceed that baseline),
+            `not shown to be decodable` (not shown to exceed the label frequencies) or `not judged`.
     """
 
     result: ProbeResult

@@ -87,8 +87,9 @@ class Levels:
     """Holds the results of the corrections for multiple tests for one property at one place (a cell).
 
     Attributes:
-        discovery: level at which an adjusted p value counts as a discovery; 0 if the property was not selected by its
-            smallest adjusted p value, so that no place of it can be a discovery.
+        discovery: level at or below which an adjusted p value counts as a discovery. It is 0, so that no place can be
+            one, if the first step of the correction, which tests the smallest adjusted p value of each property, did
+            not select this property.
         equivalent: whether the effect is shown to be below ε, after correction over all cells.
     """
 

@@ -99,7 +99,7 @@ def train_dictionary(
         rate: largest learning rate; None: 0.1 / √D. A larger one explains more in few passes, and more latents die.
         precision: precision of the encoder's matrix products: `float32`, `bfloat16`, or `auto`: bfloat16 where the
             processor has it.
-        skip: first tokens of each text that are left out; many models have states of another kind there.
+        skip: number of first tokens of each text that are left out; many models have states of another kind there.
         max_rows: largest number of tokens, in whole texts chosen at random; None: all.
         twin: store of the untrained twin of the model on the same corpus.
         model, corpus: the model and corpus of the store, for the loss that the model recovers with reconstructed
@@ -110,7 +110,8 @@ def train_dictionary(
             SAEBench), and the state of training, from which a killed run resumes to the same result.
         replace: whether a dictionary in `to` of other states, options or twin is deleted, with its twin's; else it is
             refused.
-        progress: whether progress is shown; None: if there is a terminal.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         ConfigError: `to` holds another dictionary, and `replace` is not set.

@@ -113,7 +113,8 @@ def extract(
             models), `mask` tokens (the default for masked models), `all` or `none`.
         columns: for `replay`, the vocabulary ids whose outputs are stored, as a list or a file that lists them; None
             means all.
-        progress: whether to show a bar on standard error; None shows it in a terminal only.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         UnknownSite: a pattern matches no site.

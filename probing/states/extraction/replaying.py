@@ -32,8 +32,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ReplayBatch:
-    """Holds a batch as the model read it: B examples of T tokens each (padding included), and the outputs at M of these
-    tokens, for C vocabulary ids.
+    """Holds a batch as the model read it, B examples of T tokens each (padding included), and stored outputs: the
+    logits of C vocabulary ids at M of the tokens.
 
     Attributes:
         shard: number of the shard.

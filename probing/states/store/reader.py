@@ -252,7 +252,7 @@ class Store:
             rows: row numbers (N,), in any order; None means all.
 
         Returns:
-            (N, m) float32, sparse; `read` returns the same as a full array.
+            (N, m) float32, sparse, with m latents; `read` returns the same as a full array.
 
         Raises:
             BadParameter: the store has states and no latents, or a row number is out of range.

@@ -78,7 +78,7 @@ class AppliedDirection:
 
     def probabilities(self) -> tuple[Floats, Floats] | None:
         """Return the probabilities `(n, V)` without the direction and with it (for answers: among the answers; for
-        tokens: among the whole vocabulary); None if outputs are not logits.
+        tokens: among the whole vocabulary); None if the unit is `numbers`.
         """
         if self.unit == "numbers":
             return None
@@ -86,7 +86,7 @@ class AppliedDirection:
         return as_probabilities(self.clean), as_probabilities(self.edited)
 
     def flips(self) -> float | None:
-        """Return the share of rows whose most probable output changes; None if outputs are not logits."""
+        """Return the share of rows whose most probable output changes; None if the unit is `numbers`."""
         if self.unit == "numbers":
             return None
         return float((self.clean.argmax(1) != self.edited.argmax(1)).mean())
@@ -148,8 +148,8 @@ def apply_direction(
     """Run a model on texts without a direction, and with it added to the states at the site and position where it was
     fitted, and return both outputs.
 
-    The direction is one shift for all rows: the difference between two classes, averaged over strata. An eraser removes
-    its part of the states instead.
+    The direction is one vector added to the states of all rows: the difference between the mean states of two classes,
+    averaged over strata. Evidence that is an eraser removes the property from the states instead.
 
     Args:
         model: the model that the direction was fitted on.
@@ -158,9 +158,10 @@ def apply_direction(
         strength: factor of the direction; 1 adds the whole difference.
         behaviour: the behaviour to measure. None means, for a corpus, the one that the verdict is about, and for
             prompts the most probable tokens.
-        start: name of the class (for real values, number) that the direction leads away from; None means the first of
-            two.
-        goal: name of the class (or number) that it leads to; None means the second of two.
+        start: name of the class (for real values, number) that the direction leads away from; None means the other of
+            two classes if `goal` names one, else the first, or the number 0.
+        goal: name of the class (or number) that it leads to; None means the other of two classes than `start`, or the
+            number 1.
         position: position at which the direction is added; None means where it was fitted. Spans exist in a corpus
             only.
         split: for a corpus, the split to use; None means all.
@@ -169,13 +170,14 @@ def apply_direction(
         top: without a behaviour, the number of most probable tokens of each run that are shown.
         any_model: whether another model than the direction was fitted on is accepted, if its states have the same
             width.
-        progress: whether to show a bar on standard error; None shows it in a terminal only.
+        progress: False: show nothing. None or True: show a bar in a terminal, a changing line in a notebook, and
+            otherwise a line on standard error every 30 s (with True, also one at the end).
 
     Raises:
         ProvenanceMismatch: the direction was fitted on another model or other weights.
         UnknownSite: the model has no such site.
-        BadParameter: the evidence is a probe, states have another width, `strength` is not a number or the model gives
-            none with it, `top` is below 1, or a text lacks the position.
+        BadParameter: the evidence is a probe, states have another width, `strength` is not finite or so large that
+            outputs become NaN, `top` is below 1, or a text lacks the position.
         NoBehaviour: the model cannot give these outputs.
         UnknownName: there is no such class, position or split.
     """

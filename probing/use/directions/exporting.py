@@ -232,9 +232,10 @@ def export_directions(
         to: path of the file.
         format: `gguf` (see `export_control_vector`), `safetensors`, `npz` or `npy` (see `export_vectors`), or
             `neuronpedia` (see `export_to_neuronpedia`); None means that the ending of the name decides.
-        start: name of the class (for real values, number) that the direction leads away from; None means the first of
-            two.
-        goal: name of the class (or number) that it leads to; None means the second of two.
+        start: name of the class (for real values, number) that the direction leads away from; None means the other of
+            two classes if `goal` names one, else the first, or the number 0.
+        goal: name of the class (or number) that it leads to; None means the other of two classes than `start`, or the
+            number 1.
         model_hint: for gguf, llama.cpp's name of the architecture, such as `llama`; for neuronpedia, its id of the
             model, such as `gpt2-small`.
         replace: whether an existing file is replaced; a file that `probing use --save-directions` wrote never is.

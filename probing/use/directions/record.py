@@ -246,8 +246,9 @@ class Evidence:
         `goal`, from names.
 
         Args:
-            start: name of a class, or a number; None means the first of two classes, or 0.
-            goal: name of a class, or a number; None means the second of two classes, or 1.
+            start: name of a class, or a number; None means the other of two classes if `goal` names one, else the
+                first, or the number 0.
+            goal: name of a class, or a number; None means the other of two classes than `start`, or the number 1.
 
         Raises:
             BadParameter: names are given for an eraser or a probe, `start` and `goal` are the same class, or one of

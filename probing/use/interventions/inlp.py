@@ -47,7 +47,8 @@ class Inlp(Intervention):
         tolerance: accuracy (or R²) above that of a constant prediction at which no further probe is fitted, from 0 to
             1.
         rounds: largest number of probes.
-        l2: L2 penalty of a probe per row, on states scaled to an overall standard deviation of 1.
+        l2: L2 penalty of a probe relative to the mean loss per row (scikit-learn's C is 1 / (l2 · rows)), on states
+            scaled to an overall standard deviation of 1.
 
     References:
         Ravfogel, Elazar, Gonen, Twiton and Goldberg 2020, Null It Out, Algorithm 1.

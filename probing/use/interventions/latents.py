@@ -133,12 +133,12 @@ class Latents(Intervention):
     is never part of a verdict.
 
     Args:
-        dictionary: folder or file of the dictionary; it is used at the site that the dictionary names.
+        dictionary: folder or file of the dictionary.
         latents: numbers of the latents, joined by `|`; "": the `top` latents that differ most between classes.
         top: if `latents` is empty, the number of latents to set: those with the largest |mean difference| between the
             rows of a class and all others (for real values, the largest covariance). With 0, the edit changes nothing.
         to: `mean`, or `zero`.
-        site: site of the states; "": that which the dictionary names.
+        site: site whose states are edited; "": the one that the dictionary names.
         instead: a control in place of the edit: `latents`, as many randomly chosen latents, or `directions`, shifts
             along random directions from N(0, Σ) with Σ the covariance of states. Both are scaled so that they move
             states as far (root mean square over the rows of `fit`).
@@ -188,7 +188,9 @@ class Latents(Intervention):
         return _read(str(place), tuple(file.stat().st_mtime_ns for file in self.files if file.exists()))
 
     def edits(self, site: str) -> bool:
-        """Return whether this is the dictionary's site."""
+        """Return whether states at `site` can be edited: it must be the option `site` or, if that is empty, the site
+        that the dictionary names.
+        """
         return site == (self.site or self._loaded().site)
 
     def check(self, site: str, width: int, model: Mapping[str, Any] | None) -> None:
