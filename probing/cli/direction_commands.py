@@ -67,7 +67,8 @@ def direction_export(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="class that the direction leads away from (default: the first of two)")
+        str | None,
+        typer.Option(help="class that the direction leads away from (default: the other of two, or else the first)"),
     ] = None,
     goal: Annotated[
         str | None, typer.Option(help="class that the direction leads to (default: the second of two)")

@@ -81,7 +81,7 @@ _SUMMARIES = {  # the first paragraphs of the jobs' docstrings: the list of comm
     "PlantbenchJob": "Count how often verdicts are wrong, on models for which it is known what they use.",
     "ReportJob": "Write OUT_DIR/report.html from the results in OUT_DIR, which `probing train`, `probing use` or both "
     "wrote.",
-    "TransferJob": "Train probes on every source, score them on every other, and write transfer.jsonl and "
+    "TransferJob": "Train probes on every source, score them on every source, and write transfer.jsonl and "
     "transfer.parquet.",
     "LeaveOneOutJob": "Train probes on all groups but one and score them on that one, in turn, and write "
     "leave_one_out.jsonl and leave_one_out.parquet.",

@@ -36,7 +36,7 @@ class CrossOptions(Job):
 
 
 class TransferJob(CrossOptions):
-    """Train probes on every source, score them on every other, and write transfer.jsonl and transfer.parquet.
+    """Train probes on every source, score them on every source, and write transfer.jsonl and transfer.parquet.
 
     A source is a store with the corpus it was made from; all stores must be of one model.
     """

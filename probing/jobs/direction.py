@@ -39,7 +39,9 @@ class ApplyDirectionJob(CorpusOptions, LoadedModel):
         description="factor of the direction: 1 adds the whole difference, a negative one leads back",
         json_schema_extra={"flag": ""},
     )
-    start: str | None = option(None, help="class that the direction leads away from (default: the first of two)")
+    start: str | None = option(
+        None, help="class that the direction leads away from (default: the other of two, or else the first)"
+    )
     goal: str | None = option(None, help="class that the direction leads to (default: the second of two)")
     position: str | None = option(None, help="where it is added: end, SPAN.last, … (default: where it was fitted)")
     any_model: bool = option(False, help="accept another model than the direction was fitted on, of the same width")
