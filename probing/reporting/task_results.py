@@ -224,8 +224,13 @@ class TaskResults:
         if measured is None:
             return ScoresOnTest()
         gain, against = measured.least_gain, comparison(measured, control or self._first_control)
-        of_control = (against.score, against.ceiling, against.selectivity) if against else (None, None, None)
-        return ScoresOnTest(measured.score, *of_control, gain.gain if gain else None)
+        return ScoresOnTest(
+            measured.score,
+            against.score if against else None,
+            against.ceiling if against else None,
+            against.selectivity if against else None,
+            gain.gain if gain else None,
+        )
 
     def columns(self, control: str = "") -> tuple[str, ...]:
         """Return the fields of `ScoresOnTest` that some result has, the score among them always."""
