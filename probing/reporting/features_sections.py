@@ -94,7 +94,7 @@ def _no_gain(found: FeatureScores, chosen: Mapping[str, MethodScore]) -> list[st
     if above is not None and not above.low > 0:
         said.append(
             f"Against a random dictionary of this size the latents are not shown to be better ({title} higher by "
-            f"{_with_ends(above)}): what they reach here is no gain of training."
+            f"{_with_ends(above)}): what they reach here shows no gain of training."
         )
     return said
 

@@ -166,7 +166,7 @@ def _gain_clause(judged: Judgement) -> str:
 
 def _power(gain: Gain) -> str:
     if gain.detectable is None and gain.error is not None:
-        return "on these rows no difference could have been shown to clear it"
+        return "with an error as large as this one's, no gain that is possible would have been shown four times in five"
     least = gain.margin + half_width(gain.gain) if gain.detectable is None else gain.detectable
     return (
         "the smallest difference that these rows would have shown to clear it, four times in five, is about "
@@ -277,6 +277,13 @@ def _chance_line(task: TaskResults, judged: Judgement, name: str) -> str:
     return f"Chance check ({name}): the same probe scores {with_interval(check.score)}{beside}."
 
 
+def _has_no_room(judged: Judgement) -> bool:
+    """Return whether the best baseline already scores (nearly) the best score there is, so that no probe could gain."""
+    best = {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "auroc": 1.0}.get(judged.measured.measure)
+    gain = judged.gain
+    return best is not None and gain is not None and best - baseline_value(judged.measured, gain) <= gain.margin
+
+
 def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     if judged.status == "not judged":
         facts = judged.result.facts
@@ -288,9 +295,12 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
         )
     seeds = ["other seeds of the probe: one was run"] if judged.result.seed_count == 1 else []
     if fails(judged.status):
-        return (
+        better = (
             "more test rows: the interval of the gain would be narrower",
             "more training rows, another probe or another capacity of it, which reads the label better",
+        )
+        return (
+            *(() if _has_no_room(judged) else better),
             "another corpus or domain, in which the baselines know less of the label",
             *seeds,
         )
@@ -299,6 +309,6 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
         "another corpus or domain, in which the label's cues differ",
         "a stronger baseline without hidden states (longer context of words, a lexicon)",
         f"a control keyed on another field than {keyed}" if keyed else "a control task, of which there was none here",
-        "another capacity of the probe: selectivity falls as a probe can memorise more",
+        "another capacity of the probe, with which selectivity changes",
     ]
     return (*reasons, *seeds)

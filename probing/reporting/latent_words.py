@@ -53,7 +53,7 @@ def latents_called(recipe: str, numbers: Mapping[str, float]) -> str:
         return f"the first {count} of {of}"
     which = [_listed(always)] if always else []
     which += [f"in some of the three folds {_listed(often)}"] if often else []
-    return f"the first {count} of {of} by the difference of class means ({', '.join(which)})"
+    return f"the first {count} of {of} by the difference of class means, in units of the states ({', '.join(which)})"
 
 
 def _listed(latents: Sequence[str]) -> str:
@@ -88,9 +88,9 @@ def _answer(numbers: Mapping[str, float]) -> str:
         return "Not as the swap does: they move the output the other way."
     if low <= 0:
         return "Not shown: the interval of their share holds 0."
-    beyond = [numbers.get(f"above_random_{kind}", 1.0) for kind in _KINDS]
-    if min(beyond) < 0.95:
-        return "Not shown: random ones that move states as far do as much in more than 5 % of the draws."
+    as_good = [f"random {kind}" for kind in _KINDS if numbers.get(f"above_random_{kind}", 1.0) < 0.95]
+    if as_good:
+        return f"Not shown: {' and '.join(as_good)} that move states as far do as much in more than 5 % of the draws."
     return "Yes, for this part of the swap's effect."
 
 

@@ -205,7 +205,7 @@ def test_scores_at_the_ceiling_and_no_better_than_random_are_called_no_gain() ->
     assert "cannot tell them apart" not in " ".join(sentences(folded_scores()))
     for found in (folded_scores(), absorbed_scores()):
         above = found.chosen["dictionary"].above["random"]
-        assert ("is no gain of training" in " ".join(sentences(found))) == (not above.low > 0)
+        assert ("shows no gain of training" in " ".join(sentences(found))) == (not above.low > 0)
 
 
 @pytest.mark.parametrize("rows", ["sentence:mean", "word:mean", "sentence:last", "piece"])
