@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.errors import BadParameter, OldAttributes
+from probing.errors import BadParameter, DegenerateDesign, OldAttributes
 from probing.provenance import digest
 
 Kind = Literal["classes", "real", "labels"]
@@ -39,20 +39,25 @@ class Labels(OldAttributes):
         word: `(N,)` int64 index of the word in its example, -1 for a sentence; for a span its first word, for a pair
             (a, b) word a.
         row: `(N,)` int64 row of the store that holds the state of that word or sentence.
-        keys: further fields of the rows, for controls that draw one label for each value: by name, `(N,)` int64 codes
-            that are comparable across splits. `type` is the surface form (absent for sentences); others are columns
-            such as `lemma`, or `document`. For pairs, `type` is both forms together, `first` and `second` are one form
-            each, and `offset` is how many words b comes after a, at most 20. A row without a value has the code
-            `MISSING`.
-        key_names: for each key, the string of every code.
+        keys: what else is known of the rows, which controls draw by and probes without states read: by name, `(N,)`
+            int64 codes that are comparable across splits; a row without a value has the code `MISSING`. Words have
+            `type` (the surface form), and `lemma` if the corpus has lemmas. Sentences have `text`, with single spaces;
+            arrays that were given without texts lack it. Spans have `type` (their text) and `length` (in words). Pairs
+            have `type` (both forms together), `first` and `second` (one form each), and `offset` (how many words b
+            comes after a, at most 20). All have `document` if the corpus names documents, and each sentence column
+            (such as a covariate) that holds strings or whole numbers. Word rows have no text of their sentence; those
+            of one sentence share `example`.
+        key_names: for each key, the string of every code: `np.array(labels.key_names["text"])[labels.keys["text"]]` is
+            the text of every row.
         excluded: number of rows left out, by reason.
         ceiling: for labels of a control, the accuracy to be expected on `test` from a probe that has memorised the
             label of every key in train and guesses the commonest label for other keys; None means 1.
         seen: for labels of a control that are drawn by a key, `(N,)` bool: whether the row's value of the key occurs in
             train.
         control: name and draw of the control that made `y`; "" for the task's own labels.
-        origin: for labels of a control that permutes rows, `(N,)` code of the cluster that each row's label comes from;
-            None for others.
+        origin: for labels of a control that permutes rows, `(N,)` code of the cluster (from `groups`) that each row's
+            label comes from, which `permuted` sets; None for others. Intervals then count that these clusters are a
+            sample, too.
         row_form: how the state of a row is made from rows of the store: a single `row`, the `mean` over the words of a
             span, its two `ends`, a `pair` of words, or the `difference` or `product` of their states.
         other_word: `(N,)` int64 index of the last word of a span, or of word b of a pair; None if rows are neither.
@@ -115,6 +120,22 @@ class Labels(OldAttributes):
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the indices of the rows of one split."""
         return np.flatnonzero(self.split == split)
+
+    def permuted(self, order: NDArray[np.int64]) -> Labels:
+        """Return labels in which row i has the label of row `order[i]`, `(N,)`, with `origin` set: what a control that
+        permutes labels returns.
+
+        Raises:
+            DegenerateDesign: rows are alternatives, of which exactly one has to stay right.
+        """
+        if self.choice is not None:
+            raise DegenerateDesign(
+                "labels of alternatives cannot be permuted",
+                needed="rows that do not choose",
+                found=f"task {self.task}",
+                next_step="draw one of the alternatives of each word, as the control edge does",
+            )
+        return replace(self, y=self.y[order], origin=(self.groups if self.origin is None else self.origin)[order])
 
     def take(self, rows: NDArray[Any]) -> Labels:
         """Return the labels of these rows only, in the order given."""

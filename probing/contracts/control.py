@@ -18,13 +18,15 @@ from probing.labels import Labels
 
 class Control(ABC):
     """Base class of controls that change labels: each makes the labels of a control task from those of a task. Rows,
-    classes and splits stay, and the targets `y` are drawn at random.
+    classes and splits stay, and the targets `y` are drawn at random. `Labels.keys` tells what a control can draw by.
 
     Controls that keep the labels and change the states are `probing.contracts.control.StateControl`.
 
     Class attributes:
-        is_selectivity: whether the task's score minus that of this control is called selectivity; False for a control
-            that only checks for chance, such as shuffled labels.
+        is_selectivity: whether the task's score minus that of this control is called selectivity. A task is selectively
+            decodable if this is above 0 for all such controls. True if a score above the control answers its objection.
+            False for a chance check, such as shuffled labels: nothing in a row tells its control label, so that a
+            score above the control is one above the label frequencies and answers no objection.
         levels: levels of tasks that it can be used for: `word`, `sentence` or both.
         answers: the objection to a probe's result that the control answers, as a reader would put it.
         draws: how many times labels are drawn; probes are trained on each draw. A parameter of the same name overrides
@@ -40,6 +42,10 @@ class Control(ABC):
     def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
         """Draw the labels of the control task at random and return them: the task's labels with a new `y`. `draw` is
         the number of the random version, and `seed` the root seed; both determine the result.
+
+        A control that permutes labels, also within groups of rows, returns `labels.permuted(order)`, where row i gets
+        the label of row `order[i]`. Beside `y` this sets `origin`, the cluster that each label comes from: the labels
+        are then a sample of clusters too, and without it intervals are too narrow (a warning says so).
 
         A control that draws one label for each value of a key (such as each word form) also sets two fields of the
         returned labels: `ceiling`, the accuracy of a probe that has memorised every value in train, and `seen`, which

@@ -4,6 +4,7 @@ from it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from probing.errors import BadParameter
 from probing.labels import Kind, Labels
+from probing.statistics.clusters import FRACTION
+
+OF_TARGET = "of the target"  # the unit of the target, such as years
+# What a gain has to exceed, by the unit of the score; in the unit of the target, as a share of what `prior` reaches.
+MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02, OF_TARGET: 0.02}
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,11 @@ class Measure(ABC):
 
     Class attributes:
         kinds: kinds of labels that it can score: `classes`, `real` numbers, or `labels` (several for each row).
-        unit: unit of the score. It determines the margin that a gain over a baseline has to exceed: 0.05 if the unit is
-            `bits`; 0.02 if it is `fraction` (0 to 1), `R²`, `rho` or `squared probability`; 2 % of the score of the
-            baseline `prior` if it is `of the target`; and 0 for any other unit.
+        unit: unit of the score: one of `MARGINS`, or a name of its own for a measure that declares `margin`.
+        margin: what a gain has to exceed to count, above 0, in the unit of the score; in the unit `of the target`, as a
+            share of what `prior` reaches. A class that sets `unit` and no `margin` has the margin of this unit: 0.05 in
+            `bits`, and 0.02 in `fraction` (0 to 1), `R²`, `rho`, `squared probability` and `of the target`. Without
+            either, the class is refused when it is defined (BadParameter).
         higher_is_better: whether a higher score is a better one.
         reads_probabilities: whether it scores only probes that give probabilities.
         counts_bits: whether it reads `Prediction.believed`, the calibrated probabilities.
@@ -69,11 +78,25 @@ class Measure(ABC):
     """
 
     kinds: ClassVar[tuple[Kind, ...]]
-    unit: ClassVar[str]  # "fraction" (0 to 1), "bits", "R²" …: decides what margin gains have
+    unit: ClassVar[str]  # one of MARGINS, or any other beside a margin
+    margin: ClassVar[float]  # what a gain has to exceed; that of the unit, if it is not declared
     higher_is_better: ClassVar[bool] = True
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
     counts_bits: ClassVar[bool] = False  # True: reads `Prediction.believed`
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give the class the margin of its unit, if it declares none.
+
+        Raises:
+            BadParameter: the class has a unit and no margin, or a margin that is not above 0.
+        """
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "unit" in own and "margin" not in own:
+            cls.margin = MARGINS.get(cls.unit, math.nan)
+        if hasattr(cls, "unit"):
+            check_margin(cls, cls.__name__)
 
     def informed(self, labels: Labels) -> Measure:
         """Return a copy of this measure that has stored what it needs of `labels`, those of all splits (such as label
@@ -120,3 +143,20 @@ class Measure(ABC):
         rows = self.row_statistics(y, prediction)
         sums = np.stack([np.bincount(groups, column, weights.shape[1]) for column in rows.T], axis=1)
         return self.from_totals(weights @ sums)
+
+
+def check_margin(measure: Any, name: str) -> None:
+    """Raise an error unless a measure (an object or its class), called `name`, has a margin above 0.
+
+    Raises:
+        BadParameter: its unit is not one of `MARGINS` and it declares no margin, or its margin is not a number above 0.
+    """
+    margin = getattr(measure, "margin", math.nan)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 < margin < math.inf:
+        raise BadParameter(
+            f"the measure {name} has no margin that a gain has to exceed",
+            needed=f"a unit with a margin ({', '.join(f'{unit} {least:g}' for unit, least in MARGINS.items())}), or a "
+            "declared `margin` above 0",
+            found=f"unit {getattr(measure, 'unit', None)!r}" + ("" if margin != margin else f", margin {margin!r}"),
+            next_step="set `margin` in the class to the smallest gain that would count, or `unit` to one of these",
+        )

@@ -42,23 +42,22 @@ class ShuffledLabelsControl(Control):
         Raises:
             DegenerateDesign: train has fewer than two classes.
         """
-        y, origin = labels.y.copy(), labels.groups.copy()
+        order = np.arange(len(labels))
         for split in sorted(set(labels.split.tolist())):
             rows = labels.rows(split)
-            order = generator(seed, "shuffled_labels", draw, split).permutation(len(rows))
-            origin[rows] = labels.groups[rows][order]
-            y[rows] = labels.y[rows][order] if labels.choice is None else _first_of_each(labels.choice[rows], order)
-        refuse_single_value(y[labels.rows("train")], name="shuffled_labels")
-        moved = origin if labels.choice is None else None  # alternatives keep their place: one of them is drawn
-        return replace(labels, y=y, origin=moved, control=f"shuffled_labels#{draw}")
+            order[rows] = rows[generator(seed, "shuffled_labels", draw, split).permutation(len(rows))]
+        # Alternatives keep their place: one of them is drawn.
+        made = labels.permuted(order) if labels.choice is None else _first_of_each(labels, labels.choice, order)
+        refuse_single_value(made.y[labels.rows("train")], name="shuffled_labels")
+        return replace(made, control=f"shuffled_labels#{draw}")
 
 
-def _first_of_each(choice: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return 1 for the row of each choice that comes first in a random order, and 0 for the others."""
+def _first_of_each(labels: Labels, choice: NDArray[np.int64], order: NDArray[np.int64]) -> Labels:
+    """Return labels with 1 for the row of each choice that comes first in a random order, and 0 for the others."""
     _, first = np.unique(choice[order], return_index=True)
     y = np.zeros(len(choice), dtype=np.int64)
     y[order[first]] = 1
-    return y
+    return replace(labels, y=y)
 
 
 MEMBER = ShuffledLabelsControl

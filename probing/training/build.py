@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from probing import registry
 from probing.contracts.analysis import Analysis
 from probing.contracts.control import Control, Probed, StateControl, StateSource
-from probing.contracts.measure import Measure
+from probing.contracts.measure import Measure, check_margin
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
-from probing.errors import BadParameter, NotForThisTask
+from probing.errors import BadParameter, DoubtfulData, NotForThisTask
 from probing.labels import Kind, Labels
 from probing.probes._each_label import EachLabelProbe
 from probing.probes.sklearn import SklearnProbe, SklearnRegressorProbe
@@ -132,13 +134,17 @@ def built_measures(items: Sequence[Any] | None, labels: Labels) -> dict[str, Mea
     """Build the measures and return them by name; None: the defaults for the kind of target.
 
     Raises:
-        BadParameter: a measure cannot score a target of this kind, or these rows.
+        BadParameter: it is no measure, it has no margin, or it cannot score a target of this kind or these rows.
     """
     kind = labels.kind
     has = {"": True, "pair": labels.level == "pair", "choice": labels.choice is not None}
 
     def build_one(item: Any) -> Measure:
-        measure: Measure = build("measures", item) if isinstance(item, str) else item
+        measure = build("measures", item) if isinstance(item, str) else item
+        if not isinstance(measure, Measure):
+            needed = "a recipe, or an object of a class of probing.contracts.Measure"
+            raise BadParameter("this is no measure", needed=needed, found=repr(item)[:200])
+        check_margin(measure, spec_of(measure))
         if kind not in measure.kinds:
             raise BadParameter(
                 f"{spec_of(measure)} does not score a target of kind {kind!r}",
@@ -232,11 +238,36 @@ def _drawn(control: Control, labels: Labels, seed: int) -> ControlSet:
                 found=f"{len(drawn.y):,} values" if isinstance(drawn, Labels) else type(drawn).__name__,
                 next_step="return dataclasses.replace(labels, y=…)",
             )
+    if lacks_origin(labels, draws):
+        warnings.warn(
+            f"{type(control).__name__} seems to permute labels, not saying from which rows: intervals of "
+            "its score and of the difference from it are too narrow. If so, end it in `return labels.permuted(order)`, "
+            "where row i gets the label of row order[i]",
+            DoubtfulData,
+            stacklevel=2,
+        )
     name = draws[0].control.rpartition("#")[0]
     if ":" not in name:  # a control with other parameters is another control
         name = spec_of(control, without="draws", called=name)
         draws = [replace(drawn, control=f"{name}#{draw}") for draw, drawn in enumerate(draws)]
     return ControlSet(name, control, tuple(draws))
+
+
+def lacks_origin(labels: Labels, draws: Sequence[Labels]) -> bool:
+    """Return whether all draws of a control hold the labels of the task on other rows, without `Labels.origin`.
+
+    Not asked of labels that are drawn by a key (`Labels.seen`), nor of alternatives, of which one is always right.
+
+    Args:
+        labels: labels of the task.
+        draws: labels of each draw of the control.
+    """
+    if labels.choice is not None or any(one.origin is not None or one.seen is not None for one in draws):
+        return False
+    values, counts = np.unique(labels.y, axis=0, return_counts=True)
+    found = [np.unique(one.y, axis=0, return_counts=True) for one in draws]
+    same = all(np.array_equal(values, of_draw) and np.array_equal(counts, n) for of_draw, n in found)
+    return same and not all(np.array_equal(one.y, labels.y) for one in draws)
 
 
 def built_baselines(labels: Labels) -> dict[str, Probe]:

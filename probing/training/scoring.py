@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.measure import Measure, Prediction
+from probing.contracts.measure import OF_TARGET, Measure, Prediction
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
 from probing.labels import Labels
@@ -29,10 +29,9 @@ from probing.statistics.bootstrap import (
 )
 from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvaried
 
-# By unit: what a gain has to exceed; 0 in other units. In the unit of the target it is a share of what `prior` reaches.
-MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02}
-_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), "rho": (-1.0, 1.0)}
-_OF_TARGET, _SHARE_OF_PRIOR = "of the target", 0.02
+# By unit: the least and the largest score; if lower is better, bits and errors have no less than 0.
+_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), "rho": (-1.0, 1.0), "squared probability": (0.0, 2.0)}
+_ERRORS = ("bits", OF_TARGET)
 
 
 @dataclass(frozen=True)
@@ -229,10 +228,8 @@ def _comparison(
 
 
 def _margin(measure: Measure, baselines: Mapping[str, Scores], split: str, name: str) -> float:
-    """Return what a gain has to exceed."""
-    if measure.unit == _OF_TARGET and "prior" in baselines:
-        return _SHARE_OF_PRIOR * baselines["prior"][name, split].value
-    return MARGINS.get(measure.unit, 0.0)
+    """Return what a gain has to exceed: the measure's margin, or this share of what `prior` reaches."""
+    return measure.margin * (baselines["prior"][name, split].value if measure.unit == OF_TARGET else 1.0)
 
 
 def _gain(baseline: str, ours: Sampled, theirs: Sampled, measure: Measure, resampler: Resampler, margin: float) -> Gain:
@@ -287,9 +284,8 @@ def _score(value: float, found: Replicates, measure: Measure, resampler: Resampl
 
 def _range(measure: Measure) -> tuple[float, float]:
     """Return the least and the largest score that there can be, as far as the unit tells."""
-    if not measure.higher_is_better:
-        return 0.0, {FRACTION: 1.0, "squared probability": 2.0}.get(measure.unit, math.inf)
-    return _RANGES.get(measure.unit, (-math.inf, math.inf))
+    least = 0.0 if measure.unit in _ERRORS and not measure.higher_is_better else -math.inf
+    return _RANGES.get(measure.unit, (least, math.inf))
 
 
 def _largest(other: float, measure: Measure) -> float | None:

@@ -7,20 +7,22 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
+from probing import registry
 from probing.contracts.control import Control
 from probing.controls._draws import _inverse_distribution, uniform_of, usable_keys
 from probing.controls.keyed import KeyedControl
 from probing.controls.shuffled_labels import ShuffledLabelsControl
 from probing.controls.word_type import WordTypeControl
-from probing.errors import BadParameter, DegenerateDesign, UnknownName
+from probing.errors import BadParameter, DegenerateDesign, DoubtfulData, UnknownName
 from probing.labels import Labels
-from probing.training.build import _drawn
+from probing.training.build import _drawn, lacks_origin
 from tests.samples.training_samples import labels_of
 
 CONTROLS = (WordTypeControl(), KeyedControl(key="lemma"), ShuffledLabelsControl())
@@ -195,6 +197,66 @@ def test_shuffled_labels_permute_each_split_and_nothing_else() -> None:
     assert made[1].control == "shuffled_labels#1" and made[1].ceiling is None and made[1].seen is None
     assert not ShuffledLabelsControl.is_selectivity
     assert WordTypeControl.is_selectivity and KeyedControl.is_selectivity
+
+
+class Permuting(Control):
+    """Permutes labels within each split, as a whole or within rows of one lemma, and says from where or forgets to."""
+
+    def __init__(self, key: str, forgets: bool) -> None:
+        self.key, self.forgets = key, forgets
+
+    def apply(self, labels: Labels, *, draw: int, seed: int) -> Labels:
+        strata = labels.split if not self.key else np.char.add(labels.split, labels.keys[self.key].astype(str))
+        order = np.arange(len(labels))
+        for stratum in np.unique(strata):
+            rows = np.flatnonzero(strata == stratum)
+            order[rows] = np.random.default_rng([seed, draw, *rows[:1]]).permutation(rows)
+        return replace(labels, y=labels.y[order]) if self.forgets else labels.permuted(order)
+
+
+def rows_of_every_kind() -> dict[str, Labels]:
+    """Words, words with numbers, words with sets of labels, and sentences, in clusters of five rows."""
+    words, texts = word_labels(), [f"s{i % 300}" for i in range(1000)]
+    several = np.random.default_rng(4).integers(0, 2, (1000, 4))
+    sentences = replace(labels_of(words.y, SPLIT.tolist(), classes=tuple("ABCD"), keys={"text": texts, "lemma": texts}))
+    found = {"words": words, "numbers": word_labels(kind="real"), "sentences": sentences}
+    found["sets"] = replace(words, kind="labels", y=several)
+    return {name: replace(labels, groups=np.arange(1000) // 5) for name, labels in found.items()}
+
+
+def label_controls() -> list[Control]:
+    """Every registered control that changes labels; one that needs a key has the lemma."""
+    members = [registry.get("controls", name).MEMBER for name in registry.names("controls")]
+    own = [member for member in members if issubclass(member, Control) and "pair" not in member.levels]
+    return [member(key="lemma") if "key" in signature(member).parameters else member() for member in own]
+
+
+@pytest.mark.parametrize("kind", ["words", "numbers", "sets", "sentences"])
+def test_a_control_that_permutes_labels_says_which_clusters_they_come_from(kind: str) -> None:
+    labels = rows_of_every_kind()[kind]
+    fit = [one for one in label_controls() if kind != "sentences" or "sentence" in one.levels]
+    assert any(isinstance(one, ShuffledLabelsControl) for one in fit)
+    for control in (*fit, Permuting("", False), Permuting("lemma", False)):
+        draws = [control.apply(labels, draw=draw, seed=0) for draw in range(2)]
+        assert not lacks_origin(labels, draws), (
+            f"{control} permutes labels and returns no origin: end its `apply` in `return labels.permuted(order)`"
+        )
+        for one in draws:
+            if one.origin is not None:  # a label of this value occurs in the cluster that is named
+                there = {(o, *np.ravel(v)) for o, v in zip(labels.groups.tolist(), labels.y.tolist(), strict=True)}
+                assert {(o, *np.ravel(v)) for o, v in zip(one.origin.tolist(), one.y.tolist(), strict=True)} <= there
+    for key in ("", "lemma"):
+        with pytest.warns(DoubtfulData, match=r"Permuting seems to permute.*labels\.permuted"):
+            assert _drawn(Permuting(key, True), labels, 0).draws[0].origin is None
+
+
+def test_permuted_labels_name_their_clusters_also_when_permuted_twice_and_alternatives_are_refused() -> None:
+    labels = replace(LABELS, groups=np.arange(1000) // 5)
+    first, second = np.random.default_rng(0).permutation(1000), np.random.default_rng(1).permutation(1000)
+    twice = labels.permuted(first).permuted(second)
+    assert (twice.y == labels.y[first[second]]).all() and (twice.origin == labels.groups[first[second]]).all()
+    with pytest.raises(DegenerateDesign, match="alternatives cannot be permuted"):
+        replace(labels, choice=np.arange(1000)).permuted(first)
 
 
 @pytest.mark.parametrize("control", CONTROLS)

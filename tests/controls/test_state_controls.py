@@ -223,6 +223,10 @@ def test_every_control_says_what_it_answers_in_the_list_and_in_the_methods() -> 
     listed = " ".join(CliRunner().invoke(app, ["list", "controls"], env={"COLUMNS": "300"}).stdout.split())
     for name in registry.names("controls"):
         member = registry.get("controls", name).MEMBER
-        (row,) = [line for line in methods.splitlines() if line.startswith(f"| {member.answers} |")]
-        assert f"`{name}" in row and all(f"{level}s" in row for level in member.levels)
+        rows = [line for line in methods.splitlines() if line.startswith(f"| {member.answers} |")]
+        levels = ", ".join(f"{level}s" for level in member.levels)
+        wanted = f"| {member.answers} | `{name}` | {levels} |"
+        where = "docs/decodability.md, in the table `an objection | is answered by`"
+        assert len(rows) == 1, f"{len(rows)} rows for control {name}; write one in {where}: {wanted}"
+        assert f"`{name}" in rows[0] and all(f"{level}s" in rows[0] for level in member.levels), f"{wanted}\nin {where}"
         assert f'"{member.answers}" {name} ({", ".join(member.levels)})' in listed

@@ -13,6 +13,8 @@ from tests.golden_probes import FOLDER, OTHERS, fitted, kinds, predictions
 
 @pytest.mark.parametrize("name", sorted(kinds()))
 def test_a_golden_probe_predicts_what_it_did(name: str) -> None:
+    missing = [end for end in (".safetensors", ".json", ".predictions") if not (FOLDER / f"{name}{end}").is_file()]
+    assert not missing, f"tests/golden_probes lacks {name}{missing[0]}: run python scripts/make_golden_probes.py once"
     assert predictions(pb.load_probe(FOLDER / name)) == json.loads((FOLDER / f"{name}.predictions").read_text())
 
 
