@@ -50,7 +50,9 @@ class ScoreJob(CorpusOptions):
     )
     split: str | None = option(None, help="only this split of the corpus (default: all)")
     pieces: bool = option(False, help="score every token as well")
-    label: str | None = option(None, help="class whose log odds are the score (default: the second of two)")
+    label: str | None = option(
+        None, help="class whose log odds are the score (default: that of the probe's threshold, or the second of two)"
+    )
     any_model: bool = option(False, help="accept another model, revision, template or labels; the output says so")
     files: Many = option([], help="file to write: NAME.jsonl, NAME.parquet or NAME.html (repeatable)", flag="to")
     batch: int = Field(

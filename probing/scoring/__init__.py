@@ -47,8 +47,9 @@ def score(
         model: the model whose states the probe was trained on.
         texts: a text, a list of texts or examples (with words, spans or messages of a chat), or a corpus.
         pieces: whether every token is scored as well, by its own state in place of the pooled one.
-        label: class whose natural log odds are the score. None means the second in sorted order if there are two
-            classes, and the most probable class of each text or word if there are more.
+        label: class whose natural log odds are the score. None means the class that the probe's threshold flags;
+            without a threshold, the second in sorted order if there are two classes, and the most probable class of
+            each text or word if there are more.
         any_model: whether another model, revision, chat template or data type than in training is accepted, if the site
             has the same width. The differences are then listed in `recipe.remarks`, and in `remarks` of every record.
         batch: number of texts that are read together.

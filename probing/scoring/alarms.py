@@ -30,6 +30,7 @@ class Alarm:
         piece: number of the scored token at which the threshold is passed, counted from 0; with `as_trained` the last.
         score: the score after that token.
         threshold: the threshold.
+        label: class whose log odds are the score; "" for a number.
     """
 
     probe: str
@@ -37,6 +38,7 @@ class Alarm:
     piece: int
     score: float
     threshold: float
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,11 @@ def limits_of(recipes: Mapping[str, Recipe], threshold: Limits, rule: AlarmRule)
     for name, recipe in recipes.items():
         given = threshold.get(name) if isinstance(threshold, Mapping) else threshold
         if given is None and recipe.threshold is None:
+            flagged = (recipe.probe.about.get("threshold") or {}).get("label")
             raise BadParameter(
                 "a callback needs a threshold",
                 needed="threshold, or a probe trained with threshold='fpr=…'",
-                found="none",
+                found=f"a threshold of {flagged!r} only, while {recipe.label!r} is watched" if flagged else "none",
                 where=name,
             )
         used = recipe.threshold if given is None else given

@@ -104,7 +104,8 @@ def recipe_of(
     Args:
         probe: a probe that `train` saved, or the path of its file.
         model: the model that its states come from.
-        label: class whose log odds are the score; None: of two classes the second in sorted order.
+        label: class whose log odds are the score; None: the class that the probe's threshold flags, or without one, of
+            two classes the second in sorted order.
         any_model: whether another model, revision, template or compute dtype is accepted, if its site has the same
             width; `remarks` then list the differences.
 
@@ -233,6 +234,9 @@ def _labels(probe: Probe, about: Mapping[str, Any], label: str | None, name: str
             found=type(probe).__name__,
             where=name,
         )
+    flagged = (about.get("threshold") or {}).get("label")
+    if label is None and flagged in known:
+        return known, str(flagged)
     return known, label or (known[1] if len(known) == 2 else "")
 
 

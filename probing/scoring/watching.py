@@ -184,6 +184,7 @@ def watch(
     model: LanguageModel,
     probes: Probe | str | Path | Sequence[Probe | str | Path] | Mapping[str, Probe | str | Path],
     *,
+    label: str | Mapping[str, str] | None = None,
     callback: Callable[[Alarm], object] | None = None,
     threshold: Limits = None,
     alarm_on: str | None = None,
@@ -201,6 +202,8 @@ def watch(
     Args:
         model: a decoder.
         probes: saved probes or their files; the keys of a mapping name them in the scores.
+        label: class whose natural log odds are the score, one for all probes or a mapping by name; None: the class that
+            a probe's threshold flags, or without a threshold, of two classes the second in sorted order.
         callback: function that is called with an `Alarm`, at most once for each text and probe, when the score passes
             the threshold. An exception in it ends the generation. With a callback, every token is scored immediately,
             which takes more time.
@@ -229,7 +232,12 @@ def watch(
             texts (or the reverse), or there is a callback but no threshold.
     """
     named = _named(probes)
-    recipes = {name: recipe_of(probe, model, any_model=any_model) for name, probe in named.items()}
+    labels = dict.fromkeys(named, label) if label is None or isinstance(label, str) else dict(label)
+    if unknown := set(labels) - set(named):
+        raise unknown_name("probe", min(unknown), named)
+    recipes = {
+        name: recipe_of(probe, model, label=labels.get(name), any_model=any_model) for name, probe in named.items()
+    }
     if callback is not None and not callable(callback):
         raise BadParameter("the callback cannot be called", needed="a function", found=type(callback).__name__)
     rule = rule_of(recipes, threshold, alarm_on, role, decay=decay, width=width)
@@ -249,7 +257,7 @@ def watch(
                 raised.add((name, sequence))
                 first = len(text.ids) - len(values) + int(over[0])
                 assert callback is not None
-                callback(Alarm(name, sequence, first, float(values[over[0]]), limit))
+                callback(Alarm(name, sequence, first, float(values[over[0]]), limit, recipes[name].label))
 
     raised: set[tuple[str, int]] = set()
     mark = () if any_model else answer_mark(model)

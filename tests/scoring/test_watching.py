@@ -327,3 +327,30 @@ def test_an_alarm_that_could_never_be_raised_is_refused(trained: Trained, option
     given = {"callback": print} | options
     with pytest.raises(BadParameter), pb.watch(model_of(), trained.of("mean")[0], **given):
         pass
+
+
+@pytest.mark.filterwarnings("ignore::probing.errors.OtherRows")
+def test_what_is_scored_is_the_class_that_the_threshold_flags(trained: Trained) -> None:
+    """Whichever of the two it is: by watching, scoring and steering; another class has no threshold of its own."""
+    model, probe = model_of(), load_probe(trained.of("mean")[0])
+    facts, classes = probe.about["threshold"], [str(one) for one in probe.classes_]
+    of: dict[str, np.ndarray] = {}
+    for label in classes:
+        probe.about = {**probe.about, "threshold": {**facts, "label": label, "value": -1e3}}
+        raised: list[Alarm] = []
+        with pb.watch(model, {"p": probe}, callback=raised.append) as scores:
+            model.generate(PROMPTS, max_new_tokens=4)
+        assert {alarm.label for alarm in raised} == {label} and scores.recipes["p"].label == label
+        of[label] = scores[0].scores["p"]
+        np.testing.assert_allclose(
+            pb.score(probe, model, PROMPTS).scores, pb.score(probe, model, PROMPTS, label=label).scores
+        )
+        with pb.watch(model, {"p": probe}, label={"p": label}) as asked:
+            model.generate(PROMPTS, max_new_tokens=4)
+        np.testing.assert_allclose(asked[0].scores["p"], of[label])
+        other = next(one for one in classes if one != label)
+        with pytest.raises(BadParameter, match=label), pb.watch(model, {"p": probe}, label=other, callback=print):
+            pass
+        with pytest.raises(UnknownName), pb.watch(model, {"p": probe}, label={"q": label}):
+            pass
+    np.testing.assert_allclose(of[classes[0]], -of[classes[1]], atol=1e-4)
