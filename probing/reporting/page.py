@@ -23,7 +23,7 @@ from probing.files.whole_files import write_atomically
 from probing.reporting import drawing
 from probing.reporting.across_models import AcrossModels
 from probing.reporting.across_sections import section
-from probing.reporting.blocks import Figure, Fold, Section, Table, Words, map_table, maps_figure
+from probing.reporting.blocks import Block, Figure, Fold, Section, Table, Words, map_table, maps_figure
 from probing.reporting.circuit_sections import circuit_section
 from probing.reporting.grids import HeatMap
 from probing.reporting.latent_sections import contexts_section, training_section
@@ -109,7 +109,7 @@ def _sections(contents: Contents, found: Overview) -> list[Section]:
         claims = [claim + "." if claim.startswith(names) else sentence_case(claim) + "." for claim in claims]
         sections.append(task_section(task, uses, anchor, claims) if task else use_section(uses[0], anchor, claims))
     if contents.patching:
-        blocks = [Words("p", [_PATCHING]), maps_figure(contents.patching)]
+        blocks: list[Block] = [Words("p", [_PATCHING]), maps_figure(contents.patching)]
         fold = Fold("The same numbers as tables", [map_table(one) for one in contents.patching])
         sections.append(Section("patching", "Patching", blocks=blocks, folds=[fold]))
     if contents.transfer:
