@@ -30,6 +30,7 @@ from probing.statistics.bootstrap import (
 EVALUATED = ("dev", "test")
 NEW = "_new"  # after the name of a split: those of its rows whose input train has not
 FRACTION = "fraction"  # the unit of scores from 0 to 1
+RHO = "rho"  # the unit of rank correlations
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,14 @@ def bounded(
         bounds = min(bounds[0], value), max(bounds[1], value)
     elif unit == FRACTION and is_unvaried(bounds):
         bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)
+    elif is_certain_rank(value, unit, bounds):
+        bounds = unvaried_interval(value, clusters.effective, least=-1.0, most=1.0)
     return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_certain_rank(value: float, unit: str, bounds: tuple[float, float]) -> bool:
+    """Return whether every resample has the same rank correlation, other than that of a constant, which is 0."""
+    return unit == RHO and value != 0.0 and is_unvaried(bounds)
 
 
 def is_unvaried(bounds: tuple[float, float]) -> bool:

@@ -296,8 +296,9 @@ def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, s
                 next_step=f"train with --measure {chosen}, or compare by another",
             )
         values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
-        ends = {end: arrays.get(f"{split}/{chosen}/{end}") for end in ("lowest", "highest")}
-        scored.append(_Scored(result, found, Sampled(values, samples, **ends), _clusters(arrays[f"{split}/clusters"])))
+        lowest, highest = (arrays.get(f"{split}/{chosen}/{end}") for end in ("lowest", "highest"))
+        sampled = Sampled(values, samples, lowest=lowest, highest=highest)
+        scored.append(_Scored(result, found, sampled, _clusters(arrays[f"{split}/clusters"])))
     return scored
 
 

@@ -30,11 +30,11 @@ from probing.statistics.bootstrap import (
     replicates,
     unvaried_p,
 )
-from probing.statistics.clusters import FRACTION, Resampler, bounded, is_unvaried
+from probing.statistics.clusters import FRACTION, RHO, Resampler, bounded, is_certain_rank, is_unvaried
 
 # By unit: what a gain has to exceed; 0 in other units. In the unit of the target it is a share of what `prior` reaches.
-MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02}
-_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), "rho": (-1.0, 1.0)}
+MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, RHO: 0.02, "squared probability": 0.02}
+_RANGES = {FRACTION: (0.0, 1.0), "R²": (-math.inf, 1.0), RHO: (-1.0, 1.0)}
 _OF_TARGET, _SHARE_OF_PRIOR = "of the target", 0.02
 
 
@@ -150,8 +150,9 @@ def score_label_set(
             samples = np.stack([_resampled(measure, y, prediction, resampler, moved) for prediction in predictions])
             known_here = known if measure.scores_parts else None
             parts = [_subset_value(measure, y, predictions, known_here, wanted=wanted) for wanted in (True, False)]
-            ends = _ends(measure, y, predictions, resampler, moved)
-            scores[name, split] = Sampled(values, samples, *parts, *ends)
+            seen_score, unseen_score = parts
+            lowest, highest = _ends(measure, y, predictions, resampler, moved)
+            scores[name, split] = Sampled(values, samples, seen_score, unseen_score, lowest, highest)
     return scores
 
 
@@ -336,7 +337,7 @@ def p_above(value: float, found: Replicates | Bracket, *, unit: str, clusters: C
     """Return the one-sided p value of a difference of at most `margin`."""
     if isinstance(found, Bracket):
         return found.p(margin) if value > margin else 1.0
-    if unit == FRACTION and is_unvaried(found.interval):
+    if is_certain_rank(value, unit, found.interval) or (unit == FRACTION and is_unvaried(found.interval)):
         return unvaried_p(value, clusters.effective, margin=margin, least=-1.0)
     return one_sided_p(value, found.samples, margin=margin, df=found.df)
 
