@@ -72,6 +72,8 @@ class Measure(ABC):
         reads_probabilities: whether it scores only probes that give probabilities.
         counts_bits: whether it reads `Prediction.believed`, the calibrated probabilities.
         needs_two_classes: whether it is undefined on rows that all have one class.
+        by_class: whether every class counts the same, so that the few rows of a rare one decide the score. Intervals
+            then allow for classes with few rows (`measures/_few_rows.py`).
         needs: `pair` or `choice` if it scores only tasks whose rows are pairs of words, or alternatives of which one is
             right; "" for any task.
         scores_parts: whether a part of the rows can be scored. False if the rows of a sentence count together.
@@ -84,6 +86,7 @@ class Measure(ABC):
     reads_probabilities: ClassVar[bool] = False  # True: only for probes that give probabilities
     counts_bits: ClassVar[bool] = False  # True: reads `Prediction.believed`
     needs_two_classes: ClassVar[bool] = False  # True: undefined on rows that all have one class
+    by_class: ClassVar[bool] = False  # True: a rare class counts as much as a frequent one
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give the class the margin of its unit, if it declares none.

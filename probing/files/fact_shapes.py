@@ -26,6 +26,7 @@ FACTS: Mapping[str, Any] = {
     "group_name": Text,
     "level": Text,
     "like_groups": dict[str, dict[str, int]] | None,
+    "lone_label": dict[str, str] | None,
     "majority": Number,
     "majority_label": Text,
     "mean": Number,

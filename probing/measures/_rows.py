@@ -111,6 +111,7 @@ class OneVsRest(Measure):
     unit = "fraction"
     reads_probabilities: ClassVar[bool] = True
     needs_two_classes: ClassVar[bool] = True
+    by_class: ClassVar[bool] = True
 
     @abstractmethod
     def shares(self, has: NDArray[np.bool_], score: NDArray[Any]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class BalancedAccuracy(Measure):
 
     kinds = ("classes",)
     unit = "fraction"
+    by_class: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return 0 or 1 in `(N, 2K)`: K columns for whether the row is correctly predicted as each class, then K for

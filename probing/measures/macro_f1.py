@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ class MacroF1(Measure):
 
     kinds = ("classes", "labels")
     unit = "fraction"
+    by_class: ClassVar[bool] = True
 
     def row_statistics(self, y: NDArray[Any], prediction: Prediction) -> NDArray[np.float64]:
         """Return 0 or 1 in three blocks of K columns, `(N, 3K)`: whether the row is correctly predicted as each class,

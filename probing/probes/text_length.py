@@ -9,7 +9,7 @@ from probing.probes._texts import TextClassifier, TextProbe, TextRegressor
 
 
 class _Lengths(TextProbe):
-    """Counts characters, words (by white space) and letters a word, each as it is and as log(1 + n)."""
+    """Counts characters, words (by white space) and characters a word, each as it is and as log(1 + n)."""
 
     def _learn(self, texts: list[str]) -> None:
         pass
@@ -22,7 +22,7 @@ class _Lengths(TextProbe):
 
 
 class TextLengthProbe(_Lengths, TextClassifier):
-    """Fits softmax regression on the length of the text in characters and words, and their logs.
+    """Fits softmax regression on the length of the text in characters and words, characters a word, and their logs.
 
     A probe of sentences has to beat it before its score shows anything but the length of the text. Tokens are not
     counted, since the baseline knows the text alone, without a tokenizer.

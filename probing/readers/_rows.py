@@ -159,7 +159,7 @@ def corpus_from_rows(rows: Rows, *, split: str, options: Mapping[str, str]) -> C
 
 def _unit(column: str) -> str:
     """Return the name of the groups of examples: `document`, or the column's own name."""
-    return "document" if column.lower() in ("", *_DEFAULTS["document"]) else column
+    return column.lower() if column.lower() in _DEFAULTS["document"] else column or "document"
 
 
 def _roles(known: Mapping[str, Field], options: Mapping[str, str], source: str) -> Roles:

@@ -32,6 +32,7 @@ from probing.verdicts.decodability import (
     clears_frequencies,
     fails,
     judged,
+    lone_test_label,
     only_test_label,
     too_few,
 )
@@ -94,6 +95,8 @@ def unjudged_because(judgement: Judgement) -> str:
     facts = judgement.result.facts
     if (label := only_test_label(facts)) is not None:
         return f"all test labels are {label!r}"
+    if (label := lone_test_label(facts)) is not None:
+        return f"too few test rows of {label!r}: a single one, or all of one sentence or group"
     if all_shared(facts):
         return "train has the input of every test row"
     if few := too_few(facts):
@@ -141,6 +144,8 @@ def _opening(task: TaskResults, judged: Judgement) -> str:
             return f"{task.task} is decodable {where}; without a control task nothing can be said of selectivity"
         case "not judged" if (label := only_test_label(judged.result.facts)) is not None:
             return f"NOT JUDGED: all test labels are {label!r}, so that nothing shows whether {task.task} is decodable"
+        case "not judged" if (label := lone_test_label(judged.result.facts)) is not None:
+            return f"NOT JUDGED: test has a single row, sentence or group of {label!r}, too few to judge {task.task}"
         case "not judged" if all_shared(judged.result.facts):
             return f"NOT JUDGED: train has the input of every test row, so that {task.task} may be known by heart"
         case "not judged" if few := too_few(judged.result.facts):
@@ -292,6 +297,7 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
             only_label=only_test_label(facts),
             has_baseline=judged.gain is not None,
             all_shared=all_shared(facts),
+            lone_label=lone_test_label(facts),
         )
     seeds = ["other seeds of the probe: one was run"] if judged.result.seed_count == 1 else []
     if fails(judged.status):

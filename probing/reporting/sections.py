@@ -241,6 +241,7 @@ _FACTS = {
     "odd_numbers": "numbers taken as classes",
     "merged_values": "classes written both as numbers and as strings",
     "one_label": "splits with one label only",
+    "lone_label": "splits with a single row, sentence or group of a label",
     "alike_labels": "labels that differ by case or white space alone",
     "conflicting_inputs": "test rows whose input occurs with another label",
 }

@@ -187,7 +187,12 @@ SHOWS_NOTHING = (
 
 
 def needs(
-    *, sentences: int | None, only_label: str | None, has_baseline: bool, all_shared: bool = False
+    *,
+    sentences: int | None,
+    only_label: str | None,
+    has_baseline: bool,
+    all_shared: bool = False,
+    lone_label: str | None = None,
 ) -> tuple[str, ...]:
     """Return a phrase for each requirement of a judgement that is not met.
 
@@ -196,10 +201,13 @@ def needs(
         only_label: label of all test rows, if there is only one; else None.
         has_baseline: whether a baseline was scored.
         all_shared: whether train contains the input of every test row.
+        lone_label: one of two test labels, if it is on a single row, sentence or group; else None.
     """
     lacking = ["test texts that train has not"] if all_shared else []
     if only_label is not None:
         lacking.append(f"test rows with another label than {only_label!r}")
+    if lone_label is not None:
+        lacking.append(f"more test rows of {lone_label!r}, of several sentences or groups")
     if sentences is not None:
         lacking.append(f"{MIN_SENTENCES} different test sentences or more; here are {plural(sentences, 'sentence')}")
     if not has_baseline:

@@ -22,7 +22,7 @@ from probing.statistics.bootstrap import Clusters, replicates
 from probing.text.corpus import SPLITS, Corpus
 from probing.training.fitting import baseline_scores, fits_of
 from probing.training.plan import Plan, make_plan
-from probing.training.scoring import Sampled, score_label_set
+from probing.training.scoring import Sampled, score_label_set, score_of
 from probing.training.states import rows_read
 
 if TYPE_CHECKING:
@@ -159,12 +159,12 @@ def probe_transfer(
                 own_b[site_b] = second.fit(states_b)(states_b)[0].value
             mapped = _moved(states_b, states_a["train"])
             sampled, fit = score(mapped)
-            bounds = judged.bounds(sampled.value, sampled.samples[None], unit=measure.unit)
+            scored = score_of(sampled, measure, judged)
             null = _permuted_scores(measure, fit, mapped["test"], first.plan, permutations, seed)
             sign = 1.0 if measure.higher_is_better else -1.0
             null_bounds = (float(null.mean()), sign * upper_bound(sign * null)) if permutations else (None, None)
             found[site_a, site_b] = ProbeTransfer(
-                Estimate(sampled.value, *bounds, *null_bounds),
+                Estimate(sampled.value, scored.low, scored.high, *null_bounds),
                 own_a,
                 own_b[site_b],
                 best,

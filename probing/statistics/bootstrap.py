@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ LEVEL = 0.95
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 POWER = 0.8
 _DOUBLE_CELLS = 1 << 25
+_TAIL = 0.01
 MANY = 1e9  # degrees of freedom at which t is normal to all digits
 
 
@@ -64,6 +65,11 @@ class Clusters:
         return cls(count, float(count), max(1.0, count - 1.0), count / max(1, count - 1))
 
     @classmethod
+    def weighted(cls, count: int) -> Clusters:
+        """Return the description of clusters whose resampled weights already say how uncertain few of them are."""
+        return cls(count, float(count), MANY, 1.0)
+
+    @classmethod
     def of_sizes(cls, sizes: NDArray[Any]) -> Clusters:
         """Return the description of clusters with the given numbers of rows, if the rows of a cluster agree completely
         (the worst case).
@@ -87,6 +93,37 @@ class Clusters:
         return cls(len(w), 1.0 / s, max(1.0, trace * trace / square), s / trace)
 
 
+@dataclass(frozen=True)
+class Bracket:
+    """Holds replicates of the lowest and of the highest values that a score, or a difference, can be given.
+
+    Attributes:
+        lowest: replicates for the lower end.
+        highest: replicates for the upper end.
+    """
+
+    lowest: Replicates
+    highest: Replicates
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval at 95 %."""
+        return self.lowest.interval[0], self.highest.interval[1]
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the lower end, from which p values are made."""
+        return self.lowest.df
+
+    def turned(self) -> Bracket:
+        """Return the bracket of the difference with the other sign."""
+        return Bracket(*(replace(end, samples=-end.samples) for end in (self.highest, self.lowest)))
+
+    def p(self, margin: float) -> float:
+        """Return the one-sided p value of a difference of at most `margin`, which agrees with the interval."""
+        return percentile_p(self.lowest, margin=margin)
+
+
 def _error(samples: NDArray[np.float64]) -> float:
     known = samples[np.isfinite(samples)]
     return float(known.std(ddof=1)) if len(known) > 1 else math.nan
@@ -103,6 +140,14 @@ def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 
     for row in weights:
         row[:] = np.bincount(random.integers(0, n_clusters, n_clusters), minlength=n_clusters)
     return weights
+
+
+def exponential_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
+    """Draw the weights of Rubin's Bayesian bootstrap, `(R, S)`, not scaled to a sum: exponential deviates, so that no
+    cluster is ever left out. They are float64, or float32 beyond 256 MiB.
+    """
+    dtype = np.float64 if resamples * n_clusters <= _DOUBLE_CELLS else np.float32
+    return np.random.default_rng(seed).standard_exponential((resamples, n_clusters), dtype=dtype)
 
 
 def interval(samples: NDArray[np.float64], *, df: float = math.inf, level: float = LEVEL) -> tuple[float, float]:
@@ -263,6 +308,29 @@ def one_sided_p(gain: float, samples: NDArray[np.float64], *, margin: float = 0.
     if error == 0.0:
         return 0.0 if gain > margin else 1.0
     return float(scipy.special.stdtr(min(df, MANY), (margin - gain) / error))
+
+
+def percentile_p(samples: Replicates, *, margin: float) -> float:
+    """Return the one-sided p value that agrees with the interval of replicates: it is below 0.025 if, and only if, the
+    lower end lies above the margin.
+
+    It is the share of replicates below the margin. Below 1 %, where these are too few to tell, the logarithm of p falls
+    along the line through the quantiles 1 % and 10 %, which is never too small for a log-concave distribution.
+    """
+    known = np.sort(samples.samples[np.isfinite(samples.samples)])
+    if not len(known) or not math.isfinite(margin):
+        return 1.0
+    low, middle, high = np.quantile(known, [_TAIL, 0.5, 0.1])
+    tail = (1 + LEVEL) / 2
+    stretch = _t_quantile(tail, samples.df) / float(scipy.special.ndtri(tail))
+    at = middle - (middle - margin) / stretch
+    if at >= known[-1]:
+        return 1.0
+    if at >= low:
+        return float(np.interp(at, known, np.linspace(0.0, 1.0, len(known))))
+    if high <= low:
+        return _TAIL
+    return float(_TAIL * math.exp(-math.log(0.1 / _TAIL) * (low - at) / (high - low)))
 
 
 def two_sided_p(difference: float, samples: NDArray[np.float64], *, df: float = math.inf) -> float:

@@ -4,6 +4,7 @@ mean_intervals: means of rows, and ratios of sums, with intervals from resampled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,9 +18,11 @@ from probing.labels import Labels
 from probing.seeds import child_seed
 from probing.statistics.bootstrap import (
     RESAMPLES,
+    Bracket,
     Clusters,
     Replicates,
     cluster_weights,
+    exponential_weights,
     replicates,
     unvaried_interval,
 )
@@ -27,6 +30,7 @@ from probing.statistics.bootstrap import (
 EVALUATED = ("dev", "test")
 NEW = "_new"  # after the name of a split: those of its rows whose input train has not
 FRACTION = "fraction"  # the unit of scores from 0 to 1
+RHO = "rho"  # the unit of rank correlations
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Resampler:
         weights: `(R, S)` how often each cluster is drawn in each resample.
         seed: seed of the resampling of seeds and draws.
         n: number of scored items: rows, or choices if rows are alternatives.
+        fewest: of the classes of the task, the smallest effective number of clusters with rows of it; infinite for
+            other labels.
     """
 
     split: str
@@ -50,6 +56,7 @@ class Resampler:
     weights: NDArray[Any]
     seed: int
     n: int
+    fewest: float = math.inf
 
     @property
     def base(self) -> str:
@@ -60,6 +67,12 @@ class Resampler:
     def clusters(self) -> Clusters:
         """Description of the clusters: their number, and the number of equal clusters that would be as informative."""
         return Clusters.of_sizes(np.bincount(self.groups))
+
+    @cached_property
+    def smooth(self) -> NDArray[Any]:
+        """Weights `(R, S)` of resamples in which every cluster has some: exponential deviates."""
+        count = self.weights.shape[1]
+        return exponential_weights(count, resamples=len(self.weights), seed=child_seed(self.seed, "exponential"))
 
     @classmethod
     def of(cls, labels: Labels, split: str, *, resamples: int, root_seed: int) -> Resampler:
@@ -87,7 +100,9 @@ class Resampler:
         seed = child_seed(root_seed, "bootstrap", base)
         weights = cluster_weights(len(clusters), resamples=resamples, seed=seed)
         n = len(rows) if labels.choice is None else len(np.unique(labels.choice[rows]))
-        return cls(split, rows, within, groups.reshape(-1), weights, child_seed(seed, "nested"), n)
+        groups = groups.reshape(-1)
+        fewest = _fewest(labels.y[rows], groups) if labels.kind != "real" else math.inf
+        return cls(split, rows, within, groups, weights, child_seed(seed, "nested"), n, fewest)
 
     def by_origin(self, labels: Labels) -> Resampler:
         """Return the resampler whose weight of each row is that of the cluster which its label comes from.
@@ -122,14 +137,32 @@ class Resampler:
         return bounded(value, found, unit=unit, clusters=self.clusters, least=least)
 
 
-def bounded(value: float, found: Replicates, *, unit: str, clusters: Clusters, least: float) -> tuple[float, float]:
+def _fewest(y: NDArray[Any], groups: NDArray[np.int64]) -> float:
+    """Return the effective number of clusters of the class, or the label, that has the smallest."""
+    classes = [y == code for code in np.unique(y)] if y.ndim == 1 else [column == 1 for column in y.T if column.any()]
+    sizes = [np.bincount(groups[has]) for has in classes]
+    return min((Clusters.of_sizes(of[of > 0]).effective for of in sizes), default=math.inf)
+
+
+def bounded(
+    value: float, found: Replicates | Bracket, *, unit: str, clusters: Clusters, least: float
+) -> tuple[float, float]:
     """Return the ends of the interval of replicates of a score. For a fraction they are cut to the range from `least`
-    (-1 for differences) to 1, and the width is never 0.
+    (-1 for differences) to 1, and the width is never 0, unless the ends allow for what was not seen (`Bracket`).
     """
     bounds = found.interval
-    if unit == FRACTION and is_unvaried(bounds):
+    if isinstance(found, Bracket):
+        bounds = min(bounds[0], value), max(bounds[1], value)
+    elif unit == FRACTION and is_unvaried(bounds):
         bounds = unvaried_interval(value, clusters.effective, least=least, most=1.0)
+    elif is_certain_rank(value, unit, bounds):
+        bounds = unvaried_interval(value, clusters.effective, least=-1.0, most=1.0)
     return bounds if unit != FRACTION else (max(least, bounds[0]), min(1.0, bounds[1]))
+
+
+def is_certain_rank(value: float, unit: str, bounds: tuple[float, float]) -> bool:
+    """Return whether every resample has the same rank correlation, other than that of a constant, which is 0."""
+    return unit == RHO and value != 0.0 and is_unvaried(bounds)
 
 
 def is_unvaried(bounds: tuple[float, float]) -> bool:

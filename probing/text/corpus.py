@@ -243,7 +243,7 @@ class Corpus:
         document = first_crossing((e.document, e.split) for e in self.examples if e.document is not None)
         if document and declared:
             step = "read with document=none to let every example stand alone"
-            step = step if self.unit == "document" else f"leave the group {self.unit} out"
+            step = step if self.unit in ("document", "group") else f"leave the group {self.unit} out"
             raise CorpusError(
                 f"{self.unit} {document[0]!r} is in two splits",
                 needed=f"{self.unit}s that stay in one split",

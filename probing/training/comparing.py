@@ -18,19 +18,17 @@ from probing.results.models import ModelFacts
 from probing.results.probe import MeasureResult, ProbeResult, read_results
 from probing.seeds import child_seed
 from probing.statistics.bootstrap import (
+    Bracket,
     Clusters,
     Replicates,
     detectable,
-    gained,
-    half_width_error,
     possible,
-    two_sided_p,
-    unvaried_p,
 )
-from probing.statistics.clusters import EVALUATED, FRACTION, bounded, is_unvaried
+from probing.statistics.clusters import EVALUATED, FRACTION, bounded
 from probing.statistics.multiplicity import CORRECTIONS, Correction, adjust, level_after
 from probing.system.machine import with_typed_errors
 from probing.training.results import NO_SITE, ProbeResults
+from probing.training.scoring import Sampled, error_of, p_above, paired
 from probing.training.units import load_samples
 
 Between = Literal["all", "models", "best"]
@@ -60,12 +58,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Scored:
-    """A result with what pairs it: `values` (seeds,), `samples` (seeds, R), and the clusters."""
+    """A result with what pairs it: its scores by seed and resample, and the clusters."""
 
     result: ProbeResult
     found: MeasureResult
-    values: NDArray[np.float64]
-    samples: NDArray[np.float64]
+    sampled: Sampled
     clusters: Clusters
 
 
@@ -299,7 +296,9 @@ def _scored(folder: Path, results: Sequence[ProbeResult], measure: str | None, s
                 next_step=f"train with --measure {chosen}, or compare by another",
             )
         values, samples = (arrays[f"{split}/{chosen}/{part}"] for part in ("value", "samples"))
-        scored.append(_Scored(result, found, values, samples, _clusters(arrays[f"{split}/clusters"])))
+        lowest, highest = (arrays.get(f"{split}/{chosen}/{end}") for end in ("lowest", "highest"))
+        sampled = Sampled(values, samples, lowest=lowest, highest=highest)
+        scored.append(_Scored(result, found, sampled, _clusters(arrays[f"{split}/clusters"])))
     return scored
 
 
@@ -315,17 +314,18 @@ def _clusters(kept: NDArray[np.float64]) -> Clusters:
 
 def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
     """Return the record of one pair; columns that need all pairs are added later."""
-    if len(a.values) != len(b.values) and min(len(a.values), len(b.values)) > 1:
+    seeds = len(a.sampled.values), len(b.sampled.values)
+    if seeds[0] != seeds[1] and min(seeds) > 1:
         raise ProvenanceMismatch(
             "probes with different numbers of seeds cannot be paired",
-            needed=f"{len(a.values)} seeds",
-            found=f"{len(b.values)} seeds",
+            needed=f"{seeds[0]} seeds",
+            found=f"{seeds[1]} seeds",
             where=f"{b.result.probe} at {b.result.site}",
             next_step="train both with the same --seeds",
         )
-    difference = float(a.values.mean() - b.values.mean())
+    difference = a.sampled.value - b.sampled.value
     seed = child_seed(int(a.result.provenance["root_seed"]), "compare", split)
-    found = gained(a.samples, b.samples, clusters=a.clusters, seed=seed)
+    found = paired(a.sampled, [b.sampled], clusters=a.clusters, seed=seed)
     unit = a.found.score.unit
     low, high = bounded(difference, found, unit=unit, clusters=a.clusters, least=-1.0)
     return {
@@ -343,12 +343,13 @@ def _row(a: _Scored, b: _Scored, split: str) -> dict[str, Any]:
         "measure": a.found.measure,
         "split": split,
         "n": a.found.score.n,
-        "error": half_width_error(low, high) if is_unvaried(found.interval) else found.error,
+        "error": error_of(found, low, high),
         "df": found.df,
     }
 
 
-def _p(difference: float, found: Replicates, unit: str, clusters: Clusters) -> float:
-    if unit == FRACTION and is_unvaried(found.interval):
-        return min(1.0, 2.0 * unvaried_p(abs(difference), clusters.effective, margin=0.0, least=-1.0))
-    return two_sided_p(difference, found.samples, df=found.df)
+def _p(difference: float, found: Replicates | Bracket, unit: str, clusters: Clusters) -> float:
+    """Return the two-sided p value of no difference."""
+    if isinstance(found, Bracket) and difference < 0:
+        found = found.turned()
+    return min(1.0, 2.0 * p_above(abs(difference), found, unit=unit, clusters=clusters))

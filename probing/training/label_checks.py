@@ -172,7 +172,8 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
         number of examples whose label was in another Unicode form; `group_name`, what groups are called;
         `unknown_pieces`, as given; `conflicting_inputs`, the number of test rows whose input also occurs with another
         label; `one_label`, the label of dev or test if all judged rows have the same; `alike_labels`, lists of labels
-        that differ by upper and lower case or white space alone.
+        that differ by upper and lower case or white space alone; `lone_label`, only if there is one: of two labels of
+        dev or test, that whose rows are all of one cluster.
     """
     return {
         "like_groups": _like_groups(labels, corpus),
@@ -182,6 +183,7 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
         "conflicting_inputs": int(_conflicting(labels, corpus, inputs)[labels.rows("test")].sum()),
         "one_label": _only_labels(labels),
         "alike_labels": _alike(labels.classes),
+        **_lone_labels(labels),
     }
 
 
@@ -236,11 +238,27 @@ def _same(values: Sequence[Any], labels: Sequence[Any]) -> bool:
 def _only_labels(labels: Labels) -> dict[str, str]:
     found: dict[str, str] = {}
     for split in EVALUATED if labels.kind == "classes" else ():
-        rows = labels.rows(split)
-        new = rows if labels.fresh is None else rows[labels.fresh[rows]]
-        present = np.unique(labels.y[new if len(new) else rows])
+        present = np.unique(labels.y[_judged(labels, split)])
         found |= {split: labels.classes[int(present[0])]} if len(present) == 1 else {}
     return found
+
+
+def _judged(labels: Labels, split: str) -> NDArray[np.int64]:
+    """Return the rows of a split whose input is not in train; all, if train has every one."""
+    rows = labels.rows(split)
+    new = rows if labels.fresh is None else rows[labels.fresh[rows]]
+    return new if len(new) else rows
+
+
+def _lone_labels(labels: Labels) -> dict[str, dict[str, str]]:
+    found: dict[str, str] = {}
+    for split in EVALUATED if labels.kind == "classes" else ():
+        rows = _judged(labels, split)
+        present = np.unique(labels.y[rows])
+        if len(present) == 2:
+            clusters = [len(np.unique(labels.groups[rows[labels.y[rows] == code]])) for code in present]
+            found |= {split: labels.classes[int(present[np.argmin(clusters)])]} if min(clusters) == 1 else {}
+    return {"lone_label": found} if found else {}
 
 
 def _alike(classes: Sequence[str]) -> list[list[str]]:

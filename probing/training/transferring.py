@@ -31,7 +31,7 @@ from probing.training.fitting import fits_of, unit_id
 from probing.training.labelling import input_names
 from probing.training.plan import Plan, make_plan
 from probing.training.results import NO_SITE
-from probing.training.scoring import Sampled, Scores, score_label_set
+from probing.training.scoring import Sampled, Scores, difference_of, score_label_set, score_of
 from probing.training.states import States, site_states, unit_states
 from probing.training.units import sweep_results
 
@@ -119,7 +119,7 @@ def _result(
         measure=measure,
         trained_on=source.name,
         tested_on=tested_on,
-        score=_score(here.value, here.samples, kind, resampler),
+        score=replace(score_of(here, kind, resampler), n=len(resampler.rows)),
         difference=None if own is None else _difference(here, own[measure, "test"], kind, resampler),
         known=here.seen if labels.kind == "classes" else None,
         unseen_labels=tuple(labels.classes[code] for code in np.unique(unseen).tolist()),
@@ -142,15 +142,7 @@ def _known_of(plan: Plan) -> dict[str, Any]:
 
 
 def _difference(ours: Sampled, own: Sampled, measure: Measure, resampler: Resampler) -> Score:
-    sign = 1.0 if measure.higher_is_better else -1.0
-    return _score(sign * (ours.value - own.value), sign * (ours.samples - own.samples), measure, resampler, least=-1.0)
-
-
-def _score(
-    value: float, samples: NDArray[np.float64], measure: Measure, resampler: Resampler, *, least: float = 0.0
-) -> Score:
-    low, high = resampler.bounds(value, samples[None], unit=measure.unit, least=least)
-    return Score(value, low, high, n=len(resampler.rows), unit=measure.unit)
+    return replace(difference_of(ours, own, measure, resampler), n=len(resampler.rows))
 
 
 Source = tuple[Store | str | Path, Corpus]

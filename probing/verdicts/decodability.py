@@ -4,8 +4,8 @@ A task is *decodable* at a site if the probe's gain over the best baseline excee
 test, at an adjusted p of at most 0.025 (`Gain.is_shown`). It is *selectively decodable* if the interval of selectivity
 against every control also lies above 0. Otherwise it is *not beyond* that baseline: *not beyond bag_of_words* does not
 mean that the states lack the label, only that the words predict it as well. No judgement is made on fewer than 20
-different test sentences, or if all test labels are the same. Test rows whose input also occurs in train are left out,
-unless the other rows are too few or have only one label.
+different test sentences, if all test labels are the same, or if one of two is on a single row, sentence or group. Test
+rows whose input also occurs in train are left out, unless the other rows are too few or have only one label.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def _status(result: ProbeResult, gain: Gain | None, weakest: Comparison | None) 
     facts = result.facts
     if gain is None or too_few(facts) is not None or only_test_label(facts) is not None or all_shared(facts):
         return NOT_JUDGED
+    if lone_test_label(facts) is not None:
+        return NOT_JUDGED
     if not gain.is_shown:
         return not_beyond(gain.baseline)
     return SELECTIVE if weakest is not None and weakest.selectivity.low > 0 else DECODABLE
@@ -101,6 +103,14 @@ def too_few(facts: Mapping[str, Any]) -> int | None:
 def only_test_label(facts: Mapping[str, Any]) -> str | None:
     """Return the label of all test rows if they all have the same, else None."""
     label = (facts.get("one_label") or {}).get("test")
+    return None if label is None else str(label)
+
+
+def lone_test_label(facts: Mapping[str, Any]) -> str | None:
+    """Return the one of two test labels whose rows are a single one, or of a single sentence or group; None if each is
+    on several.
+    """
+    label = (facts.get("lone_label") or {}).get("test")
     return None if label is None else str(label)
 
 
