@@ -113,7 +113,7 @@ def _rarest_others(counts: NDArray[np.int64], classes: NDArray[Any]) -> NDArray[
     order = classes[np.argsort(counts[classes], kind="stable")]
     if len(order) < 2:
         return np.asarray(1 - np.minimum(classes, 1), np.int64)
-    return np.where(classes == order[0], order[1], order[0]).astype(np.int64)
+    return np.asarray(np.where(classes == order[0], order[1], order[0]), np.int64)
 
 
 def _is_alike(values: NDArray[Any]) -> bool:
