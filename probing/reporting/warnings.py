@@ -10,7 +10,7 @@ from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult
 from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
-from probing.verdicts.decodability import lone_test_label, only_test_label, shared_inputs
+from probing.verdicts.decodability import lone_test_label, only_test_label, shared_inputs, too_few
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
 # has a hole; and 1 % of contradicted rows can cost half of the margin of 0.02 by which a task is called decodable.
@@ -120,7 +120,7 @@ def _of_splits(facts: Mapping[str, Any], ways: _WaysOut) -> Iterator[str]:
     test, dev = only_test_label(facts), (facts.get("one_label") or {}).get("dev")
     if test is not None:
         yield f"NOT JUDGED: all test labels are {test!r}. {ways.several_labels}"
-    if (lone := lone_test_label(facts)) is not None:
+    if (lone := lone_test_label(facts)) is not None and too_few(facts) is None:
         yield (
             f"NOT JUDGED: too few test rows of {lone!r}: a single one, or all of one sentence or group. A probe that "
             f"is right on it may be so by chance. {ways.several_labels}"

@@ -17,6 +17,7 @@ from probing.cli.commands import app
 from probing.cli.store_commands import _readable
 from probing.registry import FOLDERS
 from probing.reporting import finding
+from probing.reporting.wording import needs
 from probing.results.probe import from_json
 from probing.states.store import Store
 from probing.states.store.commit_record import unknown_share
@@ -24,6 +25,7 @@ from probing.states.store.format import REASONS
 from probing.statistics.thresholds import Threshold
 from probing.text.corpus import Corpus, Example
 from probing.training.label_checks import data_warnings
+from probing.verdicts.decodability import lone_test_label
 from tests.conftest import REFERENCE, ROOT
 from tests.samples.training_samples import labels_of
 
@@ -225,6 +227,17 @@ def doubts_of(classes: tuple[str, ...]) -> dict[str, object]:
 
 def test_the_only_label_of_a_split_is_counted_by_split() -> None:
     assert doubts_of(("x", "y", "z"))["one_label"] == {"test": "x"}
+
+
+def test_a_label_on_a_single_test_row_is_not_judged() -> None:
+    corpus = Corpus(tuple(Example(f"{i}", f"text {i}") for i in range(9)))
+    split, classes = [*("train",) * 4, "dev", "dev", "test", "test", "test"], ("neg", "pos")
+    alone, several = ([0, 1, 0, 1, 0, 0, 0, 0, 1], [0, 1, 0, 1, 0, 0, 0, 1, 1])
+    found = data_warnings(labels_of(alone, split, classes=classes), corpus, {}, None)
+    assert lone_test_label(found) == "pos" and lone_test_label({}) is None
+    assert lone_test_label(data_warnings(labels_of(several, split, classes=classes), corpus, {}, None)) == "neg"
+    (needed,) = needs(sentences=None, only_label=None, has_baseline=True, lone_label="pos")
+    assert "'pos'" in needed
 
 
 def test_list_gives_names_as_a_spec_needs_them_and_words_for_users() -> None:

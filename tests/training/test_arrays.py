@@ -362,6 +362,7 @@ def test_copies_of_rows_in_train_and_test_are_warned_of() -> None:
     with pytest.warns(ProbingWarning, match="20 of 20 test rows have the same states as a train row"):
         pb.probe(states, y, **GIVEN)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ProbingWarning)
+        warnings.simplefilter("ignore", ProbingWarning)  # of a label in a single group of test, by chance
+        warnings.filterwarnings("error", ".*the same states as a train row", ProbingWarning)
         pb.probe(states, y, groups=inputs, **GIVEN)
         pb.probe(states, y, texts=[f"text {i}" for i in inputs], **GIVEN)
