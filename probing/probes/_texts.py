@@ -150,7 +150,7 @@ def _lower(text: str) -> str:
 
 @cache
 def _word() -> str:
-    """Return the regular expression of a word: `\\w` and the marks (Unicode's M*) and joiners that belong to letters."""
+    """Return the regular expression of a word: `\\w`, and the marks (Unicode's M) and joiners of letters."""
     marks = [c for c in map(chr, range(0x300, sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"]
     within = rf"\w\u200c\u200d{''.join(marks)}"
     return rf"\w[{within}]*|[^\w\s]"

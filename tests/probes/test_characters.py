@@ -13,10 +13,11 @@ from probing.probes._texts import _word
 from probing.probes.bag_of_words import BagOfWordsProbe
 from probing.probes.character_ngrams import CharacterNgramsProbe, CharacterNgramsRegressorProbe
 
-WORDS = "the old painter near garden young doctor and house red Blue green yes no Probably clearly".split()
+SENTENCE = "the old painter near garden young doctor and house red Blue green yes no Probably clearly"
+WORDS = SENTENCE.split()
 HAN = list("我你他她它们在这里那里看见听说大小山水火木金土天地人心手足口目")
 VOWELS = [a + m + b + n for a in "कमनरस" for m in "ािीुेो" for b in "कमनरस" for n in "ािीुेो"]
-THAI = "วันนี้ เรา เขา ชอบ กิน โรงเรียน ครู เพื่อน เพลง หนัง เมือง งาน เวลา".split()
+THAI = ["วันนี้", "เรา", "เขา", "ชอบ", "กิน", "โรงเรียน", "ครู", "เพื่อน", "เพลง", "หนัง", "เมือง", "งาน", "เวลา"]
 
 
 def planted(telling, n, seed):
@@ -79,7 +80,9 @@ def test_what_a_trace_in_the_characters_tells_is_not_called_decodable(case, seed
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_the_characters_do_not_tell_stays_decodable(seed):
     assert judged(lambda rng, _: sentence(rng), seed)[0] == "decodable"
-    in_order = judged(lambda rng, yes: f"{sentence(rng)} {'now or then' if yes else 'then or now'} {sentence(rng)}", seed)
+    in_order = judged(
+        lambda rng, yes: f"{sentence(rng)} {'now or then' if yes else 'then or now'} {sentence(rng)}", seed
+    )
     assert in_order[0] == "decodable"
 
 

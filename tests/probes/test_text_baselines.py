@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from probing.errors import BadParameter
 from probing.probes.bag_of_words import BagOfWordsProbe, BagOfWordsRegressorProbe
-from probing.probes.character_ngrams import CharacterNgramsProbe, CharacterNgramsRegressorProbe
+from probing.probes.character_ngrams import CharacterNgramsProbe
 from probing.probes.text_length import TextLengthProbe, TextLengthRegressorProbe
 from probing.probes.tfidf import TfidfProbe, TfidfRegressorProbe
 from probing.text.corpus import Corpus, Example
@@ -160,7 +160,12 @@ def test_labels_that_the_words_do_not_tell_get_the_largest_penalty_and_few_rows_
 
 def test_bad_options_and_numbers_after_texts_are_refused():
     X, y = sentences(50, told_by="word")
-    for probe in (TextLengthProbe(l2=0.0), BagOfWordsProbe(most_words=0), TfidfProbe(ngrams=0), CharacterNgramsProbe(longest=0)):
+    for probe in (
+        TextLengthProbe(l2=0.0),
+        BagOfWordsProbe(most_words=0),
+        TfidfProbe(ngrams=0),
+        CharacterNgramsProbe(longest=0),
+    ):
         with pytest.raises(BadParameter):
             probe.fit(X, y)
     with pytest.raises(ValueError, match="fitted on texts"):
