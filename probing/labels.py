@@ -71,6 +71,8 @@ class Labels(OldAttributes):
             requires it; "" if it is.
         fresh: `(N,)` bool: for rows of dev and test, whether their input does not occur in train; None if no input of
             dev or test occurs in train.
+        texts: `(N,)` the text of each row as it is written, for probes that read texts; None: the key `text` holds
+            them.
     """
 
     _before: ClassVar[Mapping[str, str]] = {"reading": "row_form"}
@@ -99,6 +101,7 @@ class Labels(OldAttributes):
     unit: str = "sentence"
     unit_reason: str = ""
     fresh: NDArray[np.bool_] | None = None
+    texts: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -155,6 +158,7 @@ class Labels(OldAttributes):
             other_row=_taken(self.other_row, rows),
             choice=_taken(self.choice, rows),
             punctuation=_taken(self.punctuation, rows),
+            texts=_taken(self.texts, rows),
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,7 +27,6 @@ from probing.probes._estimator import FLOATS, ClassifierProbe, RegressorProbe
 from probing.probes._rows import HeldRows, moments, standardise
 from probing.probes._softmax import Stop, solve
 
-_WORD = r"\w+|[^\w\s]"
 _ITERATIONS = 300
 _PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # tried in this order, as multiples of the default
 _LEAST_DEV = 10  # rows of dev below which nothing is chosen
@@ -112,8 +114,8 @@ class TextProbe(Probe):
 
 
 class WordCounts(TextProbe):
-    """Counts the words of texts, in lower case. A word is a run of letters, digits and underscores, or any other single
-    character that is not white space.
+    """Counts the words of texts, in lower case and composed form (NFC). A word is a run of letters with their marks
+    (such as vowel signs), digits and underscores, or any other single character that is not white space.
 
     Only the commonest `most_words` words of the training texts are counted.
     """
@@ -137,7 +139,21 @@ class WordCounts(TextProbe):
         return csr_matrix(self._vectoriser(vocabulary=places).transform(texts))
 
     def _vectoriser(self, **options: Any) -> CountVectorizer:
-        return CountVectorizer(token_pattern=_WORD, ngram_range=(1, self.ngrams), dtype=np.float64, **options)
+        return CountVectorizer(
+            preprocessor=_lower, token_pattern=_word(), ngram_range=(1, self.ngrams), dtype=np.float64, **options
+        )
+
+
+def _lower(text: str) -> str:
+    return unicodedata.normalize("NFC", text).lower()
+
+
+@cache
+def _word() -> str:
+    """Return the regular expression of a word: `\\w`, and the marks (Unicode's M) and joiners of letters."""
+    marks = [c for c in map(chr, range(0x300, sys.maxunicode + 1)) if unicodedata.category(c)[0] == "M"]
+    within = rf"\w\u200c\u200d{''.join(marks)}"
+    return rf"\w[{within}]*|[^\w\s]"
 
 
 class TextClassifier(TextProbe, ClassifierProbe):

@@ -236,6 +236,7 @@ _FACTS = {
     "duplicate_sentences": "sentences of dev and test whose text occurs in train",
     "unknown_pieces": "share of pieces that the tokenizer does not know",
     "cut_inputs": "inputs longer than the model reads",
+    "alike_inputs": "test rows whose text is not in train, and whose tokens are",
     "width": "coordinates of a state, at the widest site",
     "outlier": "value far from all others",
     "odd_numbers": "numbers taken as classes",

@@ -9,7 +9,7 @@ from typing import Any
 from probing.reporting.task_results import TaskResults, comparison, score
 from probing.reporting.wording import measure_title, plural, with_interval
 from probing.results.probe import Comparison, MeasureResult
-from probing.states.store.views import cut_inputs_warning, unknown_pieces_warning
+from probing.states.store.views import cut_at, cut_inputs_warning, unknown_pieces_warning
 from probing.verdicts.decodability import lone_test_label, only_test_label, shared_inputs, too_few
 
 # A tokenizer that fits its text knows all but a few pieces in 10,000. At 1 % about every tenth sentence of ten words
@@ -59,7 +59,7 @@ def _shared(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     if not found:
         return ()
     shared = f"{plural(found['rows'], 'test row')} ({plural(found['texts'], 'text')}) have an input that train has too"
-    way_out = ways.copies
+    way_out = _way_out(task.any.facts, ways)
     if not found["new_rows"]:
         return (f"NOT JUDGED: all {shared}: what is scored may be known by heart. {way_out}",)
     best = task.best()
@@ -72,6 +72,29 @@ def _shared(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
         f"{shared}. Tables and judgement are of the {found['new_rows']:,} others: {task.primary} "
         f"{with_interval(new.score)} at {best.site}; on all rows it is {with_interval(whole.score)}. {way_out}",
     )
+
+
+def _way_out(facts: Mapping[str, Any], ways: _WaysOut) -> str:
+    """Return why test rows have an input that train has, where it is not that texts were copied, and what to do."""
+    alike = facts.get("alike_inputs") or {}
+    rows, cut = alike.get("rows", 0), alike.get("cut", 0)
+    if not rows:
+        return ways.copies
+    at = cut_at((facts.get("cut_inputs") or {}).get("tokens"))
+    parts = []
+    if cut:
+        parts.append(
+            f"The texts of {cut:,} of these rows differ from those of train, but not before they are cut{at}: read "
+            "all of them (--long-inputs window), or leave long ones out."
+        )
+    if rows > cut:
+        parts.append(
+            f"The texts of {rows - cut:,} of these rows differ from those of train, but their tokens are the same: the "
+            "tokenizer does not keep what tells them apart (upper and lower case, accents, or words it has no token "
+            f"for). Keep such texts in one split ({ways.group}), or use a model that reads the difference."
+        )
+    copied = shared_inputs(facts).get("rows", 0) > rows
+    return " ".join([*parts, *([ways.copies] if copied else [])])
 
 
 def _below_prior(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
@@ -129,6 +152,14 @@ def _of_splits(facts: Mapping[str, Any], ways: _WaysOut) -> Iterator[str]:
         yield f"All dev labels are {dev!r}, so the best site is chosen by this label alone. {ways.several_labels}"
     for name, found in (facts.get("like_groups") or {}).items():
         least, most = (f"{found[key]:,}" for key in ("least", "most"))
+        if found.get("fixing"):
+            yield (
+                f"Each value of the column {name!r} goes with one label (nearly): {found['values']:,} values, "
+                f"{found['crossing']:,} of them in more than one split, so a probe can recognise the value and repeat "
+                "its label. If rows of one value belong together (authors, sources, templates), keep them together: "
+                f"{ways.group_of_values.format(name=name)}. The control keyed:key={name} shows what it is worth alone."
+            )
+            continue
         yield (
             f"Values of the column {name!r} recur across splits like those of a group: {found['values']:,} values, "
             f"each on {least if least == most else f'{least} to {most}'} rows, {found['crossing']:,} of them in more "

@@ -274,7 +274,8 @@ def built_baselines(labels: Labels) -> dict[str, Probe]:
     """Return the baselines that are always fitted and need no states: those that read only the labels, and those that
     read the word, the text or the word order.
     """
-    by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": ["text_length", "bag_of_words", "tfidf"]}
+    of_texts = ["text_length", "bag_of_words", "tfidf", "character_ngrams"]
+    by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": of_texts}
     names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]
     if labels.kind == "labels":
         return {name: EachLabelProbe(build("probes", name, kind="classes")) for name in names}

@@ -14,7 +14,7 @@ from probing.contracts.measure import Measure
 from probing.errors import DegenerateDesign
 from probing.labels import Labels
 from probing.statistics.clusters import EVALUATED
-from probing.text.corpus import SPLITS, Corpus
+from probing.text.corpus import SPLITS, Corpus, Example
 from probing.text.example import as_input, first_crossing, group_keys, named
 from probing.training.row_facts import key_columns
 
@@ -152,6 +152,8 @@ def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Label
 LIKE_GROUP = (2, 20)  # rows of one value
 LEAST_GROUPS = 10
 MOSTLY = 0.95
+LEAST_ROWS = 3  # rows of a value from which it can be told to fix the label
+RANKED = 0.9  # rank correlation of numbers and labels above which they are one quantity
 Inputs = Mapping[int, tuple[int, str]]
 
 
@@ -168,8 +170,9 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
 
     Returns:
         `like_groups`, for columns whose values recur across splits as those of a group would: the number of `values`,
-        of rows with each (`least`, `most`), and of values in several splits (`crossing`); `recomposed`, by column, the
-        number of examples whose label was in another Unicode form; `group_name`, what groups are called;
+        of rows with each (`least`, `most`), and of values in several splits (`crossing`), and `fixing`
+        (1) if the column is one for fixing the label; `recomposed`, by column, the number of examples whose label was
+        in another Unicode form; `group_name`, what groups are called;
         `unknown_pieces`, as given; `conflicting_inputs`, the number of test rows whose input also occurs with another
         label; `one_label`, the label of dev or test if all judged rows have the same; `alike_labels`, lists of labels
         that differ by upper and lower case or white space alone; `lone_label`, only if there is one: of two labels of
@@ -201,9 +204,24 @@ def cut_inputs(labels: Labels, cut: NDArray[np.int64], limit: int | None) -> dic
     return {"cut_inputs": {"inputs": count} | at} if count else {}
 
 
+def alike_inputs(labels: Labels, corpus: Corpus, inputs: Inputs, cut: NDArray[np.int64]) -> dict[str, Any]:
+    """Return, ready for JSON, the fact `alike_inputs`: the number of test `rows` whose text is not in train and whose
+    tokens are, and how many of these were `cut`; an empty dict if there are none.
+    """
+    train, test = (np.unique(labels.example[labels.rows(split)]).tolist() for split in ("train", "test"))
+    texts = {as_input(corpus.examples[e].text) for e in train}
+    hashes = {inputs[e][1] for e in train if e in inputs}
+    alike = [
+        e for e in test if e in inputs and inputs[e][1] in hashes and as_input(corpus.examples[e].text) not in texts
+    ]
+    of_test = labels.example[labels.rows("test")]
+    rows, cut_rows = (int(np.isin(of_test, chosen).sum()) for chosen in (alike, np.intersect1d(alike, cut)))
+    return {"alike_inputs": {"rows": rows, "cut": cut_rows}} if rows else {}
+
+
 def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
-    """Return columns of sentences in which (nearly) every value is on 2 to 20 examples, and some value is in more than
-    one split.
+    """Return columns of sentences of which some value is in more than one split, and (nearly) every value is on 2 to 20
+    examples, or fixes the label.
     """
     present = np.unique(labels.example[np.isin(labels.split, SPLITS)])
     examples = [corpus.examples[e] for e in present.tolist()]
@@ -219,14 +237,65 @@ def _like_groups(labels: Labels, corpus: Corpus) -> dict[str, dict[str, int]]:
         fitting = sum(LIKE_GROUP[0] <= n <= LIKE_GROUP[1] for n in counts.values())
         crossing = sum(len(of_one) > 1 for of_one in splits.values())
         is_label = label is not None and _same(values, label.tolist())
-        if len(counts) >= LEAST_GROUPS and fitting >= MOSTLY * len(counts) and crossing and not is_label:
+        if len(counts) < LEAST_GROUPS or not crossing or is_label:
+            continue
+        are_few = fitting >= MOSTLY * len(counts)
+        if are_few or (label is not None and _fix(values, label, labels) and not _are_read(values, examples)):
             found[column] = {
                 "values": len(counts),
                 "least": min(counts.values()),
                 "most": max(counts.values()),
                 "crossing": crossing,
-            }
+            } | ({} if are_few else {"fixing": 1})
     return found
+
+
+def _fix(values: Sequence[str | None], label: NDArray[Any], labels: Labels) -> bool:
+    """Return whether (nearly) every value goes with a single label, so that to know the value is to know the label,
+    and the values are not the label in other words: finer names of it, or numbers in the order of it.
+    """
+    counts = Counter(values)
+    rows = np.array([i for i, v in enumerate(values) if v is not None and counts[v] >= LEAST_ROWS], np.int64)
+    if 2 * len(rows) < len(values):
+        return False
+    names, codes = np.unique([str(values[i]) for i in rows.tolist()], return_inverse=True)
+    y = label[rows]
+    if labels.kind == "real":
+        means = np.bincount(codes, y) / np.bincount(codes)
+        fixed = 1 - np.square(y - means[codes]).sum() / max(np.square(y - y.mean()).sum(), 1e-300)
+    else:
+        kinds, y = np.unique(y, return_inverse=True)
+        if len(names) < 2 * len(kinds):
+            return False
+        table = np.zeros((len(names), len(kinds)))
+        np.add.at(table, (codes, y), 1)
+        most = table.sum(axis=0).max()
+        fixed = (table.max(axis=1).sum() - most) / max(len(rows) - most, 1)
+        means = table.argmax(axis=1).astype(np.float64)
+        if labels.kind == "classes":
+            spelt = [labels.classes[int(kinds[int(k)])].casefold() for k in means]
+            if all(kind in name.casefold() for kind, name in zip(spelt, names.tolist(), strict=True)):
+                return False
+    return bool(fixed >= MOSTLY) and not _in_order(names.tolist(), means, is_real=labels.kind == "real")
+
+
+def _are_read(values: Sequence[str | None], examples: Sequence[Example]) -> bool:
+    """Return whether (nearly) every value is a part of its text, so that baselines of texts read it."""
+    pairs = [(v, e.text) for v, e in zip(values, examples, strict=True) if v is not None]
+    return sum(value.casefold() in text.casefold() for value, text in pairs) >= MOSTLY * len(pairs)
+
+
+def _in_order(names: Sequence[str], means: NDArray[np.float64], *, is_real: bool) -> bool:
+    """Return whether names are numbers whose order is that of the labels, as bins of the same quantity have."""
+    try:
+        order = np.argsort(np.array([float(name) for name in names]), kind="stable")
+    except ValueError:
+        return False
+    along = means[order]
+    if not is_real:
+        return int((np.diff(along) != 0).sum()) < len(np.unique(along))
+    ranks = np.argsort(np.argsort(along))
+    return bool(abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) > RANKED)
 
 
 def _same(values: Sequence[Any], labels: Sequence[Any]) -> bool:

@@ -222,6 +222,7 @@ def label_rows(
         other_row=placed.other_row,
         choice=placed.choice,
         punctuation=is_punctuation(corpus, placed) if task.level == "pair" else None,
+        texts=np.array([e.text for e in corpus.examples], dtype=object)[example] if "text" in keys else None,
     )
     check_labels(labels, corpus)
     same = input_codes(corpus, inputs or {}, of_chats=of_chats)

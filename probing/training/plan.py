@@ -40,7 +40,7 @@ from probing.training.build import (
     named_controls,
     needed_keys,
 )
-from probing.training.label_checks import check_labels, cut_inputs, data_warnings, refuse_one_class
+from probing.training.label_checks import alike_inputs, check_labels, cut_inputs, data_warnings, refuse_one_class
 from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
@@ -302,6 +302,7 @@ def make_plan(
         | data_warnings(labels, corpus, inputs, unknown)
         | built_task.doubts(corpus)
         | cut_inputs(labels, store.cut_inputs, store.max_length)
+        | alike_inputs(labels, corpus, inputs, store.cut_inputs)
         | _model_facts(store)
         | {"width": max(store.width(site) for site in chosen_sites)},
         provenance=_provenance(store, corpus, labels, root_seed=root_seed, seeds=seeds)

@@ -100,17 +100,23 @@ def _real_facts(labels: Labels, train: Ints, test: Ints) -> dict[str, Any]:
 
 
 FAR = 50  # times the distance between quartiles, from the nearer of them
+TAIL, CHANCE = 20, 0.002  # values next to the farthest that show how the tail falls; how often it lies so far by chance
 
 
 def _outlier(labels: Labels) -> dict[str, Any] | None:
     """Return the target that lies farthest from all others, if it lies very far: its `value` and `split`, its `row` in
     the corpus, and the `lowest` and `highest` of the others; None otherwise.
+
+    It has to be far from the quartiles, and farther from the value next to it than the tail of a skewed distribution
+    explains (`_is_in_tail`).
     """
     rows = np.flatnonzero(np.isin(labels.split, SPLITS))
     y = labels.y[rows]
     low, high = np.quantile(y, [0.25, 0.75]) if len(y) else (0.0, 0.0)
     beyond = np.maximum(low - y, y - high)
     if not len(y) or high <= low or beyond.max() <= FAR * (high - low):
+        return None
+    if _is_in_tail(np.abs(y - np.median(y))):
         return None
     at = int(beyond.argmax())
     others = np.delete(y, at)
@@ -121,6 +127,22 @@ def _outlier(labels: Labels) -> dict[str, Any] | None:
         "lowest": float(others.min()),
         "highest": float(others.max()),
     }
+
+
+def _is_in_tail(distances: NDArray[np.float64]) -> bool:
+    """Return whether the largest of distances may come from the tail that the next largest have.
+
+    In a tail that falls as a power, the logarithm of the largest over the next, divided by the mean logarithm of m next
+    ones over the one after these (Hill 1975, Annals of Statistics 3), has the F distribution with 2 and 2m degrees of
+    freedom; log-normal and other tails fall faster.
+    """
+    m = min(TAIL, max(len(distances) // 5, 2))
+    ordered = np.sort(distances)[::-1][: m + 2]
+    if len(ordered) < m + 2 or ordered[-1] <= 0:
+        return False
+    gap = np.log(ordered[0] / ordered[1])
+    spread = np.log(ordered[1:-1] / ordered[-1]).mean()
+    return bool(gap <= m * (CHANCE ** (-1 / m) - 1) * spread)
 
 
 _FACTS_OF = {"classes": _class_facts, "labels": _label_facts, "real": _real_facts}

@@ -135,7 +135,9 @@ def stateless(plan: Plan, probe: Probe) -> States:
     """Return the input of a baseline by split, `(N, 1)`: codes or strings of its key, or zeros if it reads nothing."""
     labels = plan.labels
     read: NDArray[Any] = np.zeros(len(labels))
-    if probe.input in labels.keys:
+    if probe.input == "text" and probe.input_as_text and labels.texts is not None:
+        read = labels.texts
+    elif probe.input in labels.keys:
         codes = labels.keys[probe.input]
         names = labels.key_names[probe.input]
         read = np.array(names, dtype=object)[codes] if probe.input_as_text else codes.astype(np.float64)

@@ -12,13 +12,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from probing.errors import BadParameter
 from probing.probes.bag_of_words import BagOfWordsProbe, BagOfWordsRegressorProbe
+from probing.probes.character_ngrams import CharacterNgramsProbe
 from probing.probes.text_length import TextLengthProbe, TextLengthRegressorProbe
 from probing.probes.tfidf import TfidfProbe, TfidfRegressorProbe
 from probing.text.corpus import Corpus, Example
 from probing.training import train
 from tests.samples.training_samples import SPLIT_SIZES, MemoryStore, word_corpus, word_store
 
-TEXTS = ("text_length", "bag_of_words", "tfidf")
+TEXTS = ("text_length", "bag_of_words", "tfidf", "character_ngrams")
 FILLERS = [f"w{i}" for i in range(30)]
 
 
@@ -97,7 +98,7 @@ def test_real_targets_are_read_off_length():
     assert BagOfWordsRegressorProbe().fit(X, y).score(X, y) > 0.9
 
 
-@pytest.mark.parametrize("kind", [TextLengthProbe, BagOfWordsProbe, TfidfProbe])
+@pytest.mark.parametrize("kind", [TextLengthProbe, BagOfWordsProbe, TfidfProbe, CharacterNgramsProbe])
 def test_many_label_sets_share_the_features_and_give_the_same_fits(kind):
     X, y = sentences(200, told_by="word")
     fits = kind().fit_many(X, [y, 1 - y, np.arange(200) % 3], [0, 1])
@@ -159,7 +160,12 @@ def test_labels_that_the_words_do_not_tell_get_the_largest_penalty_and_few_rows_
 
 def test_bad_options_and_numbers_after_texts_are_refused():
     X, y = sentences(50, told_by="word")
-    for probe in (TextLengthProbe(l2=0.0), BagOfWordsProbe(most_words=0), TfidfProbe(ngrams=0)):
+    for probe in (
+        TextLengthProbe(l2=0.0),
+        BagOfWordsProbe(most_words=0),
+        TfidfProbe(ngrams=0),
+        CharacterNgramsProbe(longest=0),
+    ):
         with pytest.raises(BadParameter):
             probe.fit(X, y)
     with pytest.raises(ValueError, match="fitted on texts"):

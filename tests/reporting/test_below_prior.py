@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import probing as pb
 from probing.errors import DoubtfulData
 from probing.reporting.findings import finding
 from probing.reporting.task_results import by_task
+from probing.training.row_facts import _outlier
 
 
 def sentences(states: Any, labels: Any, **options: Any) -> str:
@@ -56,6 +58,36 @@ def test_tails_that_belong_to_the_numbers_are_not_outliers(draw: str) -> None:
     states, rng = noise(150, 3)
     numbers = np.clip(getattr(rng, draw)(size=150), -40, 40)
     assert "far from all others" not in sentences(states, numbers)
+
+
+SKEWED = {
+    "log-normal": lambda rng: np.exp(2 * rng.standard_normal(440)),
+    "pareto": lambda rng: rng.pareto(1.0, 440),
+    "counts": lambda rng: rng.zipf(1.8, 440).astype(float),
+    "prices": lambda rng: np.round(20 * np.exp(1.2 * rng.standard_normal(440)), 2),
+    "losses": lambda rng: -np.exp(2 * rng.standard_normal(440)),
+}
+
+
+def is_flagged(numbers: np.ndarray) -> bool:
+    rows = SimpleNamespace(y=numbers, split=np.full(len(numbers), "train"), example=np.arange(len(numbers)))
+    return _outlier(rows) is not None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", sorted(SKEWED))
+def test_the_largest_of_skewed_numbers_is_hardly_ever_an_outlier(kind: str) -> None:
+    assert sum(is_flagged(SKEWED[kind](np.random.default_rng(seed))) for seed in range(200)) <= 2
+
+
+@pytest.mark.parametrize("rows", [30, 100, 440, 3000])
+def test_a_number_written_a_thousand_times_too_large_is_an_outlier(rows: int) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        skewed = [np.exp(0.5 * rng.standard_normal(rows))] if rows >= 100 else []
+        for numbers in (rng.normal(100, 15, rows), rng.uniform(1, 9, rows), *skewed):
+            at = rng.integers(rows)
+            numbers[at] = 1000 * max(numbers[at], np.median(numbers))
+            assert is_flagged(numbers)
 
 
 def test_pairs_with_opposite_labels_are_still_named_where_rows_are_many() -> None:
