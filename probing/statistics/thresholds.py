@@ -204,7 +204,8 @@ def choose_threshold(
             needed=f"at least {math.ceil(1 / fpr - 1e-9) - 1:,} {what} of other classes on dev",
             found=f"{len(sizes):,}" + ("" if len(sizes) == len(others) else f" ({len(others):,} rows)"),
             where="dev",
-            next_step="give more text in dev, or allow more false positives",
+            next_step="give more text in dev (more rows, or a column `split` with more of them in dev), or allow more "
+            "false positives",
         )
     test, has = _checked(test_scores, test_positive, "test")
     home = np.arange(len(test)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
