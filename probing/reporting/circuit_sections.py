@@ -12,7 +12,7 @@ from probing.reporting.charts import GREY, Chart, Row, layer, nominal, rounded, 
 from probing.reporting.panels import Curve, Panel, Point, points
 from probing.reporting.terminal import print_limits, print_lines, print_table
 from probing.reporting.wording import Interval, decimal, interval, plural, probability, with_interval
-from probing.results.circuit import MATERIAL, CircuitPart, CircuitResult, CircuitSize
+from probing.results.circuit import MATERIAL, TOGETHER, CircuitPart, CircuitResult, CircuitSize
 
 TITLE = "The circuit"
 _COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
@@ -106,7 +106,8 @@ def claims(result: CircuitResult) -> list[str]:
 _SENTENCES = {
     "sufficient": "Is the circuit sufficient? {0}: it keeps {1} of the metric",
     "necessary": "Is it necessary? {0}: without it, the rest keeps {1}",
-    "the others together": "What those do together whose removal changes less than δ on discovery: {0}, {1}",
+    TOGETHER: "What those of the circuit do together, inside it, whose removal changes it by less than δ on discovery: "
+    "{0}, {1}",
     "beside random circuits": "On the test pairs of random circuits it is {0}: it keeps {1}, where the model keeps 1",
 }
 
