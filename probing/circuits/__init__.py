@@ -18,7 +18,7 @@ from probing.circuits.checking import (
     read_given,
     with_properties,
 )
-from probing.circuits.doubting import doubles, material_of
+from probing.circuits.doubting import cancelling, doubles, material_of
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
     PartVerdict,
@@ -185,7 +185,9 @@ def _report(
         judge_necessary(test.scale, without, options.epsilon),
     ]
     by_unit = dict(zip(units, verdicts, strict=True))
-    in_model, doubled = doubles(search, material_of(by_unit))
+    material = material_of(by_unit)
+    in_model, weaker = doubles(search, material)
+    weaker += cancelling(search, chosen, material)
     idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen
@@ -225,7 +227,7 @@ def _report(
         areas,
         words,
         elsewhere,
-        doubts=[*doubts_of(test.scale, words, search.notes), *doubled, *doubts],
+        doubts=[*doubts_of(test.scale, words, search.notes), *weaker, *doubts],
     )
 
 

@@ -31,6 +31,7 @@ LIMITS = (
     "An edge that is not material may still work where another one does the same: look at what they do together.",
     "A material edge may have a double outside the circuit; the whole model then loses nothing without it, and a doubt "
     "says so.",
+    "Paths that cancel are material one by one: those that cancel across several readers are not looked for.",
     "A node is a head or an MLP; what happens inside it is not seen.",
 )
 

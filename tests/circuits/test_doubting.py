@@ -8,8 +8,20 @@ import pytest
 
 from probing.circuits import circuit
 from probing.results.circuit import LIMITS, CircuitResult
-from tests.circuits.test_planted import true_effects
-from tests.samples.circuit_samples import CANCELLING, NORMED, PLANS, REDUNDANT, SHARED, Plan, Planted, planted_pairs
+from tests.circuits.test_planted import DELTA, true_effects
+from tests.samples.circuit_samples import (
+    CANCELLING,
+    NORMED,
+    PLANS,
+    REDUNDANT,
+    SHARED,
+    Plan,
+    Planted,
+    PlantedHead,
+    _axis,
+    _nothing,
+    planted_pairs,
+)
 
 
 def doubts_with(result: CircuitResult, words: str) -> list[str]:
@@ -47,3 +59,48 @@ def test_where_both_are_in_the_circuit_nothing_is_outside() -> None:
 def test_without_a_double_none_is_named(plan: Plan) -> None:
     result = circuit(Planted(plan), planted_pairs(), random_circuits=0, progress=False)
     assert result.material and not doubts_with(result, "outside the circuit")
+
+
+OPPOSED = Plan(  # two heads write the sign, and take it away again; a third writes what is left
+    "opposed",
+    (
+        (
+            PlantedHead(_axis(0), _axis(2)),
+            PlantedHead(_axis(0), _axis(2, 3.0)),
+            PlantedHead(_axis(0), _axis(2, -3.0)),
+        ),
+    ),
+    (_nothing,),
+    _axis(2),
+)
+
+
+def test_edges_that_cancel_are_named_with_what_leads_to_them() -> None:
+    """Both are material, and so is what they read: four of the six edges do nothing together."""
+    result = circuit(Planted(OPPOSED), planted_pairs(), random_circuits=0, progress=False)
+    assert {"a0.h0->logits", "a0.h1->logits", "a0.h2->logits"} <= set(result.material) and len(result.material) == 6
+    (doubt,) = doubts_with(result, "cancel:")
+    assert "a0.h1->logits (3.000)" in doubt and "a0.h2->logits (−3.000)" in doubt and "by 0.000 only" in doubt
+    assert "input->a0.h1<v>, input->a0.h2<v> lead nowhere" in doubt and "a0.h0" not in doubt
+
+
+def test_nodes_that_cancel_are_named() -> None:
+    result = circuit(Planted(OPPOSED), planted_pairs(), level="node", random_circuits=0, progress=False)
+    (doubt,) = doubts_with(result, "cancel:")
+    assert "a0.h1 (3.000)" in doubt and "a0.h2 (−3.000)" in doubt and "a0.h0" not in doubt
+
+
+@pytest.mark.parametrize("plan", [*PLANS, SHARED], ids=lambda plan: plan.name)
+def test_effects_of_both_signs_that_leave_something_do_not_cancel(plan: Plan) -> None:
+    """CANCELLING takes away 0.6 of 1.6 only."""
+    result = circuit(Planted(plan), planted_pairs(), random_circuits=0, progress=False)
+    assert result.material and not doubts_with(result, "cancel:")
+
+
+@pytest.mark.parametrize("parts", [(3.0, -1.5, -1.5), (-2.0, 1.0, 0.6, 0.38)])
+def test_one_effect_may_cancel_several(parts: tuple[float, ...]) -> None:
+    from probing.circuits.doubting import _opposed
+
+    material = {(k, 7): size for k, size in enumerate(parts)} | {(9, 7): 0.5, (9, 8): -0.5}
+    (found,) = _opposed(material, DELTA)
+    assert sorted(found) == [(k, 7) for k in range(len(parts))]
