@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from probing.circuits.graph import Mask
 from probing.circuits.judging import PartVerdict
@@ -10,6 +11,7 @@ from probing.circuits.measuring import Unit
 from probing.circuits.searching import Search
 from probing.results.circuit import MATERIAL
 
+LITTLE = 0.1  # share of the largest of several effects that is left where they cancel
 _MOST_NAMED, _MOST_SETS = 5, 20
 
 
@@ -42,7 +44,7 @@ def doubles(search: Search, material: Mapping[Unit, float]) -> tuple[dict[str, f
 
 def cancelling(search: Search, chosen: Mask, material: Mapping[Unit, float]) -> list[str]:
     """Return a doubt for each set of material edges into one reader (or of material nodes) of both signs without which,
-    taken together, the circuit's metric changes by less than δ on the test pairs.
+    taken together, the circuit's metric changes by less than δ on the test pairs, or than a tenth of the largest.
     """
     sets = _opposed(material, search.options.least)
     if not sets:
@@ -55,48 +57,70 @@ def cancelling(search: Search, chosen: Mask, material: Mapping[Unit, float]) -> 
         masks.append(less)
     values = search.test.changed(chosen, [*masks, chosen])
     shares = (values[-1] - values[:-1]).sum(1) / search.test.scale.total
-    found = []
-    for members, less, share in zip(sets, masks, shares.tolist(), strict=True):
-        if abs(share) < search.options.least:
-            signed = [f"{search.unit_name(unit)} ({written(material[unit])})" for unit in members]
-            whole = search.graph.on_paths(less)
-            idle = [
-                search.unit_name(unit)
-                for unit in material
-                if unit not in members and not (whole[unit].any() if isinstance(unit, int) else whole[unit])
-            ]
-            also = f"; without them, {listed(idle)} lead nowhere" if len(idle) > 1 else ""
-            also = f"; without them, {idle[0]} leads nowhere" if len(idle) == 1 else also
-            found.append(
-                f"{listed(signed)} cancel: without all {len(members)} of them, the circuit's metric changes by "
-                f"{written(abs(share))} only{also}."
-            )
-    return found
+    return [
+        _cancel_words(search, members, less, share, material)
+        for members, less, share in zip(sets, masks, shares.tolist(), strict=True)
+        if abs(share) < max(search.options.least, LITTLE * max(abs(material[unit]) for unit in members))
+    ]
+
+
+def _cancel_words(
+    search: Search, members: Sequence[Unit], less: Mask, share: float, material: Mapping[Unit, float]
+) -> str:
+    signed = [f"{search.unit_name(unit)} ({written(material[unit])})" for unit in members]
+    whole, count = search.graph.on_paths(less), "both" if len(members) == 2 else "all"
+    others = [unit for unit in material if unit not in members]
+    off = [unit for unit in others if not (whole[unit].any() if isinstance(unit, int) else whole[unit])]
+    verb = "leads" if len(off) == 1 else "lead"
+    also = f"; {listed([search.unit_name(unit) for unit in off])} then {verb} nowhere" if off else ""
+    return (
+        f"{listed(signed)} cancel: without {count} of them, the circuit's metric changes by {written(abs(share))} "
+        f"only{also}."
+    )
 
 
 def _opposed(material: Mapping[Unit, float], least: float) -> list[list[Unit]]:
-    """Return sets of edges into one reader (or of nodes) of both signs whose effects add up to little: to the largest
-    one, the one is added that brings the sum nearest to 0, as long as it comes nearer; no edge is in two sets.
+    """Return sets of edges into one reader (or of nodes) of both signs whose effects add up to little: first pairs,
+    those nearest to 0 first; then, of the rest, one with those that bring the sum nearest to 0 one after another. No
+    edge is in two sets.
     """
     by_reader: dict[int | None, list[Unit]] = {}
     for unit in sorted(material, key=lambda unit: -abs(material[unit])):
         by_reader.setdefault(None if isinstance(unit, int) else unit[1], []).append(unit)
-    found = []
+    found = list[list[Unit]]()
     for left in by_reader.values():
-        while len(left) > 1:
-            members = [left[0]]
-            total, rest = material[left[0]], left[1:]
-            while rest:
-                nearest = min(rest, key=lambda unit: abs(total + material[unit]))
-                if abs(total + material[nearest]) >= abs(total) or abs(total) < least:
-                    break
-                total += material[nearest]
-                members.append(nearest)
-                rest.remove(nearest)
-            left = [unit for unit in left if unit not in members]
-            if len(members) > 1:
+        pairs = [[a, b] for a, b in combinations(left, 2) if material[a] * material[b] < 0]
+        pairs.sort(key=lambda pair: abs(sum(material[unit] for unit in pair)))
+        used = set[Unit]()
+        for members in pairs:
+            if used.isdisjoint(members) and _add_up_to_little(members, material, 2 * least):
                 found.append(members)
+                used |= set(members)
+        for largest in left:
+            members = _summing(largest, [unit for unit in left if unit not in used], material)
+            if largest not in used and len(members) > 1 and _add_up_to_little(members, material, 2 * least):
+                found.append(members)
+                used |= set(members)
     return found[:_MOST_SETS]
+
+
+def _add_up_to_little(members: Sequence[Unit], material: Mapping[Unit, float], least: float) -> bool:
+    sizes = [material[unit] for unit in members]
+    return abs(sum(sizes)) < max(least, LITTLE * max(map(abs, sizes)))
+
+
+def _summing(largest: Unit, others: Sequence[Unit], material: Mapping[Unit, float]) -> list[Unit]:
+    """Return an edge with smaller ones, each of which brings the sum nearest to 0, as long as it comes nearer."""
+    members, total = [largest], material[largest]
+    rest = [unit for unit in others if unit != largest and abs(material[unit]) <= abs(total)]
+    while rest:
+        nearest = min(rest, key=lambda unit: abs(total + material[unit]))
+        if abs(total + material[nearest]) >= abs(total):
+            break
+        total += material[nearest]
+        members.append(nearest)
+        rest.remove(nearest)
+    return members
 
 
 def written(value: float) -> str:

@@ -81,7 +81,7 @@ def test_edges_that_cancel_are_named_with_what_leads_to_them() -> None:
     assert {"a0.h0->logits", "a0.h1->logits", "a0.h2->logits"} <= set(result.material) and len(result.material) == 6
     (doubt,) = doubts_with(result, "cancel:")
     assert "a0.h1->logits (3.000)" in doubt and "a0.h2->logits (−3.000)" in doubt and "by 0.000 only" in doubt
-    assert "input->a0.h1<v>, input->a0.h2<v> lead nowhere" in doubt and "a0.h0" not in doubt
+    assert "input->a0.h1<v>, input->a0.h2<v> then lead nowhere" in doubt and "a0.h0" not in doubt
 
 
 def test_nodes_that_cancel_are_named() -> None:
@@ -90,11 +90,25 @@ def test_nodes_that_cancel_are_named() -> None:
     assert "a0.h1 (3.000)" in doubt and "a0.h2 (−3.000)" in doubt and "a0.h0" not in doubt
 
 
-@pytest.mark.parametrize("plan", [*PLANS, SHARED], ids=lambda plan: plan.name)
-def test_effects_of_both_signs_that_leave_something_do_not_cancel(plan: Plan) -> None:
-    """CANCELLING takes away 0.6 of 1.6 only."""
+def test_what_is_taken_away_again_is_named_beside_a_larger_path() -> None:
+    """m1 takes away what m0 writes; a0.h0 writes more than either, and is not part of it."""
+    result = circuit(Planted(CANCELLING), planted_pairs(), random_circuits=0, progress=False)
+    (doubt,) = doubts_with(result, "cancel:")
+    assert "m0->logits (0.600)" in doubt and "m1->logits (−0.600)" in doubt and "m0->m1 then leads nowhere" in doubt
+    assert "a0.h0->logits" not in doubt
+
+
+@pytest.mark.parametrize("plan", [REDUNDANT, NORMED, SHARED], ids=lambda plan: plan.name)
+def test_where_nothing_cancels_nothing_is_said(plan: Plan) -> None:
     result = circuit(Planted(plan), planted_pairs(), random_circuits=0, progress=False)
     assert result.material and not doubts_with(result, "cancel:")
+
+
+def test_effects_that_leave_much_are_no_set() -> None:
+    from probing.circuits.doubting import _opposed
+
+    assert not _opposed({(0, 7): 1.0, (1, 7): -0.6, (2, 8): -1.0, (3, 7): 0.6}, DELTA)[1:]
+    assert not _opposed({(0, 7): 1.0, (1, 7): -0.6, (2, 8): -1.0}, DELTA)
 
 
 @pytest.mark.parametrize("parts", [(3.0, -1.5, -1.5), (-2.0, 1.0, 0.6, 0.38)])
