@@ -31,6 +31,7 @@ from probing.circuits.judging import (
     redundant,
 )
 from probing.circuits.measuring import Floats, Half
+from probing.circuits.screening import screen_doubts
 from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
 from probing.errors import BadParameter, DegenerateDesign
@@ -187,7 +188,7 @@ def _report(
     by_unit = dict(zip(units, verdicts, strict=True))
     material = material_of(by_unit)
     in_model, weaker = doubles(search, material)
-    weaker += cancelling(search, chosen, material)
+    weaker += cancelling(search, chosen, material) + screen_doubts(options.method, search.notes)
     idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen

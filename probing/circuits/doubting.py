@@ -9,10 +9,11 @@ from probing.circuits.graph import Mask
 from probing.circuits.judging import PartVerdict
 from probing.circuits.measuring import Unit
 from probing.circuits.searching import Search
+from probing.circuits.wording import listed, written
 from probing.results.circuit import MATERIAL
 
 LITTLE = 0.1  # share of the largest of several effects that is left where they cancel
-_MOST_NAMED, _MOST_SETS = 5, 20
+_MOST_SETS = 20
 
 
 def material_of(verdicts: Mapping[Unit, PartVerdict]) -> dict[Unit, float]:
@@ -121,14 +122,3 @@ def _summing(largest: Unit, others: Sequence[Unit], material: Mapping[Unit, floa
         members.append(nearest)
         rest.remove(nearest)
     return members
-
-
-def written(value: float) -> str:
-    """Return a share with three decimals; what rounds to 0 has no sign."""
-    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
-
-
-def listed(parts: Sequence[str], between: str = ", ") -> str:
-    """Return the first five of some phrases, and how many more there are."""
-    more = len(parts) - _MOST_NAMED
-    return between.join(parts[:_MOST_NAMED]) + (f"{between}and {more} more" if more > 0 else "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -116,16 +117,13 @@ def methods(result: CircuitResult) -> list[str]:
     """Return sentences on how the circuit was found and what it cost."""
     facts = result.facts
     how = {"exact": "each one corrupted in turn", "eap": "EAP", "eap_ig": f"EAP-IG in {facts['steps']} steps"}
-    ranks = [
-        f"{name.replace('_', '-').upper()} {decimal(facts.get(f'rank_correlation_{name}'), 2)}"
-        for name in ("eap", "eap_ig")
-    ]
+    ranks = [_agreement(name, facts) for name in ("eap", "eap_ig")]
     passes = ", ".join(f"{value:,.1f} a pair of {name}" for name, value in facts["passes"].items())
     if facts.get("given") is None:
         found = [
             f"Effects on discovery: {how[facts['method']]}, of {facts['candidates']:,} candidate edges.",
             f"Rank correlation with exact effects on {facts.get('rank_correlation_on', 0)} of them: "
-            f"{', '.join(ranks)}.",
+            f"{'; '.join(ranks)}.",
         ]
     else:
         found = [
@@ -148,6 +146,16 @@ def methods(result: CircuitResult) -> list[str]:
             "circuits by each order."
         )
     return [*found, *(f"{name}: {with_interval(one)}." for name, one in result.areas.items())]
+
+
+def _agreement(screen: str, facts: Mapping[str, Any]) -> str:
+    """Return the rank correlation of a screen with exact effects, and where they differ most."""
+    worst = facts.get(f"largest_error_{screen}")
+    phrase = f"{screen.replace('_', '-').upper()} {decimal(facts.get(f'rank_correlation_{screen}'), 2)}"
+    if worst is None:
+        return phrase
+    numbers = f"estimated {decimal(worst['estimated'])}, exact {decimal(worst['exact'])}"
+    return f"{phrase} (they differ most on {worst['name']}: {numbers})"
 
 
 def circuit_chart(result: CircuitResult) -> Chart:

@@ -133,7 +133,8 @@ class CircuitResult:
             and so on; `given`, the file of a given circuit; `discovery_pairs`, a hash of each pair that the circuit was
             found on; and `test_pairs_of_discovery`, for a given circuit, how many test pairs are among the pairs that
             it was found on (None: not known); `removals_from_model`, by how much the metric of the whole model falls
-            without each material edge (or node), on the test pairs.
+            without each material edge (or node), on the test pairs; `nodes_left_out`, effects of δ or more of nodes
+            that EAP leaves out; and for EAP and EAP-IG the largest error and the parts of δ or more that are not seen.
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
         sizes: the circuit that is judged, and circuits of ten sizes.

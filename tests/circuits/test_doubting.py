@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from probing.circuits import circuit
+from probing.reporting.circuit_sections import methods
 from probing.results.circuit import LIMITS, CircuitResult
 from tests.circuits.test_planted import DELTA, true_effects
 from tests.samples.circuit_samples import (
     CANCELLING,
+    IDLE,
     NORMED,
     PLANS,
     REDUNDANT,
@@ -118,3 +121,50 @@ def test_one_effect_may_cancel_several(parts: tuple[float, ...]) -> None:
     material = {(k, 7): size for k, size in enumerate(parts)} | {(9, 7): 0.5, (9, 8): -0.5}
     (found,) = _opposed(material, DELTA)
     assert sorted(found) == [(k, 7) for k in range(len(parts))]
+
+
+SATURATED = Plan(  # m1 is a step of what a0.h0 writes, without a slope; a0.h1 writes half of the sign for the logits
+    "saturated",
+    ((PlantedHead(_axis(0), _axis(2)), PlantedHead(_axis(0), _axis(3, 0.5))), (IDLE, IDLE)),
+    (_nothing, lambda x: [*_nothing(x)[:4], 2.0 * (x[2] > 0), *_nothing(x)[5:]]),
+    (0.0, 0.0, 0.0, 1.0, 1.0, 0.0),
+)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap_ig"])
+def test_edges_without_a_slope_are_named(method: str) -> None:
+    result = circuit(Planted(SATURATED), planted_pairs(), method=method, random_circuits=0, progress=False)
+    truth, unseen = true_effects(SATURATED), {one["name"]: one for one in result.facts[f"unseen_{method}"]}
+    assert set(unseen) == {"a0.h0->m1", "input->a0.h0<v>"}
+    for name, one in unseen.items():
+        assert one["exact"] == pytest.approx(truth[name], abs=0.02) and one["estimated"] == 0
+    (doubt,) = doubts_with(result, "does not see 2 of")
+    assert all(f"{name} (0.6" in doubt for name in unseen)
+    worst = result.facts[f"largest_error_{method}"]
+    assert worst["name"] in unseen and f"they differ most on {worst['name']}" in methods(result)[1]
+
+
+def test_exact_effects_miss_nothing() -> None:
+    """What is measured is no estimate: the same blind spot of EAP is a fact, and no doubt."""
+    result = circuit(Planted(SATURATED), planted_pairs(), random_circuits=0, progress=False)
+    assert result.facts["unseen_eap"] and not doubts_with(result, "does not see")
+    assert {"a0.h0->m1", "input->a0.h0<v>"} <= set(result.material)
+
+
+def test_nodes_that_eap_leaves_out_are_named() -> None:
+    result = circuit(Planted(SATURATED), planted_pairs(), nodes=2, random_circuits=0, progress=False)
+    assert set(result.facts["best_nodes"]) == {"m1", "a0.h1"}
+    assert set(result.facts["nodes_left_out"]) == {"a0.h0"}
+    assert result.facts["nodes_left_out"]["a0.h0"] == pytest.approx(true_effects(SATURATED)["m1->logits"], abs=0.02)
+    (doubt,) = doubts_with(result, "Not among the best nodes")
+    assert "a0.h0 (0.6" in doubt and "16 pairs" in doubt and "a1.h" not in doubt
+    more = circuit(Planted(SATURATED), planted_pairs(), nodes=6, random_circuits=0, progress=False)
+    assert not doubts_with(more, "Not among the best nodes")
+
+
+def test_an_estimate_near_the_exact_effect_is_seen() -> None:
+    from probing.circuits.screening import agreement
+
+    exact, names = np.array([0.06, -0.06, 0.9, 0.9, 0.01]), list("abcde")
+    found = agreement("eap", names, np.array([0.045, 0.0, 0.04, 0.5, 0.9]), exact, DELTA)
+    assert [one["name"] for one in found["unseen_eap"]] == ["c", "b"] and found["largest_error_eap"]["name"] == "e"
