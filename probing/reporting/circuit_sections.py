@@ -12,7 +12,7 @@ from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section,
 from probing.reporting.charts import GREY, Chart, Row, layer, nominal, rounded, tip
 from probing.reporting.panels import Curve, Panel, Point, points
 from probing.reporting.terminal import print_limits, print_lines, print_table
-from probing.reporting.wording import Interval, decimal, interval, plural, probability, with_interval
+from probing.reporting.wording import Interval, decimal, interval, plural, probability, sentence_case, with_interval
 from probing.results.circuit import MATERIAL, TOGETHER, CircuitPart, CircuitResult, CircuitSize
 
 TITLE = "The circuit"
@@ -96,11 +96,11 @@ def claims(result: CircuitResult) -> list[str]:
         for one in result.words
     ]
     inside = [part for part in result.parts if part.in_circuit]
-    noun = result.facts["level"]
-    found.append(
-        f"Of {plural(len(inside), noun)} {len(result.material)} are material: without it, the circuit's metric changes "
-        f"by {decimal(result.facts['delta'], 2)} or more. This is {result.scope}."
-    )
+    parts, many = plural(len(inside), result.facts["level"]), len(result.material)
+    bound = f"change the circuit's metric by more than {decimal(result.facts['delta'], 2)}"
+    which = f"{many or 'none'} of {parts} {'is' if many < 2 else 'are'} material"
+    shown = "no removal was" if not many else "its removal was" if many == 1 else "the removal of each was"
+    found.append(f"{sentence_case(which)}: {shown} shown to {bound}. This is {result.scope}.")
     return found
 
 
