@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from probing.circuits.checking import Options, check_others, check_paths, given_facts, with_properties
+from probing.circuits.checking import (
+    Options,
+    check_others,
+    check_paths,
+    check_same,
+    given_facts,
+    read_given,
+    with_properties,
+)
+from probing.circuits.doubting import cancelling, doubles, material_of
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
     PartVerdict,
@@ -22,19 +31,18 @@ from probing.circuits.judging import (
     redundant,
 )
 from probing.circuits.measuring import Floats, Half
+from probing.circuits.screening import screen_doubts
 from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs, read_token_pairs
-from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch
+from probing.errors import BadParameter, DegenerateDesign
 from probing.models.language_model import LanguageModel
 from probing.models.splitting import SplitModel, SplitTransformer
-from probing.provenance import digest
 from probing.results.circuit import (
     JUDGED,
     CircuitPart,
     CircuitResult,
     CircuitSize,
     Estimated,
-    read_circuit,
 )
 from probing.seeds import child_seed, generator
 from probing.system.machine import target_of, with_typed_errors
@@ -110,12 +118,12 @@ def circuit(
         ProvenanceMismatch: `given` is of another model.
     """
     options = Options(level, method, by, nodes, size, steps, epsilon, delta, random_circuits, random_pairs, seed)
-    folder, earlier = target_of(to), None if given is None else _read_given(given)
+    folder, earlier = target_of(to), None if given is None else read_given(given)
     source = pairs if isinstance(pairs, str) else "pairs of tokens"
     loaded = LanguageModel.load(model, kind="causal") if isinstance(model, str) else model
     split = loaded if isinstance(loaded, SplitModel) else SplitTransformer(loaded)
     if earlier is not None:
-        _check_same(earlier, split, str(given))
+        check_same(earlier, split, str(given))
     read = _read(loaded, pairs, group, properties)
     others = {path: _read(loaded, path, group, ()) for path in transfer}
     check_others(read, pairs, others)
@@ -158,31 +166,6 @@ def _read(
     return read_token_pairs(owner, pairs, group, properties)
 
 
-def _read_given(path: str | Path) -> CircuitResult:
-    found = read_circuit(path)
-    if found is None:
-        raise InputError(
-            "there is no circuit to judge",
-            needed="the circuit.json of an earlier run, or its folder",
-            found="no such file",
-            where=str(path),
-        )
-    return found
-
-
-def _check_same(earlier: CircuitResult, split: SplitModel, where: str) -> None:
-    mine, theirs = dict(split.identity), dict(earlier.identity)
-    if digest(theirs) != digest(mine):
-        keys = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
-        raise ProvenanceMismatch(
-            "this circuit is of another model",
-            needed=f"a circuit of {split.name}",
-            found=f"one of {earlier.model}, which differs in: {', '.join(keys)}",
-            where=where,
-            next_step="give the model that it was found in, or leave the file out",
-        )
-
-
 def _report(
     search: Search,
     chosen: Mask,
@@ -202,6 +185,10 @@ def _report(
         judge_sufficient(test.scale, judged, options.epsilon),
         judge_necessary(test.scale, without, options.epsilon),
     ]
+    by_unit = dict(zip(units, verdicts, strict=True))
+    material = material_of(by_unit)
+    in_model, weaker = doubles(search, material)
+    weaker += cancelling(search, chosen, material) + screen_doubts(options.method, search.notes)
     idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen
@@ -221,6 +208,7 @@ def _report(
         "pairs": source,
         "identity_check": identity,
         "overlap_with_other_corruption": overlap,
+        "removals_from_model": in_model,
         "passes": _passes(search),
     }
     effects: Mapping[Any, float | None]
@@ -229,7 +217,7 @@ def _report(
     else:
         known = {part.name: part.effect for part in earlier.parts}
         effects = {unit: known.get(search.unit_name(unit)) for unit in units}
-    parts = _parts(search, effects, dict(zip(units, verdicts, strict=True)), carried)
+    parts = _parts(search, effects, by_unit, carried)
     return CircuitResult(
         search.model.name,
         dict(search.model.identity),
@@ -240,7 +228,7 @@ def _report(
         areas,
         words,
         elsewhere,
-        doubts=[*doubts_of(test.scale, words, search.notes), *doubts],
+        doubts=[*doubts_of(test.scale, words, search.notes), *weaker, *doubts],
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks the options of circuits, and pairs that a circuit is measured on beside those that it is found on."""
+"""Checks the options of circuits, circuits of earlier runs, and pairs that a circuit is measured on beside its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from probing.circuits.graph import Graph, Mask
 from probing.circuits.measuring import LEAST_GROUPS, check_groups
 from probing.circuits.traces import TokenPairs
-from probing.errors import BadParameter, DegenerateDesign, unknown_name
-from probing.results.circuit import CircuitResult
+from probing.errors import BadParameter, DegenerateDesign, InputError, ProvenanceMismatch, unknown_name
+from probing.models.splitting import SplitModel
+from probing.provenance import digest
+from probing.results.circuit import CircuitResult, read_circuit
 
 LEVELS, METHODS, CORRUPTIONS = ("edge", "node"), ("exact", "eap", "eap_ig"), ("corrupted", "mean")
 
@@ -134,3 +136,38 @@ def with_properties(pairs: TokenPairs, group: str | None, properties: Sequence[s
         if name not in pairs.values:
             raise unknown_name("property", name, pairs.values)
     return replace(pairs, values={name: pairs.values[name] for name in properties or pairs.values})
+
+
+def read_given(path: str | Path) -> CircuitResult:
+    """Return the circuit of an earlier run.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    found = read_circuit(path)
+    if found is None:
+        raise InputError(
+            "there is no circuit to judge",
+            needed="the circuit.json of an earlier run, or its folder",
+            found="no such file",
+            where=str(path),
+        )
+    return found
+
+
+def check_same(earlier: CircuitResult, split: SplitModel, where: str) -> None:
+    """Check that an earlier circuit is of this model.
+
+    Raises:
+        ProvenanceMismatch: it is of another one.
+    """
+    mine, theirs = dict(split.identity), dict(earlier.identity)
+    if digest(theirs) != digest(mine):
+        keys = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
+        raise ProvenanceMismatch(
+            "this circuit is of another model",
+            needed=f"a circuit of {split.name}",
+            found=f"one of {earlier.model}, which differs in: {', '.join(keys)}",
+            where=where,
+            next_step="give the model that it was found in, or leave the file out",
+        )

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from probing.circuits.checking import Options
 from probing.circuits.graph import Graph, Mask, ten_sizes
 from probing.circuits.measuring import LEAST_GROUPS, Half, Unit, check_groups
 from probing.circuits.running import Batch
+from probing.circuits.screening import agreement, left_out
 from probing.circuits.traces import Means, TokenPairs
 from probing.errors import BadParameter, DegenerateDesign
 from probing.models.splitting import SplitModel
@@ -123,6 +123,7 @@ class Search:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
             self.notes["best_nodes"] = [self.graph.senders[k] for k in best]
+            self._measure_left_out(sorted(set(range(1, len(self.graph.senders))) - set(best.tolist())))
         most = self.most("absolute")
         if options.size is not None and options.size > most:
             raise BadParameter(
@@ -143,14 +144,22 @@ class Search:
         )
         self.notes["passes_per_pair_exact"] = (self.discovery.passes - before) / len(self.discovery.pairs)
         measured = exact.mean(1) / total
+        names = [self.unit_name(unit) for unit in some]
         for name, scores in screens.items():
             rough = np.array([scores[unit] for unit in some])
-            varies = np.ptp(rough) > 0 and np.ptp(measured) > 0
-            self.notes[f"rank_correlation_{name}"] = float(spearmanr(rough, measured)[0]) if varies else None
+            self.notes |= agreement(name, names, rough, measured, options.least)
         self.notes |= {"rank_correlation_on": len(some), "measured": len(units)}
         self.scores = np.zeros_like(screens["eap"])
         for place, unit in enumerate(some if options.method == "exact" else units):
             self.scores[unit] = measured[place] if options.method == "exact" else screens[options.method][unit]
+
+    def _measure_left_out(self, nodes: Sequence[int]) -> None:
+        """Note which nodes that EAP leaves out have exact effects of δ or more, on some of the pairs."""
+        if nodes:
+            few = self.some_of(self.discovery)
+            falls = few.removals(nodes, folder=self.folder, title=f"{len(nodes)} nodes that are left out")
+            names, shares = [self.graph.senders[k] for k in nodes], falls.sum(1) / few.scale.total
+            self.notes |= left_out(names, shares, self.options.least, len(few.pairs))
 
     def _screen(self, steps: int, by_reader: bool) -> Floats:
         title = "EAP" if steps == 1 else f"EAP-IG in {steps} steps"

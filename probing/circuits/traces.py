@@ -66,21 +66,7 @@ class TokenPairs:
                 found=f"shape {np.shape(self.answers)}",
                 next_step="give answers[:, None] if the metric reads one number a pair",
             )
-        empty = [k for k, one in enumerate(self.clean) if not len(one)]
-        if empty:
-            raise BadParameter(
-                "a prompt without tokens", needed="one token or more", found="none", where=f"pair {empty[0] + 1}"
-            )
-        uneven = [k for k, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=True)) if len(a) != len(b)]
-        if uneven:
-            k = uneven[0]
-            raise BadParameter(
-                "pairs of unequal length have no edges in common",
-                needed="a clean and a corrupted prompt with equally many tokens, in every pair",
-                found=f"{len(self.clean[k])} and {len(self.corrupted[k])} tokens; {len(uneven)} such pairs",
-                where=f"pair {k + 1}",
-                next_step="leave these pairs out, or change their words for some of equal length",
-            )
+        check_prompts(self.clean, self.corrupted)
         object.__setattr__(self, "groups", _joined(self.groups, self.prompts))
 
     @property
@@ -115,6 +101,30 @@ class TokenPairs:
             size = max(1, most // length)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
+
+
+def check_prompts(clean: Sequence[Sequence[int]], corrupted: Sequence[Sequence[int]], source: str = "") -> None:
+    """Check that every prompt has tokens, and both prompts of a pair equally many; `source` is named in messages.
+
+    Raises:
+        BadParameter: a prompt has none, or those of a pair differ in number.
+    """
+    place = f"{source}, pair" if source else "pair"
+    empty = [k for k, one in enumerate(clean) if not len(one)]
+    if empty:
+        raise BadParameter(
+            "a prompt without tokens", needed="one token or more", found="none", where=f"{place} {empty[0] + 1}"
+        )
+    uneven = [k for k, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if len(a) != len(b)]
+    if uneven:
+        k = uneven[0]
+        raise BadParameter(
+            "pairs of unequal length have no edges in common",
+            needed="a clean and a corrupted prompt with equally many tokens, in every pair",
+            found=f"{len(clean[k])} and {len(corrupted[k])} tokens; {len(uneven)} such pairs",
+            where=f"{place} {k + 1}",
+            next_step="leave these pairs out, or change their words for some of equal length",
+        )
 
 
 def _joined(groups: NDArray[Any], keys: Sequence[Any]) -> NDArray[Any]:
@@ -264,6 +274,7 @@ def read_token_pairs(model: LanguageModel, source: str, group: str | None, prope
     encoded = model.encode([example.text for example in read.corpus.examples])
     examples, count = read.corpus.examples[: len(read)], len(read)
     prompts = [[int(i) for i in one.ids] for one in encoded]
+    check_prompts(prompts[:count], prompts[count:], source)
 
     def column(name: str) -> list[str]:
         missing = [k for k, one in enumerate(examples) if one.columns.get(name) is None]

@@ -145,11 +145,11 @@ class SplitTransformer(SplitModel):
             raise not_split(self._trunk, "its states depend on padding or on tokens of its own")
         calls = BlockCalls(trunk)
         self._blocks = [SplitBlock(trunk, k, calls) for k in range(len(blocks))]
-        parallel = {block.is_parallel for block in self._blocks}
-        if len(parallel) > 1:
-            raise not_split(self._trunk, "some of its blocks are parallel and others are not")
+        is_parallel = all(block.is_parallel for block in self._blocks)
+        for block in self._blocks:  # one that shows neither is as the others; `check` compares what its MLP reads
+            block.is_parallel = is_parallel
         self.layers = [Layer(block.n_heads, block.n_groups) for block in self._blocks]
-        self.is_parallel = parallel == {True}
+        self.is_parallel = is_parallel
         try:
             for block in self._blocks:
                 block.check()

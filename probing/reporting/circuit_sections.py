@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -11,8 +12,8 @@ from probing.reporting.blocks import Block, Cell, Figure, Fold, Number, Section,
 from probing.reporting.charts import GREY, Chart, Row, layer, nominal, rounded, tip
 from probing.reporting.panels import Curve, Panel, Point, points
 from probing.reporting.terminal import print_limits, print_lines, print_table
-from probing.reporting.wording import Interval, decimal, interval, plural, probability, with_interval
-from probing.results.circuit import MATERIAL, CircuitPart, CircuitResult, CircuitSize
+from probing.reporting.wording import Interval, decimal, interval, plural, probability, sentence_case, with_interval
+from probing.results.circuit import MATERIAL, TOGETHER, CircuitPart, CircuitResult, CircuitSize
 
 TITLE = "The circuit"
 _COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
@@ -95,18 +96,19 @@ def claims(result: CircuitResult) -> list[str]:
         for one in result.words
     ]
     inside = [part for part in result.parts if part.in_circuit]
-    noun = result.facts["level"]
-    found.append(
-        f"Of {plural(len(inside), noun)} {len(result.material)} are material: without it, the circuit's metric changes "
-        f"by {decimal(result.facts['delta'], 2)} or more. This is {result.scope}."
-    )
+    parts, many = plural(len(inside), result.facts["level"]), len(result.material)
+    bound = f"change the circuit's metric by more than {decimal(result.facts['delta'], 2)}"
+    which = f"{many or 'none'} of {parts} {'is' if many < 2 else 'are'} material"
+    shown = "no removal was" if not many else "its removal was" if many == 1 else "the removal of each was"
+    found.append(f"{sentence_case(which)}: {shown} shown to {bound}. This is {result.scope}.")
     return found
 
 
 _SENTENCES = {
     "sufficient": "Is the circuit sufficient? {0}: it keeps {1} of the metric",
     "necessary": "Is it necessary? {0}: without it, the rest keeps {1}",
-    "the others together": "What those do together whose removal changes less than δ on discovery: {0}, {1}",
+    TOGETHER: "What those of the circuit do together, inside it, whose removal changes it by less than δ on discovery: "
+    "{0}, {1}",
     "beside random circuits": "On the test pairs of random circuits it is {0}: it keeps {1}, where the model keeps 1",
 }
 
@@ -115,16 +117,13 @@ def methods(result: CircuitResult) -> list[str]:
     """Return sentences on how the circuit was found and what it cost."""
     facts = result.facts
     how = {"exact": "each one corrupted in turn", "eap": "EAP", "eap_ig": f"EAP-IG in {facts['steps']} steps"}
-    ranks = [
-        f"{name.replace('_', '-').upper()} {decimal(facts.get(f'rank_correlation_{name}'), 2)}"
-        for name in ("eap", "eap_ig")
-    ]
+    ranks = [_agreement(name, facts) for name in ("eap", "eap_ig")]
     passes = ", ".join(f"{value:,.1f} a pair of {name}" for name, value in facts["passes"].items())
     if facts.get("given") is None:
         found = [
             f"Effects on discovery: {how[facts['method']]}, of {facts['candidates']:,} candidate edges.",
             f"Rank correlation with exact effects on {facts.get('rank_correlation_on', 0)} of them: "
-            f"{', '.join(ranks)}.",
+            f"{'; '.join(ranks)}.",
         ]
     else:
         found = [
@@ -147,6 +146,16 @@ def methods(result: CircuitResult) -> list[str]:
             "circuits by each order."
         )
     return [*found, *(f"{name}: {with_interval(one)}." for name, one in result.areas.items())]
+
+
+def _agreement(screen: str, facts: Mapping[str, Any]) -> str:
+    """Return the rank correlation of a screen with exact effects, and where they differ most."""
+    worst = facts.get(f"largest_error_{screen}")
+    phrase = f"{screen.replace('_', '-').upper()} {decimal(facts.get(f'rank_correlation_{screen}'), 2)}"
+    if worst is None:
+        return phrase
+    numbers = f"estimated {decimal(worst['estimated'])}, exact {decimal(worst['exact'])}"
+    return f"{phrase} (they differ most on {worst['name']}: {numbers})"
 
 
 def circuit_chart(result: CircuitResult) -> Chart:

@@ -24,11 +24,14 @@ SUFFICIENT, EXCEEDS, NOT_SUFFICIENT = "sufficient", "more than the model", "not 
 NECESSARY, NOT_NECESSARY = "necessary", "not necessary"
 CLOSER = "closer to the model than random circuits"
 NO_CLOSER = "no closer to the model than random circuits with as many edges at every node"
-TOGETHER = "the others together"
+TOGETHER = "the circuit's other parts together"
 JUDGED = "judged"  # `by` of the size of the circuit that is judged
 LIMITS = (
     "A circuit holds for these prompts, this corruption and this metric, and for no others.",
     "An edge that is not material may still work where another one does the same: look at what they do together.",
+    "A material edge may have a double outside the circuit; the whole model then loses nothing without it, and a doubt "
+    "says so.",
+    "Paths that cancel are material one by one: those that cancel across several readers are not looked for.",
     "A node is a head or an MLP; what happens inside it is not seen.",
 )
 
@@ -129,7 +132,9 @@ class CircuitResult:
         facts: options, numbers of pairs, cost in forward passes, rank correlations of estimated with measured effects,
             and so on; `given`, the file of a given circuit; `discovery_pairs`, a hash of each pair that the circuit was
             found on; and `test_pairs_of_discovery`, for a given circuit, how many test pairs are among the pairs that
-            it was found on (None: not known).
+            it was found on (None: not known); `removals_from_model`, by how much the metric of the whole model falls
+            without each material edge (or node), on the test pairs; `nodes_left_out`, effects of δ or more of nodes
+            that EAP leaves out; and for EAP and EAP-IG the largest error and the parts of δ or more that are not seen.
         parts: all edges (or nodes) whose effect was measured, the largest first.
         edges: names of the edges of the circuit that is judged.
         sizes: the circuit that is judged, and circuits of ten sizes.

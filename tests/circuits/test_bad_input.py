@@ -26,7 +26,8 @@ from probing.errors import (
     UnknownName,
     UnsupportedModel,
 )
-from probing.results.circuit import INCONCLUSIVE, TOGETHER, CircuitResult, read_circuit
+from probing.reporting.circuit_sections import claims
+from probing.results.circuit import INCONCLUSIVE, MATERIAL, TOGETHER, CircuitResult, read_circuit
 from tests.samples.circuit_samples import CANCELLING, NORMED, Planted, planted_pairs, random_model, split
 from tests.samples.tiny_models import language_model
 
@@ -50,7 +51,7 @@ def file_of(folder: Path, **changes: str) -> str:
 
 
 def test_pairs_of_unequal_length(tmp_path: Path) -> None:
-    with pytest.raises(BadParameter, match="unequal length"):
+    with pytest.raises(BadParameter, match=r"unequal length[\s\S]*pairs\.jsonl, pair 1\b"):
         circuit(split("gpt2").model, file_of(tmp_path, corrupted="much longer than that"), **FAST)
 
 
@@ -231,7 +232,8 @@ def test_a_given_circuit_is_never_called_chosen_here(
     own = set(circuit(Planted(CANCELLING), pairs, seed=seed, **FAST).facts["discovery_pairs"])
     count = sum(one in known for one in pairs.digests if one not in own)
     assert again.facts["test_pairs_of_discovery"] == count and (seed == 0) == (count == 0)
-    assert bool(again.doubts) == bool(count) and all(f"{count} of the 40 test pairs" in one for one in again.doubts)
+    of_pairs = [one for one in again.doubts if "test pairs are" in one]
+    assert len(of_pairs) == bool(count) and all(f"{count} of the 40 test pairs" in one for one in of_pairs)
     assert set(again.facts["discovery_pairs"]) == known and again.facts["given"] == path
     effects = {part.name: part.effect for part in written[1].parts}
     assert {part.name: part.effect for part in again.parts} == {name: effects[name] for name in again.edges}
@@ -258,6 +260,16 @@ def test_every_word_that_is_printed_has_its_question(written: tuple[Path, Circui
     text = repr(replace(written[1], words=words))
     questions = [one.question for one in words if word == INCONCLUSIVE or one.question == TOGETHER]
     assert all(f"{question}: {word}" in text for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("many", "words"), [(0, "None of 6 edges is"), (1, "1 of 6 edges is"), (6, "6 of 6 edges are")]
+)
+def test_the_sentence_on_material_edges_counts_them(written: tuple[Path, CircuitResult], many: int, words: str) -> None:
+    inside = [part for part in written[1].parts if part.in_circuit][:6]
+    assert len(inside) == 6
+    parts = [replace(part, word=MATERIAL if place < many else "") for place, part in enumerate(inside)]
+    assert claims(replace(written[1], parts=parts))[-1].startswith(f"{words} material: ")
 
 
 def test_a_stopped_run_continues(written: tuple[Path, CircuitResult], monkeypatch: pytest.MonkeyPatch) -> None:

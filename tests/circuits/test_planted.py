@@ -20,6 +20,7 @@ from probing.results.circuit import (
     NO_CLOSER,
     NOT_SUFFICIENT,
     SUFFICIENT,
+    TOGETHER,
     CircuitResult,
 )
 from tests.samples.circuit_samples import (
@@ -133,7 +134,7 @@ def test_a_redundant_pair_is_material_only_together() -> None:
     assert len(pair & set(result.material)) == 1  # in a circuit that has one of them, it is needed
     both = circuit(Planted(REDUNDANT), planted_pairs(), size=46, random_circuits=0, progress=False)
     assert pair <= set(both.edges) and not pair & set(both.material)
-    assert both.word("the others together").word == "material together"
+    assert both.word(TOGETHER).word == "material together"
 
 
 def test_a_norm_is_part_of_what_the_logits_read() -> None:

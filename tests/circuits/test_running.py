@@ -27,6 +27,28 @@ def test_what_senders_wrote_is_the_residual_stream_at_every_reader(family: str) 
     assert split(family).check(ids) <= IDENTITY
 
 
+@pytest.mark.parametrize("weak", ["attn.c_attn", "attn.c_proj", "mlp.c_proj"])
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_blocks_of_which_a_part_is_pruned_are_as_the_others(weak: str, size: float, layer: int) -> None:
+    """Where attention or an MLP writes (or reads) nothing, its block does not show whether it is parallel."""
+    model = random_model("gpt2", KNOWN["gpt2"])
+    with torch.no_grad():
+        for part in model._model.transformer.h[layer].get_submodule(weak).parameters():
+            part *= size
+    pruned = SplitTransformer(model)
+    assert not pruned.is_parallel
+    assert pruned.check(torch.tensor(np.random.default_rng(1).integers(0, 261, (3, 9)))) <= IDENTITY
+
+
+def test_blocks_of_both_kinds_are_refused() -> None:
+    model = random_model("gpt_neox", KNOWN["gpt_neox"])
+    assert SplitTransformer(model).is_parallel
+    model._model.gpt_neox.layers[1].use_parallel_residual = False
+    with pytest.raises(UnsupportedModel):
+        SplitTransformer(model)
+
+
 @pytest.mark.parametrize("family", KNOWN)
 def test_all_edges_are_the_model_and_none_the_corrupted_run(family: str) -> None:
     batch, pairs = batch_of(family), random_pairs()

@@ -138,7 +138,7 @@ class SplitBlock:
 
     def _traced(self) -> tuple[nn.Module | None, bool]:
         """Return the norm whose output the projections read (None: they read the residual stream itself), and whether
-        the MLP reads the residual stream before attention has written.
+        the MLP seems to read the residual stream before attention has written (so, too, if either writes nothing).
 
         Raises:
             UnsupportedModel: the projections read something else.
@@ -244,8 +244,13 @@ class SplitBlock:
                     moved += int(any(tokens))
                     if changed[:, others].any() or tokens[0] or (kind == "q" and any(tokens[2:])):
                         raise not_split(self.trunk, f"heads of block {self.layer} are not where they are expected")
-        if not moved:
+        if not moved and self._reads_values():
             raise not_split(self.trunk, f"heads of block {self.layer} read nothing")
+
+    def _reads_values(self) -> bool:
+        """Return whether the values of the first or the last group read anything: those of pruned heads do not."""
+        ends = [(_linear(owner)[0], columns) for owner, columns in (self.readers["v"][0], self.readers["v"][-1])]
+        return any(weight is None or bool(weight[columns.to(weight.device)].any()) for weight, columns in ends)
 
     def _heads_of(self, group: int) -> range:
         size = self.n_heads // self.n_groups
