@@ -137,7 +137,7 @@ def test_the_page_states_the_cut_of_each_latent_and_marks_only_what_is_there(
     assert found.disagreements and {one.token for one in found.disagreements} == {""}  # rows are whole texts
     section = contexts_section(found, "a")
     assert "«»" not in str(section)
-    beside = next(block for block in section.blocks if getattr(block, "head", ())[:2] == ("latent", "active on"))
+    beside = next(block for block in section.blocks if tuple(getattr(block, "head", ()))[:2] == ("latent", "active on"))
     cuts = [row[2] for row in beside.rows]
     for one, cut in zip(found.probes, cuts, strict=True):
         assert cut == f"{'above' if one.sign > 0 else 'at most'} {one.threshold:.2f}"
