@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from probing.circuits.graph import Mask
-from probing.circuits.judging import PartVerdict
+from probing.circuits.judging import PartVerdict, listed, written
 from probing.circuits.measuring import Unit
 from probing.circuits.searching import Search
-from probing.circuits.wording import listed, written
 from probing.results.circuit import MATERIAL
 
 LITTLE = 0.1  # share of the largest of several effects that is left where they cancel

@@ -31,6 +31,18 @@ from probing.use.inference import Estimate, max_t
 LEVEL = 0.05
 MANY_GROUPS = 30  # at most a tenth of groups is then of a kind that was not seen
 LEAST_RIGHT = 0.75  # share of pairs on which a model does the task
+_MOST_NAMED = 5
+
+
+def written(value: float) -> str:
+    """Return a share with three decimals; what rounds to 0 has no sign."""
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
+
+
+def listed(parts: Sequence[str], between: str = ", ") -> str:
+    """Return the first five of some phrases, and how many more there are."""
+    more = len(parts) - _MOST_NAMED
+    return between.join(parts[:_MOST_NAMED]) + (f"{between}and {more} more" if more > 0 else "")
 
 
 def judge_sufficient(scale: Scale, values: Floats, epsilon: float) -> Judged:

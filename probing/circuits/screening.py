@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from probing.circuits.wording import listed, written
+from probing.circuits.judging import listed, written
 
 Floats = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from probing.errors import BadParameter
 from probing.labels import Kind, Labels
-from probing.statistics.clusters import FRACTION
+from probing.statistics.clusters import FRACTION, RHO
 
 OF_TARGET = "of the target"  # the unit of the target, such as years
 # What a gain has to exceed, by the unit of the score; in the unit of the target, as a share of what `prior` reaches.
-MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, "rho": 0.02, "squared probability": 0.02, OF_TARGET: 0.02}
+MARGINS = {FRACTION: 0.02, "bits": 0.05, "R²": 0.02, RHO: 0.02, "squared probability": 0.02, OF_TARGET: 0.02}
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,7 @@ def _unseen(y: NDArray[Any], prediction: Prediction, *, worst: bool) -> tuple[ND
     more_y = np.flatnonzero(counts).astype(y.dtype)
     if _is_alike(values) and (logs is None or _is_alike(logs)):
         same = np.zeros(len(more_y), np.int64)
-        return more_y, prediction.take(same) if prediction.labels is None else replace(prediction, labels=None).take(
-            same
-        )
+        return more_y, replace(prediction, labels=None).take(same)
     named = _rarest_others(counts, more_y) if worst else more_y
     if logs is None:
         return more_y, Prediction(named.astype(values.dtype))

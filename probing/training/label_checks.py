@@ -170,13 +170,12 @@ def data_warnings(labels: Labels, corpus: Corpus, inputs: Inputs, unknown_pieces
 
     Returns:
         `like_groups`, for columns whose values recur across splits as those of a group would: the number of `values`,
-        of rows with each (`least`, `most`), and of values in several splits (`crossing`), and `fixing`
-        (1) if the column is one for fixing the label; `recomposed`, by column, the number of examples whose label was
-        in another Unicode form; `group_name`, what groups are called;
-        `unknown_pieces`, as given; `conflicting_inputs`, the number of test rows whose input also occurs with another
-        label; `one_label`, the label of dev or test if all judged rows have the same; `alike_labels`, lists of labels
-        that differ by upper and lower case or white space alone; `lone_label`, only if there is one: of two labels of
-        dev or test, that whose rows are all of one cluster.
+        of rows with each (`least`, `most`) and of values in several splits (`crossing`), and `fixing` (1) if the column
+        is listed only because its values fix the label; `recomposed`, by column, the number of examples whose label was
+        in another Unicode form; `group_name`, what groups are called; `unknown_pieces`, as given; `conflicting_inputs`,
+        the number of test rows whose input also occurs with another label; `one_label`, the label of dev or test if all
+        judged rows have the same; `alike_labels`, lists of labels that differ by upper and lower case or white space
+        alone; `lone_label`, only if there is one: of two labels of dev or test, that whose rows are all of one cluster.
     """
     return {
         "like_groups": _like_groups(labels, corpus),
