@@ -31,9 +31,9 @@ def rows(across: AcrossModels) -> tuple[list[str], list[list[Cell]]]:
     baseline.
     """
     is_stepped = any(one.step is not None for one in across.models)
-    head = ["model", *(["step"] if is_stepped else []), "parameters", "best site", "score"]
+    head = ["model", "finding", *(["step"] if is_stepped else []), "parameters", "best site", "score"]
     head += ["difference", "from", "adjusted p"] if across.pairs else []
-    head += ["selectivity", "gain over baseline", "finding"]
+    head += ["selectivity", "gain over baseline"]
     models = [_row(across, i, is_stepped) for i in range(len(across.tasks))]
     for baseline in across.tasks[0].baselines:
         if found := score(baseline, across.tasks[0].primary):
@@ -45,14 +45,14 @@ def rows(across: AcrossModels) -> tuple[list[str], list[list[Cell]]]:
 def _row(across: AcrossModels, i: int, is_stepped: bool) -> list[Cell]:
     task, model = across.tasks[i], across.models[i]
     result, scores = best_of(task), task.on_test(best_of(task))
-    row: list[Cell] = [model.title]
+    row: list[Cell] = [model.title, finding(task).status]
     row += ["–" if model.step is None else f"{model.step:,}"] if is_stepped else []
     row += ["–" if model.parameters is None else f"{model.parameters:,}"]
     row += [f"{result.site}, {result.probe}", number(scores.score)]
     if across.pairs:
         pair, of = across.pair(i), across.reference(i)
         row += [difference(pair), across.names[of or 0], p_value(pair["p_adjusted"])] if pair else ["–", "–", "–"]
-    return [*row, number(scores.selectivity), number(scores.gain), finding(task).status]
+    return [*row, number(scores.selectivity), number(scores.gain)]
 
 
 def section(across: AcrossModels, anchor: str) -> Section:

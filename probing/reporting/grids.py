@@ -41,6 +41,7 @@ class HeatMap:
         y_label, x_label: labels of the axes of rows and columns.
         is_upward: whether the first row is drawn at the bottom, as the first layer of a model.
         is_share: whether the numbers are shares, so that 1 has full colour and maps can be compared.
+        least_limit: a value that has full colour even if no number is as large, so that maps can be compared.
     """
 
     title: str
@@ -52,6 +53,7 @@ class HeatMap:
     x_label: str = ""
     is_upward: bool = False
     is_share: bool = False
+    least_limit: float = 0.0
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.rows), len(self.columns)) or not np.isfinite(self.values).any():
@@ -79,8 +81,8 @@ class HeatMap:
 
     @property
     def limit(self) -> float:
-        """Value with full colour: the largest absolute value, for shares at least 1."""
-        largest = float(np.nanmax(np.abs(self.values))) or 1.0
+        """Value with full colour: the largest absolute value, at least `least_limit` and, for shares, 1."""
+        largest = max(self.least_limit, float(np.nanmax(np.abs(self.values)))) or 1.0
         return max(1.0, largest) if self.is_share else largest
 
     @property
@@ -311,11 +313,13 @@ def _grid_layers(rows: Sequence[Row], step: float, quantity: str, most: float) -
     words = dict.fromkeys((row["use"], row["shape"]) for row in rows if row["shape"])
     if not words:
         return layers
-    mark = {"type": "point", "size": min(120.0, (step * 0.5) ** 2 * 1.2), "strokeWidth": 1.8, "opacity": 1}
-    mark["xOffset"] = step / 2  # the middle of the cell
+    mark = {"type": "point", "strokeWidth": 1.8, "opacity": 1, "xOffset": step / 2}  # in the middle of the cell
     shapes = shape_encodings("use", words, INK, _ROOM, "use")
     middle = {"field": "middle", "type": "quantitative"}
-    return [*layers, layer(mark, where="datum.shape != ''", y=middle, **shapes)]
+    largest = min(120.0, (step * 0.5) ** 2 * 1.2)
+    areas = {"domain": [0, 1], "range": [largest / 8, largest]}
+    size = {"field": "share", "type": "quantitative", "scale": areas, "legend": None}
+    return [*layers, layer(mark, where="datum.shape != ''", y=middle, size=size, **shapes)]
 
 
 def _cell_axis(names: Sequence[str], step: float) -> Chart:

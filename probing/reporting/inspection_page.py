@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def write_page(found: Inspection, folder: Path, *, heads: Heads = ()) -> Path:
     path = folder / "inspection.html"
     sections = [states_section(found)]
     if found.heads is not None:
-        sections += [heads_section(found), maps_section(found, heads)]
+        sections = [summary_section(found), *sections, heads_section(found), maps_section(found, heads)]
     if found.comparison is not None:
         sections.append(comparison_section(found))
     sections.append(Section("limits", "What this page cannot show", blocks=[Words("ul", found.limits)]))
@@ -92,6 +93,27 @@ def _first_text(found: Inspection, column: str) -> NDArray[np.float64]:
     table = found.tokens[found.tokens["text"] == 0]
     values = table[column].to_numpy(dtype=np.float64).reshape(len(found.sites), -1)
     return values[:, :_MOST_TOKENS]
+
+
+def summary_section(found: Inspection) -> Section:
+    """Return the section on top of the page: the heads with the largest checked effects, and what patterns tell."""
+    claims = agreement(found)
+    largest = [(layer, head, float(_least(found, layer, head))) for layer, head in largest_effects(found, FEW)]
+    if largest:
+        heads = ", ".join(f"{layer}.{head} ({kl(effect)} bits)" for layer, head, effect in largest)
+        many = int((least_effects(found) > rounding(found)).sum())
+        claims = [
+            f"Replacing a head (layer.head) changes the output most for {heads}: KL, mean over tokens, by whichever "
+            f"replacement changes it least. {many} of {least_effects(found).size} heads change it by more than "
+            "rounding, whichever way they are replaced.",
+            *claims,
+        ]
+    return Section("summary", "In short", claims=claims)
+
+
+def _least(found: Inspection, layer: int, head: int) -> float:
+    """Return the effect of a head under the replacement that changes the output least."""
+    return float(least_effects(found)[found.layers.index(layer), head])
 
 
 def states_section(found: Inspection) -> Section:
@@ -130,10 +152,11 @@ def heads_section(found: Inspection) -> Section:
     """Return the section on all heads: maps of layer by head, the checked effect first, and a table of those that
     stand out.
     """
+    effects = {way: grid for way in found.replacements if np.isfinite(grid := found.grid(way, "kl")).any()}
+    largest = max((float(np.nanmax(np.abs(grid))) for grid in effects.values()), default=0.0)
     of_checks = [
-        _head_map(found, WAYS[way], found.grid(way, "kl"), "KL of the output, bits")
-        for way in found.replacements
-        if np.isfinite(found.grid(way, "kl")).any()
+        replace(_head_map(found, WAYS[way], grid, "KL of the output, bits"), least_limit=largest)
+        for way, grid in effects.items()
     ]
     of_scores = [
         _head_map(found, TITLES[score], found.grid(score), "mean over queries and texts")
@@ -156,7 +179,7 @@ def heads_section(found: Inspection) -> Section:
     folds = [Fold("What each score counts", [Words("ul", DEFINITIONS)])]
     folds += [Fold("Scores of all heads, by layer", [maps_figure(of_scores)])] if of_scores else []
     title = "Heads: what catches the eye" + ("" if found.checks is None else ", and what it does")
-    return Section("heads", title, claims=agreement(found), blocks=blocks, folds=folds)
+    return Section("heads", title, blocks=blocks, folds=folds)
 
 
 def _head_map(found: Inspection, title: str, values: NDArray[np.float64], label: str) -> HeatMap:
@@ -205,7 +228,6 @@ def maps_section(found: Inspection, heads: Heads) -> Section:
         "maps",
         "Attention maps" + ("" if found.checks is None else " beside their checked effect"),
         about=about,
-        claims=agreement(found)[:1],
         blocks=blocks,
     )
 
@@ -237,7 +259,7 @@ def _caption(found: Inspection, layer: int, head: int) -> str:
         parts.append(f"{WAYS[way]} {kl(of['kl'])}{ends} bits ({kl(of['kl_last'])} at the last token)")
     words = f"Head {layer}.{head}, KL of the output: {'; '.join(parts)}."
     least = least_effects(found)
-    effect = float(least[found.layers.index(layer), head])
+    effect = _least(found, layer, head)
     if not np.isfinite(effect):
         return words
     if effect <= rounding(found):

@@ -44,12 +44,20 @@ class Cell:
             "decodable": self.judgement is not None and self.judgement.status in _STRENGTH,
             "shape": MARKS[self.use[1].word] if self.use else "",
             "use": SHORT[self.use[1].word] if self.use else "",
+            "share": _share(*self.use) if self.use else 1.0,
         }
 
     def hints(self) -> dict[str, str]:
         """Return the entries of the tooltip, text by title."""
         used = {"use": SHORT[self.use[1].word]} | _use_words(*self.use) if self.use else {}
         return {"site": self.site} | _probe_words(self.judgement) | used
+
+
+def _share(cell: UseCell, verdict: Verdict) -> float:
+    """Return the mediated fraction of a used property, between 0 and 1; 1 for other verdicts and if it is unknown."""
+    edit = cell.whole if verdict.word is Word.USED_SITE else cell.subspace
+    is_used = verdict.word in (Word.USED_SUBSPACE, Word.USED_SITE)
+    return min(1.0, max(0.0, edit.mediated_fraction)) if is_used and edit.mediated_fraction is not None else 1.0
 
 
 def _probe_words(judgement: Judgement | None) -> dict[str, str]:

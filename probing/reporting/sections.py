@@ -105,18 +105,17 @@ def results_table(task: TaskResults) -> Table:
     """Return a table of test scores with a row for each site and probe, and for each baseline."""
     names, best = task.columns(), task.best()
     heads = {"score": measure_title(task.primary), "gain": "gain over baseline"}
-    head = ["site", "probe", *(heads.get(name, name) for name in names), *(["finding"] if "gain" in names else [])]
+    first = ["site", "finding", "probe"] if "gain" in names else ["site", "probe"]
     rows: list[list[Cell]] = []
     for result in task.all:
-        rows.append([place_of(result), result.probe, *_cells(task.on_test(result), names)])
-        if "gain" in names:
-            outcome = judge(task, result) if result.site != NO_SITE else None
-            rows[-1].append(outcome.status if outcome else "–")
+        outcome = judge(task, result) if "gain" in names and result.site != NO_SITE else None
+        words = {"site": place_of(result), "finding": outcome.status if outcome else "–", "probe": result.probe}
+        rows.append([*(words[name] for name in first), *_cells(task.on_test(result), names)])
     of = f"; control: {task.controls()[0]}" if task.controls() else ""
     said = f"What probes read, with 95 % intervals{of}{f'; in colour the best on {task.chosen_on}' if best else ''}"
     said += f"; {CEILING}." if "ceiling" in names else "."
     marked = next((i for i, result in enumerate(task.all) if result is best), None)
-    return Table(said, head, rows, (0, 1, len(head) - 1) if "gain" in names else (0, 1), marked)
+    return Table(said, [*first, *(heads.get(name, name) for name in names)], rows, range(len(first)), marked)
 
 
 def _cells(scores: ScoresOnTest, names: Iterable[str]) -> list[Cell]:
@@ -309,6 +308,6 @@ def _runs_table(name: str, runs: Sequence[TaskResults]) -> Table:
         best = task.best()
         where = [best.site, best.probe] if best else ["–", "–"]
         scores = _cells(task.on_test(best), ("score", "control", "selectivity", "gain"))
-        rows.append([task.states, *where, *scores, finding(task).status])
-    head = ["states", "site", "probe", "score", "control", "selectivity", "gain over baseline", "finding"]
-    return Table(said, head, rows, (0, 1, 2, 7))
+        rows.append([task.states, finding(task).status, *where, *scores])
+    head = ["states", "finding", "site", "probe", "score", "control", "selectivity", "gain over baseline"]
+    return Table(said, head, rows, range(4))

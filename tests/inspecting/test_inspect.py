@@ -204,7 +204,9 @@ def test_the_page_shows_maps_beside_effects(tmp_path: Path) -> None:
     found = pb.inspect(planted_model(), [TEXT, "start b d a b d a"], check=True, progress=False)
     page = write_page(found, tmp_path, heads=[(1, 0)]).read_text(encoding="utf-8")
     assert "Head 1.0, KL of the output: pattern made uniform" in page and "Head 0.1, KL" not in page
-    assert page.count("A pattern whose replacement changes nothing explains nothing here.") == 3
+    assert page.count("A pattern whose replacement changes nothing explains nothing here.") == 2
+    short = page[page.index("In short") : page.index("Hidden states")]
+    assert "changes the output most for 1.0" in short and "explains nothing here" in short
     assert re.search(r"http-equiv=\"Content-Security-Policy\"", page) and "<svg" in page
     with pytest.raises(BadParameter, match=r"no head 7\.0"):
         write_page(found, tmp_path, heads=[(7, 0)])
