@@ -226,9 +226,14 @@ class TextRegressor(TextProbe, RegressorProbe):
         check_consistent_length(features, targets)
         if not np.isfinite(targets).all():
             raise ValueError("Input y contains NaN or infinity")
-        solver = "auto" if isinstance(features, np.ndarray) else "sparse_cg"
         held_out, within = self._held_out(X, dev)
         wanted = None if dev is None else np.asarray(dev[1], np.float64)[within]
+        self._settle(features, targets, held_out, wanted)
+        return self
+
+    def _settle(self, features: Any, targets: NDArray[np.float64], held_out: Any, wanted: Any) -> None:
+        """Fit with the first penalty after which the squared error on held-out rows does not become less."""
+        solver = "auto" if isinstance(features, np.ndarray) else "sparse_cg"
         least = np.inf
         for penalty in self._penalties(held_out):
             ridge = Ridge(alpha=penalty, solver=solver, tol=1e-5).fit(features, targets)
@@ -238,7 +243,6 @@ class TextRegressor(TextProbe, RegressorProbe):
             least, self.l2_ = error, penalty
             self.coef_, self.intercept_ = np.asarray(ridge.coef_, np.float64), float(ridge.intercept_)
         self.converged_ = True
-        return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted values, `(N,)` float64."""

@@ -14,7 +14,7 @@ from sklearn.preprocessing import normalize
 from probing.probes._texts import TextClassifier, TextRegressor, WordCounts
 
 
-class _Weighted(WordCounts):
+class WeightedWords(WordCounts):
     """Weights counts by `1 + ln((1 + N) / (1 + n))`, n of N training texts having the word, and scales each text to
     length 1.
     """
@@ -32,7 +32,7 @@ class _Weighted(WordCounts):
         return normalize(super()._features(texts).multiply(self.idf_).tocsr(), copy=False)
 
 
-class TfidfProbe(_Weighted, TextClassifier):
+class TfidfProbe(WeightedWords, TextClassifier):
     """Fits softmax regression on the words of the text, weighted by term frequency and inverse document frequency.
 
     It is like `bag_of_words`, but normalised for the length of the text. Features are small, and therefore the default
@@ -56,7 +56,7 @@ class TfidfProbe(_Weighted, TextClassifier):
         self.ngrams = ngrams
 
 
-class TfidfRegressorProbe(_Weighted, TextRegressor):
+class TfidfRegressorProbe(WeightedWords, TextRegressor):
     """Fits ridge regression on the same features as `TfidfProbe`, with the same arguments."""
 
     _arrays = ("coef", "mean", "scale", "words", "idf")

@@ -282,6 +282,20 @@ def _chance_line(task: TaskResults, judged: Judgement, name: str) -> str:
     return f"Chance check ({name}): the same probe scores {with_interval(check.score)}{beside}."
 
 
+def _combines_words(judged: Judgement) -> list[str]:
+    """Return what would overturn the finding of a non-linear probe of texts: no baseline reads words together."""
+    if judged.result.probe.partition(":")[0] not in _NOT_LINEAR or judged.result.facts.get("level") != "sentence":
+        return []
+    return [
+        "a baseline that reads words together: those of words are linear or find the nearest text, while "
+        f"{judged.result.probe} is not linear, and the label may follow from two words that the states merely hold "
+        "(see whether `linear` reads it)"
+    ]
+
+
+_NOT_LINEAR = ("mlp", "k_nearest")
+
+
 def _has_no_room(judged: Judgement) -> bool:
     """Return whether the best baseline already scores (nearly) the best score there is, so that no probe could gain."""
     best = {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "auroc": 1.0}.get(judged.measured.measure)
@@ -312,6 +326,7 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
         )
     keyed = " or ".join(task.controls())
     reasons = [
+        *_combines_words(judged),
         "another corpus or domain, in which the label's cues differ",
         "a stronger baseline without hidden states (longer context of words, a lexicon)",
         f"a control keyed on another field than {keyed}" if keyed else "a control task, of which there was none here",

@@ -267,6 +267,8 @@ def _reached(judged: Sequence[Judgement]) -> str:
         return ""
     score, own = best.measured.score.value, baseline_value(best.measured, best.gain)
     reached = f"probes reach {short(score, 2)}, {best.gain.baseline} {short(own, 2)}"
+    if best.gain.gain.low > 0:
+        reached += ": a gain that is not shown to exceed its margin"
     prior = next((gain for gain in best.measured.gains if gain.baseline == "prior"), None)
     if prior is None or prior is best.gain or prior.is_shown:
         return f" ({reached})"

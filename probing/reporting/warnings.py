@@ -111,21 +111,28 @@ def _below_prior(task: TaskResults, ways: _WaysOut) -> tuple[str, ...]:
     what = "predicting the mean of train" if task.kind == "real" else "the label frequencies"
     return (
         f"{result.probe} at {result.site}{others} scores below {what} by more than its interval: "
-        f"{with_interval(over)}. What it learned on train is wrong on test: {_why_below(task, ways)}.",
+        f"{with_interval(over)}. What it learned on train is wrong on test: "
+        f"{_why_below(task, ways, result.probe, -over.high)}.",
     )
 
 
 FEW = 10  # train rows a coordinate: with fewer, a probe can fit noise to the cost of its score on test
 
 
-def _why_below(task: TaskResults, ways: _WaysOut) -> str:
-    """Return the causes, the likeliest first, of scores below those of a probe that reads nothing."""
+def _why_below(task: TaskResults, ways: _WaysOut, probe: str, loss: float) -> str:
+    """Return the causes, the likeliest first, of scores of a probe that are at least `loss` below those of one that
+    reads nothing.
+
+    A linear fit of N rows of D coordinates to noise is expected to lose D / (N - D) of the variance on other rows, and
+    less of labels: noise is a cause of losses up to twice as large.
+    """
     facts = task.any.facts
     rows, width, outlier = (facts.get("rows") or {}).get("train"), facts.get("width"), facts.get("outlier")
     causes = []
     if outlier:
         causes.append(f"one value, {outlier['value']:g} of row {outlier['row']}, outweighs all others")
-    if rows and width and rows < FEW * width:
+    is_linear = probe.partition(":")[0] in ("linear", "ridge")
+    if rows and width and (rows < FEW * width or (is_linear and loss <= 2 * width / (rows - width))):
         causes.append(
             f"it fitted noise, of which {rows:,} train rows of {int(width):,} coordinates leave much (more rows, or a "
             "simpler probe)"

@@ -274,7 +274,7 @@ def built_baselines(labels: Labels) -> dict[str, Probe]:
     """Return the baselines that are always fitted and need no states: those that read only the labels, and those that
     read the word, the text or the word order.
     """
-    of_texts = ["text_length", "bag_of_words", "tfidf", "character_ngrams"]
+    of_texts = ["text_length", "bag_of_words", "tfidf", "character_ngrams", "nearest_text"]
     by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": of_texts}
     names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]
     if labels.kind == "labels":

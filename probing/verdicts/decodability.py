@@ -3,9 +3,10 @@
 A task is *decodable* at a site if the probe's gain over the best baseline exceeds its margin (0.02 in accuracy) on
 test, at an adjusted p of at most 0.025 (`Gain.is_shown`). It is *selectively decodable* if the interval of selectivity
 against every control also lies above 0. Otherwise it is *not beyond* that baseline: *not beyond bag_of_words* does not
-mean that the states lack the label, only that the words predict it as well. No judgement is made on fewer than 20
-different test sentences, if all test labels are the same, or if one of two is on a single row, sentence or group. Test
-rows whose input also occurs in train are left out, unless the other rows are too few or have only one label.
+mean that the states lack the label, only that they are not shown to tell more of it than the words do. No judgement is
+made on fewer than 20 different test sentences, if all test labels are the same, or if one of two is on a single row,
+sentence or group. Test rows whose input also occurs in train are left out, unless the other rows are too few or have
+only one label.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from probing.text.corpus import Corpus, Example
 from probing.training import train
 from tests.samples.training_samples import SPLIT_SIZES, MemoryStore, word_corpus, word_store
 
-TEXTS = ("text_length", "bag_of_words", "tfidf", "character_ngrams")
+TEXTS = ("text_length", "bag_of_words", "tfidf", "character_ngrams", "nearest_text")
 FILLERS = [f"w{i}" for i in range(30)]
 
 

@@ -99,6 +99,16 @@ def test_pairs_with_opposite_labels_are_still_named_where_rows_are_many() -> Non
     assert "rows that belong together lie in both with opposite labels" in found and "fitted noise" not in found
 
 
+@pytest.mark.parametrize("rows, width", [(1000, 64), (1200, 40), (600, 30)])
+def test_noise_is_named_at_any_number_of_rows_where_it_explains_the_loss(rows: int, width: int) -> None:
+    found = []
+    for seed in range(12):
+        states, rng = noise(rows, width, seed)
+        found.append(sentences(states, rng.standard_normal(rows)))
+    below = [one for one in found if "below predicting the mean of train" in one]
+    assert below and all("it fitted noise" in one for one in below)
+
+
 @pytest.mark.parametrize("keys", [None, [f"k{i % 40}" for i in range(200)]])
 def test_states_that_are_all_equal_are_named_as_that_and_not_as_copies(keys: list[str] | None) -> None:
     labels = np.random.default_rng(0).choice(["x", "y"], 200)

@@ -190,7 +190,8 @@ def test_each_baseline_gives_each_label_what_it_gives_a_task_of_that_label_alone
         }
 
     together, alone = baselines(names), [baselines((name,)) for name in names]
-    assert {probe for probe, *_ in together} == {"prior", "text_length", "bag_of_words", "tfidf", "character_ngrams"}
+    texts = {"text_length", "bag_of_words", "tfidf", "character_ngrams", "nearest_text"}
+    assert {probe for probe, *_ in together} == {"prior", *texts}
     for (probe, measure, split), value in together.items():
         of_each = [one[probe, measure, split] for one in alone]
         if measure == "log_loss":  # of several labels it is their sum, in bits per row
