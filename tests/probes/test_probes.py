@@ -59,12 +59,12 @@ def data_for(kind, seed=0):
 
 # What the checks ask of an estimator shows after few epochs; at defaults they would fit for minutes.
 FEW_EPOCHS = {
-    "AttentionPoolingProbe": {"max_epochs": 10},
-    "BilinearProbe": {"max_epochs": 4, "rank": 8, "learning_rate": 0.01},
-    "MLPProbe": {"max_epochs": 20},
-    "MLPRegressorProbe": {"max_epochs": 20},
-    "SoftmaxPoolingProbe": {"max_epochs": 10},
-    "StructuralProbe": {"max_epochs": 8, "learning_rate": 0.01},
+    "AttentionPoolingProbe": {"max_epochs": 5},
+    "BilinearProbe": {"max_epochs": 2, "rank": 8, "learning_rate": 0.01},
+    "MLPProbe": {"max_epochs": 10},
+    "MLPRegressorProbe": {"max_epochs": 10},
+    "SoftmaxPoolingProbe": {"max_epochs": 5},
+    "StructuralProbe": {"max_epochs": 3, "learning_rate": 0.01},
 }
 
 

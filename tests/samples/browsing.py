@@ -67,8 +67,8 @@ def draw(tab: Page, most: int = 100) -> None:
 
 OVERFLOWING = """() => {
   const wide = document.documentElement.clientWidth, inside = (node) => node.closest(".scroll, .chart, pre, .skip");
-  const found = [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility()
-    && node.getBoundingClientRect().right > wide + 1 && !inside(node.parentElement));
+  const found = [...document.body.querySelectorAll("*")].filter((node) =>
+    node.getBoundingClientRect().right > wide + 1 && node.checkVisibility() && !inside(node.parentElement));
   return document.documentElement.scrollWidth > wide || found.length
     ? [document.documentElement.scrollWidth, ...found.slice(0, 5).map((node) => node.outerHTML.slice(0, 120))] : [];
 }"""
