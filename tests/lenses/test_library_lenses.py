@@ -42,7 +42,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def read_by(library: str, model: Path, ours: LanguageModel, texts: list[str], to: Path, warm: list[str]) -> dict[str, Any]:
+def read_by(
+    library: str, model: Path, ours: LanguageModel, texts: list[str], to: Path, warm: list[str]
+) -> dict[str, Any]:
     """Run a library on the tokens of texts, and return its columns by lens and text."""
     ids = [one.ids.tolist() for one in ours.encode(texts)]
     (to / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
