@@ -31,7 +31,9 @@ def chromium() -> Iterator[Browser]:
         found = next(filter(None, map(shutil.which, SYSTEM)), own if Path(own).is_file() else None)
         if found is None:
             pytest.skip(NO_BROWSER)
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu", "--process-per-site"])
+        started = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--process-per-site"]
+        )
         yield started
         started.close()
 
