@@ -201,7 +201,8 @@ def _parameters(member: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _values(obj: Any) -> list[tuple[str, Any, Any]]:
-    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(type(obj)).items()]
+    kind: Any = type(obj)
+    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(kind).items()]
 
 
 def _takes_presets(member: Any, name: str) -> bool:

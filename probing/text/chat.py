@@ -27,7 +27,7 @@ START = 60.0  # seconds that the child may take to load its libraries
 
 
 class Renderer:
-    """Renders conversations by a chat template in a child process, which starts at the first call; threads take turns."""
+    """Renders conversations by a chat template in a child process, which starts at the first call; threads wait."""
 
     def __init__(self, template: str, pieces: dict[str, Any]) -> None:
         self.seconds = SECONDS
