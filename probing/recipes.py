@@ -12,6 +12,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from probing import registry
@@ -190,7 +191,8 @@ def _member(folder: str, name: str, kind: Kind | None) -> Any:
     )
 
 
-def _parameters(member: Any) -> dict[str, inspect.Parameter]:
+@lru_cache(maxsize=1024)
+def _parameters(member: Any) -> Mapping[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in inspect.signature(member).parameters.items()
@@ -199,7 +201,8 @@ def _parameters(member: Any) -> dict[str, inspect.Parameter]:
 
 
 def _values(obj: Any) -> list[tuple[str, Any, Any]]:
-    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(type(obj)).items()]
+    kind: Any = type(obj)
+    return [(name, getattr(obj, name), parameter.default) for name, parameter in _parameters(kind).items()]
 
 
 def _takes_presets(member: Any, name: str) -> bool:

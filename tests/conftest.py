@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from typer import testing
 
 from tests.samples.warm_python import warm_python
 
@@ -71,6 +73,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: os.fstat(handle) and None)  # what is closed is still refused
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_made_once() -> Iterator[None]:
+    """Make the commands of an app for the first run of its command line alone, as in a process that has one run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(testing._get_command))
         yield
 
 

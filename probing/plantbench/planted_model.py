@@ -5,7 +5,7 @@ instrument for N prompts of such a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,7 +88,7 @@ class PlantedModel:
         found: dict[Place, list[Tensor]] = {place: [] for place in places}
         for start in range(0, len(prompts), BATCH):
             some = prompts.take(slice(start, start + BATCH))
-            with torch.no_grad(), self.reading(layers) as states:
+            with torch.no_grad(), self.reading(layers) as states, suppress(_Enough), self._hooked(layers[-1], _stop):
                 self.answers(torch.from_numpy(some.ids))
             for place in places:
                 state = states[layers.index(self.sites.index(place.site))]
@@ -177,6 +177,14 @@ class PlantedModel:
 
         with _hooks(self.norms, hold):
             yield
+
+
+class _Enough(Exception):
+    """Ends a forward pass of which no later state is asked for."""
+
+
+def _stop(_: Tensor) -> None:
+    raise _Enough
 
 
 def _at_the_query(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:

@@ -102,8 +102,12 @@ def altair_chart(chart: Chart) -> Any:
     enabled in Altair (`altair.renderers.enable("html")`) takes precedence.
     """
     import altair
+    from altair.utils.schemapi import debug_mode
 
-    made: Any = altair.Chart.from_dict(spec(chart, is_drawn_here=False))
+    told = spec(chart, is_drawn_here=False)
+    kind = altair.ConcatChart if "concat" in told else altair.LayerChart if "layer" in told else altair.Chart
+    with debug_mode(False):  # the whole is held to the schema, and not each of its parts once more
+        made: Any = kind.from_dict(told)
     object.__setattr__(made, "__class__", _drawn_offline(made.__class__))
     return made
 

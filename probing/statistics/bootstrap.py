@@ -20,6 +20,7 @@ LEVEL = 0.95
 ALPHA = 0.025  # one-sided, as the lower end of a 95 % interval
 POWER = 0.8
 _DOUBLE_CELLS = 1 << 25
+_DRAWN_AT_ONCE = 1 << 18  # draws of clusters, which fit in a cache
 _TAIL = 0.01
 MANY = 1e9  # degrees of freedom at which t is normal to all digits
 
@@ -137,8 +138,11 @@ def cluster_weights(n_clusters: int, *, resamples: int = RESAMPLES, seed: int = 
     dtype = np.float64 if resamples * n_clusters <= _DOUBLE_CELLS else np.float32
     weights = np.empty((resamples, n_clusters), dtype)
     random = np.random.default_rng(seed)
-    for row in weights:
-        row[:] = np.bincount(random.integers(0, n_clusters, n_clusters), minlength=n_clusters)
+    step = max(1, _DRAWN_AT_ONCE // max(1, n_clusters))
+    for low in range(0, resamples, step):
+        rows = weights[low : low + step]
+        drawn = random.integers(0, n_clusters, rows.shape) + n_clusters * np.arange(len(rows))[:, None]
+        rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
     return weights
 
 

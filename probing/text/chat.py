@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,13 @@ START = 60.0  # seconds that the child may take to load its libraries
 
 
 class Renderer:
-    """Renders conversations by a chat template in a child process, which starts at the first call."""
+    """Renders conversations by a chat template in a child process, which starts at the first call; threads wait."""
 
     def __init__(self, template: str, pieces: dict[str, Any]) -> None:
         self.seconds = SECONDS
         self._setting = json.dumps({"template": template, "pieces": pieces}) + "\n"
         self._child: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
 
     def render(self, messages: list[dict[str, str]], *, is_open: bool) -> str:
         """Render a conversation and return the prompt; with `is_open`, the prompt ends where the assistant's answer
@@ -40,7 +43,8 @@ class Renderer:
             BadParameter: the template takes more memory, time or characters than a prompt can need.
             AlignmentError: the template refuses the messages.
         """
-        answer = self._answer(json.dumps({"messages": messages, "is_open": is_open}) + "\n")
+        with self._turn:
+            answer = self._answer(json.dumps({"messages": messages, "is_open": is_open}) + "\n")
         if "limit" in answer:
             raise BadParameter(
                 "the chat template takes more than any prompt needs",
@@ -71,6 +75,12 @@ class Renderer:
             return found
         self._child = None
         return {"limit": f"more than {self.seconds:g} s, or more memory than there is"}
+
+
+@lru_cache(maxsize=2)
+def _renderer_of(template: str, pieces: str, process: int) -> Renderer:
+    """Return the renderer of a template and special pieces (JSON), the same for all who ask for it in a process."""
+    return Renderer(template, json.loads(pieces))
 
 
 def _started() -> subprocess.Popen[str]:
@@ -145,7 +155,8 @@ class ChatTemplate:
                 next_step="leave the chat template out, or choose an instruction-tuned model",
             )
         self._tokenizer = tokenizer
-        self._renderer = Renderer(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+        pieces = json.dumps(tokenizer.special_tokens_map)
+        self._renderer = _renderer_of(tokenizer.get_chat_template(), pieces, os.getpid())
         self._frames: dict[Messages, tuple[str, str]] = {}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:

@@ -33,9 +33,9 @@ SITES = {
 
 @pytest.mark.dictionary_libraries
 @pytest.mark.parametrize("library", MODULES)
-def test_a_dictionary_of_a_library_encodes_and_decodes_as_there(library: str, tmp_path: Path) -> None:
+def test_a_dictionary_of_a_library_encodes_and_decodes_as_there(library: str, tmp_path: Path, warm: list[str]) -> None:
     python, module = os.environ.get("PROBING_DICTIONARY_PYTHON", sys.executable), MODULES[library]
-    done = run_with(module, "tests.dictionaries.library_files", library, str(tmp_path), python=python)
+    done = run_with(module, "tests.dictionaries.library_files", library, str(tmp_path), warm=warm, python=python)
     assert done.returncode == 0, done.stderr[-2000:]
     folders = sorted(file.parent for file in tmp_path.rglob("expected.npz"))
     assert len(folders) == CASES[library]

@@ -42,11 +42,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def read_by(library: str, model: Path, ours: LanguageModel, texts: list[str], to: Path) -> dict[str, Any]:
+def read_by(
+    library: str, model: Path, ours: LanguageModel, texts: list[str], to: Path, warm: list[str]
+) -> dict[str, Any]:
     """Run a library on the tokens of texts, and return its columns by lens and text."""
     ids = [one.ids.tolist() for one in ours.encode(texts)]
     (to / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-    done = run_with(library, "tests.lenses.library_lenses", library, str(model), str(to))
+    done = run_with(library, "tests.lenses.library_lenses", library, str(model), str(to), warm=warm)
     assert done.returncode == 0, done.stderr[-3000:]
     return {file.stem: dict(np.load(file)) for file in to.glob("*.npz")}
 
@@ -79,19 +81,19 @@ def ours_of(model: Path, **options: Any) -> tuple[LanguageModel, list[str], pb.L
     return ours, texts, pb.lens(ours, pb.Corpus.from_texts(texts), **given)
 
 
-def test_the_logit_lens_is_that_of_transformer_lens(model: Path, tmp_path: Path) -> None:
+def test_the_logit_lens_is_that_of_transformer_lens(model: Path, tmp_path: Path, warm: list[str]) -> None:
     ours, texts, result = ours_of(model)
-    theirs = read_by("transformer_lens", model, ours, texts, tmp_path)
+    theirs = read_by("transformer_lens", model, ours, texts, tmp_path, warm)
     sites = list(result.sites)
     assert sites[0] == "resid.0" and len(sites) > 2
     rows = result.rows[result.rows.lens == "logit"]
     check(compare(rows, theirs["logit"], sites, len(sites) * 10), f"TransformerLens, {len(rows)} rows")
 
 
-def test_lenses_are_those_of_tuned_lens_and_its_files_are_read(model: Path, tmp_path: Path) -> None:
+def test_lenses_are_those_of_tuned_lens_and_its_files_are_read(model: Path, tmp_path: Path, warm: list[str]) -> None:
     ours = pb.LanguageModel.load(str(model), kind="causal")
     texts = PROSE if os.environ.get("PROBING_LENS_MODEL") == str(model) else TEXTS
-    theirs = read_by("tuned_lens", model, ours, texts, tmp_path)
+    theirs = read_by("tuned_lens", model, ours, texts, tmp_path, warm)
     lenses = ["logit", f"tuned:{tmp_path / 'tuned'}"]
     _, _, result = ours_of(model, lenses=lenses, allow_pickle_weights=True)
     assert not any("Not checked" in doubt for doubt in result.doubts)  # name and unembedding are its own

@@ -36,17 +36,17 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() =
 """
 
 
-def ran(kind: str, to: Path, more: str = "") -> tuple[str, str, list[str]]:
+def ran(kind: str, to: Path, more: str = "", python: tuple[str, ...] = (sys.executable,)) -> tuple[str, str, list[str]]:
     program = PROGRAM.replace("HEAVY", repr(HEAVY)).replace("{more}", more)
-    command = [sys.executable, "-c", program, kind, str(REFERENCE / "model"), str(to)]
+    command = [*python, "-c", program, kind, str(REFERENCE / "model"), str(to)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     store, content, loaded = json.loads(done.stdout.splitlines()[-1])
     return store, content, loaded
 
 
-def test_a_light_start_loads_less_and_gives_the_same_store(tmp_path: Path) -> None:
-    light, usual = ran("light", tmp_path / "a"), ran("usual", tmp_path / "b")
+def test_a_light_start_loads_less_and_gives_the_same_store(tmp_path: Path, warm: list[str]) -> None:
+    light, usual = ran("light", tmp_path / "a"), ran("usual", tmp_path / "b", python=tuple(warm))
     assert light[:2] == usual[:2]
     assert light[2] == []
 

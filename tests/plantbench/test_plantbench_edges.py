@@ -80,7 +80,7 @@ def test_the_output_reads_all_senders_of_a_program() -> None:
 
 
 def truths(parts: Parts, first: Any, second: Any) -> dict[str, EdgeTruth]:
-    pairs = pairs_of(parts, first, second, 128)
+    pairs = pairs_of(parts, first, second, 64)
     assert len(pairs.clean) > 20
     return {edge.name: edge for edge in edge_truth(parts, pairs.clean, pairs.corrupted, pairs.metric)}
 

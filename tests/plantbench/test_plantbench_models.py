@@ -125,7 +125,7 @@ def test_twins_have_codes_of_one_length(number: int) -> None:
     lengths = []
     for twin in CASES[number].twins:
         planted = compiled(plant(number, twin, family=FAMILIES[number % 2])).planted
-        prompts = planted.language.sample(512, generator(0, "twins"))
+        prompts = planted.language.sample(256, generator(0, "twins"))
         high = planted.language.lexicon.real("B")[prompts.words] > np.mean(planted.language.lexicon.real("B"))
         places = [Place(*SUBJECT), *([] if number == 4 else [Place(*MOVED)])]  # a long code is moved through its norm
         states = planted.states_at(prompts, places)

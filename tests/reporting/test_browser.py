@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from probing import reporting
 from probing.errors import printable
 from probing.reporting.overview import overview
 from probing.reporting.page import MAX_BYTES, Contents, rendered
@@ -86,13 +87,26 @@ def test_a_page_is_quiet_fits_and_can_be_read(browser: Browser, file_of: Callabl
         draw(tab, 3 if name == "many" else 100)
         for width in WIDTHS:
             tab.set_viewport_size({"width": width, "height": 900})
-            for scheme in ("light", "dark"):
+            for scheme in ("light", "dark") if width == WIDTHS[-1] else ("light",):  # they differ in colours alone
                 tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
                 assert tab.evaluate(OVERFLOWING) == [], (scheme, width)
                 assert tab.evaluate(CUT_NAMES) == [], (scheme, width)
                 if width == WIDTHS[-1]:
                     known, is_opaque, faint = tab.evaluate(FAINT)
                     assert (known, is_opaque, faint) == ("4.48", 1, []), scheme
+
+
+def test_the_dark_page_is_the_light_one_in_other_colours() -> None:
+    style = (Path(reporting.__file__).parent / "templates" / "page.css").read_text("utf-8")
+    blocks = re.findall(r"@media[^{]*prefers-color-scheme[^{]*\{((?:[^{}]*\{[^{}]*\})*)", style)
+    rules = [rule for block in blocks for rule in re.findall(r"\{([^{}]*)\}", block)]
+    names = {part.split(":")[0].strip() for rule in rules for part in rule.split(";") if part.strip()}
+    assert len(blocks) == style.count("prefers-color-scheme") == 3
+    assert {name for name in names if not name.startswith("--")} == {"fill", "filter", "stroke"}
+    variables = {name for name in names if name.startswith("--")}
+    of_colours = r"(?:color|background|border|border-[a-z]+|fill|stroke|outline|outline-color)"
+    uses = re.findall(r"([a-z-]+):[^;{}]*var\((--[a-z]+)\)", style)
+    assert variables and all(re.fullmatch(of_colours, name) for name, variable in uses if variable in variables)
 
 
 @pytest.mark.parametrize("name", ["study", "hostile names", "names of every kind", "patching and transfer"])

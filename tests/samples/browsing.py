@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -18,6 +19,9 @@ NO_PLAYWRIGHT = "playwright is not installed: pip install 'playwright>=1.48'"
 NO_BROWSER = f"no browser found as {', '.join(SYSTEM)}: install one of them, or run `playwright install chromium`"
 
 
+_CONTEXTS: WeakKeyDictionary[Browser, dict[str, Any]] = WeakKeyDictionary()
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser; skips the test where there is none."""
@@ -27,7 +31,9 @@ def chromium() -> Iterator[Browser]:
         found = next(filter(None, map(shutil.which, SYSTEM)), own if Path(own).is_file() else None)
         if found is None:
             pytest.skip(NO_BROWSER)
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        started = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--process-per-site"]
+        )
         yield started
         started.close()
 
@@ -35,8 +41,10 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def opened(browser: Browser, file: Path, width: int = 1400, **options: Any) -> Iterator[Page]:
     """The page in a tab of its own, which asks for nothing but its file and says nothing."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    known = _CONTEXTS.setdefault(browser, {})  # tabs of one context share a process, which has to be started
+    context = known[key] if (key := repr(options)) in known else known.setdefault(key, browser.new_context(**options))
     tab, said, asked = context.new_page(), [], []
+    tab.set_viewport_size({"width": width, "height": 900})
     tab.set_default_timeout(10_000)
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
@@ -45,7 +53,7 @@ def opened(browser: Browser, file: Path, width: int = 1400, **options: Any) -> I
     yield tab
     assert said == []
     assert set(asked) == {file.as_uri()}
-    context.close()
+    tab.close()
 
 
 def draw(tab: Page, most: int = 100) -> None:
@@ -67,8 +75,8 @@ def draw(tab: Page, most: int = 100) -> None:
 
 OVERFLOWING = """() => {
   const wide = document.documentElement.clientWidth, inside = (node) => node.closest(".scroll, .chart, pre, .skip");
-  const found = [...document.body.querySelectorAll("*")].filter((node) => node.checkVisibility()
-    && node.getBoundingClientRect().right > wide + 1 && !inside(node.parentElement));
+  const found = [...document.body.querySelectorAll("*")].filter((node) =>
+    node.getBoundingClientRect().right > wide + 1 && node.checkVisibility() && !inside(node.parentElement));
   return document.documentElement.scrollWidth > wide || found.length
     ? [document.documentElement.scrollWidth, ...found.slice(0, 5).map((node) => node.outerHTML.slice(0, 120))] : [];
 }"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,9 +96,12 @@ def word_store(corpus: Corpus, state_of: Callable[[str, str], NDArray[Any]], *, 
     return MemoryStore(corpus, {site: states}, word_rows(corpus))
 
 
+@lru_cache(maxsize=1 << 14)
 def vector_of(text: str, width: int) -> NDArray[np.float64]:
-    """A Gaussian vector that depends on the text alone."""
-    return np.random.default_rng(list(text.encode())).standard_normal(width)
+    """A Gaussian vector that depends on the text alone, to be read only."""
+    vector = np.random.default_rng(list(text.encode())).standard_normal(width)
+    vector.flags.writeable = False
+    return vector
 
 
 def labels_of(

@@ -34,6 +34,20 @@ def warm(folder: Path) -> Iterator[None]:
             (folder / SOCKET).unlink()
 
 
+@contextmanager
+def warm_children(folder: Path) -> Iterator[None]:
+    """Within the block, whoever imports files of this folder has them read by forks of the warm process."""
+    from probing.states.importing.foreign.process import hand_over
+
+    own = hand_over.__kwdefaults__
+    with warm(folder):
+        hand_over.__kwdefaults__ = own | {"module": "tests.samples.warm_child"}
+        try:
+            yield
+        finally:
+            hand_over.__kwdefaults__ = own
+
+
 def serve() -> None:
     """Fork for every job until killed."""
     from probing.states.importing.foreign.child import run  # here: the child that passes a job on loads nothing
@@ -66,7 +80,8 @@ def serve() -> None:
 
 def ask(job: str) -> None:
     """Have a job done, and end as its process did."""
-    os.chdir(Path(json.loads(job)["paths"][0]).parent)
+    above = Path(json.loads(job)["paths"][0]).parents
+    os.chdir(next(folder for folder in above if (folder / SOCKET).is_socket()))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(SOCKET)
         socket.send_fds(connection, [job.encode()], [1])

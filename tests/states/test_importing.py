@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from probing.text.corpus import Corpus
 from tests.conftest import REFERENCE, some
 from tests.samples import foreign_samples as foreign
 from tests.samples import store_samples as sample
+from tests.samples.warm_child import warm_children
 
 FORMATS: dict[str, Callable[[Path, Store, Corpus], Path]] = {
     "activations.hdf5": foreign.neurox_hdf5,
@@ -46,6 +47,13 @@ FORMATS: dict[str, Callable[[Path, Store, Corpus], Path]] = {
     "exported.safetensors": lambda path, store, corpus: export(store.path, path),
     "store": lambda path, store, corpus: Path(shutil.copytree(store.path, path)),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files are read in children that have loaded the libraries; how children start is a law of test_foreign.py."""
+    with warm_children(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,16 @@ from probing.errors import AlignmentError, BadParameter, CorpusError, ProbingErr
 from probing.states.importing.layers import missing_layers, sites_of
 from probing.states.store import store_info
 from tests.conftest import REFERENCE
+from tests.samples.warm_child import warm_children
 
 MODEL = str(REFERENCE / "model")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files are read in children that have loaded the libraries; how children start is a law of test_foreign.py."""
+    with warm_children(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="module")

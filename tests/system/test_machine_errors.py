@@ -37,6 +37,12 @@ def command(*words: object, cwd: Path | None = None, prepare: str = "") -> subpr
     )
 
 
+def warm_command(warm: list[str], *words: object) -> subprocess.CompletedProcess[str]:
+    """A command in a process with the libraries loaded, where no limit is of its start."""
+    given = [*warm, "-m", "probing", *map(str, words)]
+    return subprocess.run(given, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
 def refused(done: subprocess.CompletedProcess[str], error: str, *parts: str) -> None:
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert done.stderr.startswith(f"{error}: ") and "Traceback" not in done.stderr, done.stderr
@@ -132,18 +138,18 @@ def test_python_functions_type_what_the_machine_refuses(call: str, tmp_path: Pat
         calls[call]()
 
 
-def test_a_name_of_300_characters(tmp_path: Path) -> None:
-    refused(command("report", tmp_path / LONG), "CannotReachFile", "File name too long", "shorter")
+def test_a_name_of_300_characters(tmp_path: Path, warm: list[str]) -> None:
+    refused(warm_command(warm, "report", tmp_path / LONG), "CannotReachFile", "File name too long", "shorter")
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("clean,corrupted\na,b\n")
-    done = command("patch", "--model", MODEL, "--pairs", pairs, "--to", tmp_path / LONG)
+    done = warm_command(warm, "patch", "--model", MODEL, "--pairs", pairs, "--to", tmp_path / LONG)
     refused(done, "CannotReachFile", "File name too long")
 
 
-def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be(tmp_path: Path, warm: list[str]) -> None:
     (tmp_path / "file").write_text("somebody's")
     (tmp_path / "p.csv").write_text("clean,corrupted\na,b\n")
-    done = command("patch", "--model", MODEL, "--pairs", tmp_path / "p.csv", "--to", tmp_path / "file")
+    done = warm_command(warm, "patch", "--model", MODEL, "--pairs", tmp_path / "p.csv", "--to", tmp_path / "file")
     refused(done, "CannotReachFile", str(tmp_path / "file"), "another place")
     assert (tmp_path / "file").read_text() == "somebody's"
 
