@@ -89,7 +89,11 @@ class Resampler:
         clusters, groups = np.unique(labels.groups[rows], return_inverse=True)
         if len(clusters) < 2:
             why = f" ({labels.unit_reason})" if labels.unit_reason else ""
-            step = "use more text, or a model whose tokenizer knows its words: unknown ones are all one input to it"
+            step = (
+                "use more text, or a model whose tokenizer knows its words: unknown ones are all one input to it"
+                if len(rows) > 1
+                else f"label more rows of {base}, or of a file that is split at random take another --split-seed"
+            )
             raise DegenerateDesign(
                 f"no interval can be given on {split}: too few {labels.unit}s to resample{why}",
                 needed="at least two with different inputs",

@@ -89,9 +89,10 @@ class Column(Task):
             try:
                 number(value)
             except ValueError:
+                what = "holds a number that is not finite" if _is_infinite(value) else "is not numeric"
                 raise BadParameter(
-                    f"column {self.column!r} is not numeric",
-                    needed="numbers for a real-valued task",
+                    f"column {self.column!r} {what}",
+                    needed="finite numbers for a real-valued task",
                     found=repr(value),
                     where=where,
                     next_step=self._cure(value, values),
@@ -99,12 +100,19 @@ class Column(Task):
 
     def _cure(self, value: Label, values: Sequence[Label]) -> str:
         """Return what to do about a value that is not a number, among the values of its column."""
+        if _is_infinite(value):
+            return "correct that value, or leave its row out"
         if has_decimal_comma(value):
             return f"write decimals with a point: {str(value).strip().replace(',', '.')} instead of {value}"
         classes = f"use column:{self.column}:classes"
         if odd_number(values) is not None:
             return f"correct that cell, or leave it empty so that its row is left out; if numbers are names, {classes}"
         return classes
+
+
+def _is_infinite(value: Label) -> bool:
+    """Return whether a value that is no number for a task is an infinite one."""
+    return isinstance(value, float) or str(value).strip().lower().lstrip("+-") in ("inf", "infinity")
 
 
 def _listed(text: str) -> list[str] | None:

@@ -234,6 +234,8 @@ FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in r
         ({"groups": [3, "3"] * (N // 2)}, BadParameter, "groups has values"),
         ({"keys": [3, "3"] * (N // 2)}, BadParameter, "keys has values"),
         ({"kind": "real", "y": ["a", "b"] * (N // 2)}, BadParameter, "is not numeric"),
+        ({"kind": "real", "y": [float("inf"), *range(N - 1)]}, BadParameter, "a number that is not finite"),
+        ({"kind": "real", "y": ["-Infinity", *map(str, range(N - 1))]}, BadParameter, "a number that is not finite"),
         ({"controls": ["word_type"]}, DegenerateDesign, "needs words"),
         ({"controls": ["keyed"]}, UnknownName, "unknown key"),
         ({"controls": ["random_states"]}, DegenerateDesign, "random_states needs"),
