@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ def chatting(template: str = TEMPLATE) -> LanguageModel:
 
 def prompt(text: str) -> str:
     return f"<user>\n{text}</user>\n<assistant>\n"
+
+
+def test_templates_that_share_a_child_give_each_thread_its_own_prompts() -> None:
+    rendered = "the " + TEMPLATE
+    shared, other = (chatting(template).tokenizer for template in (rendered, TEMPLATE))
+    ours = [ChatTemplate(tokenizer, "") for tokenizer in (shared, shared, other)]
+    messages = [(("user", f"text {k}"), ("assistant", "so " * (k % 7))) for k in range(40)]
+    wanted = [[one.opened(chat).ids.tolist() for chat in messages] for one in ours]
+    assert wanted[0] == wanted[1] != wanted[2] and len({tuple(ids) for ids in wanted[0]}) == len(messages)
+    with ThreadPoolExecutor(8) as threads:
+        jobs = [[threads.submit(one.opened, chat) for chat in messages] for one in ours]
+        assert [[job.result().ids.tolist() for job in of_one] for of_one in jobs] == wanted
 
 
 def run(model: LanguageModel, corpus: Corpus, to: Path, **options: Any) -> Any:
