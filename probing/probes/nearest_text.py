@@ -27,6 +27,8 @@ _KEPT = 4  # searches that are kept
 class _Search:
     """Finds the nearest of fixed rows of unit length by their cosine; the last results are kept, so that label sets
     and seeds share them.
+
+    Copies of a text are equally near: the first stands first, which scikit-learn's search leaves open.
     """
 
     def __init__(self, rows: csr_matrix) -> None:
@@ -63,7 +65,7 @@ class _NearestText(WeightedWords):
 
     k: int | None
     most_texts: int
-    l2: float | None = None
+    l2: float | None = None  # of the base class; nothing is penalised
     l2_ = 0.0
     ngrams: int = 1
 

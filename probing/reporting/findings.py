@@ -282,18 +282,20 @@ def _chance_line(task: TaskResults, judged: Judgement, name: str) -> str:
     return f"Chance check ({name}): the same probe scores {with_interval(check.score)}{beside}."
 
 
+_NOT_LINEAR = ("mlp", "k_nearest")
+
+
 def _combines_words(judged: Judgement) -> list[str]:
-    """Return what would overturn the finding of a non-linear probe of texts: no baseline reads words together."""
+    """Return what would overturn the finding of a non-linear probe of texts, which may combine words as no linear
+    baseline does; nothing for other probes and rows.
+    """
     if judged.result.probe.partition(":")[0] not in _NOT_LINEAR or judged.result.facts.get("level") != "sentence":
         return []
     return [
-        "a baseline that reads words together: those of words are linear or find the nearest text, while "
+        "a baseline that combines words: those of words are linear or find the nearest text, while "
         f"{judged.result.probe} is not linear, and the label may follow from two words that the states merely hold "
         "(see whether `linear` reads it)"
     ]
-
-
-_NOT_LINEAR = ("mlp", "k_nearest")
 
 
 def _has_no_room(judged: Judgement) -> bool:

@@ -92,4 +92,4 @@ def test_a_finding_of_a_probe_that_is_not_linear_names_words_read_together():
         states.astype(np.float32), first ^ second, texts=texts, probes=["mlp:hidden=16"], controls=[], progress=False
     )
     said = finding(found)
-    assert said.status == "decodable" and "a baseline that reads words together" in said.overturned_by[0]
+    assert said.status == "decodable" and "a baseline that combines words" in said.overturned_by[0]
