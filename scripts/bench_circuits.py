@@ -227,18 +227,20 @@ def cost(folder: str, file: str, nodes: int, count: int) -> None:
     pairs = read_token_pairs(model, file, None, ())
     pairs = pairs.chosen(np.arange(min(count, len(pairs))))
     seconds = dict.fromkeys(("nodes", "edges"), 0.0)
-    passes, batches = 0.0, [Batch(split, pairs, rows) for rows in pairs.batches()]
-    graph, scores = batches[0].graph, np.zeros(len(batches[0].graph.senders))
     begun = time.perf_counter()
-    for batch in batches:
-        scores += batch.attributed(steps=1, by_reader=False)
-        passes += batch.passes * len(batch.rows)  # both prompts, the clean one once more, and backward
-    seconds["nodes"] = time.perf_counter() - begun
+    for rows in pairs.batches():
+        Batch(split, pairs, rows)
+    plain = time.perf_counter() - begun
+    begun = time.perf_counter()
+    batches = [Batch(split, pairs, rows, is_attributed=True) for rows in pairs.batches()]
+    seconds["nodes"] = time.perf_counter() - begun - plain
+    graph, scores = batches[0].graph, np.sum([batch.node_effects for batch in batches], axis=0)
+    passes = sum(batch.passes * len(batch.rows) for batch in batches)
     print(
         f"nodes by EAP: {len(graph.senders) - 1} nodes, {passes / len(pairs):.1f} passes a pair (one backward), ",
         end="",
     )
-    print(f"{seconds['nodes']:.1f} s for {len(pairs)} pairs beside two forward passes each")
+    print(f"{seconds['nodes']:.1f} s for {len(pairs)} pairs beside {plain:.1f} s of two forward passes each")
     best = np.argsort(-np.abs(scores[1:]))[:nodes] + 1
     edges = [(int(s), int(r)) for s, r in np.argwhere(graph.among([graph.senders[k] for k in best]))]
     begun, before = time.perf_counter(), sum(batch.passes * len(batch.rows) for batch in batches)

@@ -11,14 +11,16 @@ import torch
 
 from probing.circuits.checking import (
     Options,
+    check_lengths,
     check_others,
     check_paths,
     check_same,
+    check_unused,
     given_facts,
     read_given,
     with_properties,
 )
-from probing.circuits.doubting import cancelling, doubles, material_of
+from probing.circuits.doubting import cancelling, doubles, material_of, only_on_average
 from probing.circuits.graph import Mask, ten_sizes
 from probing.circuits.judging import (
     PartVerdict,
@@ -110,7 +112,8 @@ def circuit(
 
     Raises:
         UnsupportedModel: the model's residual stream is not the sum of the outputs of its heads and MLPs.
-        BadParameter: prompts of a pair differ in length, or an option is out of range.
+        BadParameter: prompts of a pair differ in length, a prompt is longer than the model can read, or an option is
+            out of range.
         NoBehaviour: the pairs have no answers, or an answer is not a single token.
         TooFewGroups: there are too few groups of pairs; the message says how many are needed.
         DegenerateDesign: the metric is not finite or does not fall from clean to corrupted prompts, or the chosen
@@ -118,6 +121,7 @@ def circuit(
         ProvenanceMismatch: `given` is of another model.
     """
     options = Options(level, method, by, nodes, size, steps, epsilon, delta, random_circuits, random_pairs, seed)
+    check_unused(given, nodes, size)
     folder, earlier = target_of(to), None if given is None else read_given(given)
     source = pairs if isinstance(pairs, str) else "pairs of tokens"
     loaded = LanguageModel.load(model, kind="causal") if isinstance(model, str) else model
@@ -126,6 +130,8 @@ def circuit(
         check_same(earlier, split, str(given))
     read = _read(loaded, pairs, group, properties)
     others = {path: _read(loaded, path, group, ()) for path in transfer}
+    for path, some in {source: read, **others}.items():
+        check_lengths(some, split, path)
     check_others(read, pairs, others)
     search = Search(split, read, options, folder=folder, progress=progress)
     identity = search.check_identity()
@@ -187,8 +193,10 @@ def _report(
     ]
     by_unit = dict(zip(units, verdicts, strict=True))
     material = material_of(by_unit)
-    in_model, weaker = doubles(search, material)
-    weaker += cancelling(search, chosen, material) + screen_doubts(options.method, search.notes)
+    in_model, weaker = doubles(search, chosen, material)
+    by_pair = {} if falls is None else dict(zip(units, falls, strict=True))
+    weaker += cancelling(search, chosen, material, by_pair) + only_on_average(search, judged, words[0].word)
+    weaker += screen_doubts(options.method, search.notes)
     idle = search.idle(chosen, units)
     if len(idle) > 1:
         less = chosen
@@ -277,12 +285,13 @@ def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
 
 
 def _random(search: Search, mask: Mask, number: int | str) -> Floats | None:
-    """Return f of random circuits with as many edges at every node as `mask`; None if none are asked for, or there is
-    no such circuit but `mask` itself.
+    """Return f of random circuits with as many edges at every node as `mask`, without those draws that are `mask`
+    itself; None if none are left.
     """
     options, random = search.options, generator(search.options.seed, "random circuits", number)
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
-    if all((one == mask).all() for one in drawn):
+    drawn = [one for one in drawn if (one != mask).any()]
+    if not drawn:
         return None
     some = search.some_of(search.test)
     with steps_bar(f"random circuits of {int(mask.sum())} edges", "circuits", len(drawn), search.progress) as bar:

@@ -90,6 +90,40 @@ def check_paths(graph: Graph, chosen: Mask, options: Options) -> None:
     )
 
 
+def check_lengths(pairs: TokenPairs, model: SplitModel, source: str) -> None:
+    """Check that no prompt is longer than the model's limit.
+
+    Raises:
+        BadParameter: one is.
+    """
+    longest = max(range(len(pairs)), key=lambda k: len(pairs.clean[k]))
+    size = len(pairs.clean[longest])
+    if model.max_length is not None and size > model.max_length:
+        raise BadParameter(
+            "a prompt is longer than the model can read",
+            needed=f"at most {model.max_length} tokens",
+            found=f"{size} tokens",
+            where=f"{source}, pair {longest + 1}",
+            next_step="shorten the prompt or leave the pair out: circuits read whole prompts",
+        )
+
+
+def check_unused(given: str | Path | None, nodes: int | None, size: int | None) -> None:
+    """Check that nothing is to be chosen where a circuit is given.
+
+    Raises:
+        BadParameter: `nodes` or `size` is given with a circuit.
+    """
+    unused = [f"{name} {number}" for name, number in (("nodes", nodes), ("size", size)) if number is not None]
+    if given is not None and unused:
+        raise BadParameter(
+            "a given circuit is judged as it is, and nothing is chosen",
+            needed="a circuit, or its size and nodes",
+            found=f"{' and '.join(unused)} beside {given}",
+            next_step="leave these options out, or the circuit",
+        )
+
+
 def check_others(pairs: TokenPairs, source: str | TokenPairs, others: Mapping[str, TokenPairs]) -> None:
     """Check that pairs of transfer are other pairs, and enough.
 

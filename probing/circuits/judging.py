@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.circuits.measuring import ALIKE, Floats, Scale
+from probing.circuits.measuring import ALIKE, LEAST_GROUPS, Floats, Scale
 from probing.results.circuit import (
     BELOW,
     CLOSER,
@@ -24,7 +24,7 @@ from probing.results.circuit import (
     Estimated,
     Judged,
 )
-from probing.statistics.bootstrap import detectable, unvaried_p
+from probing.statistics.bootstrap import Clusters, detectable, unvaried_p
 from probing.statistics.multiplicity import holm
 from probing.use.inference import Estimate, max_t
 
@@ -99,9 +99,10 @@ def judge_random(few: Scale, values: Floats, random: Floats) -> Judged:
     more than the model is as far from it as one that keeps less.
     """
     share, bound = float(few.samples(values)[0][0]), float(np.quantile(np.abs(1 - random), 0.025))
-    side = f"the 2.5 % point, {bound:.3f}, of {len(random)} random circuits"
-    word, other = (CLOSER, "at least") if abs(1 - share) < bound - ALIKE else (NO_CLOSER, "below")
-    return Judged("beside random circuits", word, Estimated(share), None, f"a distance |1 - f| of {other} {side}")
+    is_closer = abs(1 - share) < bound - ALIKE
+    word, other = (CLOSER, f"of {bound:.3f} or more") if is_closer else (NO_CLOSER, f"below {bound:.3f}")
+    against = f"a distance |1 − f| {other}, the 2.5 % point of {len(random)} random circuits"
+    return Judged("beside random circuits", word, Estimated(share), None, against)
 
 
 def range_of(values: Floats | None) -> tuple[float | None, float | None]:
@@ -175,7 +176,7 @@ def redundant(scale: Scale, without: Floats, delta: float) -> Judged:
 def doubts_of(scale: Scale, words: Sequence[Judged], notes: Mapping[str, Any]) -> list[str]:
     """Return sentences on what weakens a circuit of these pairs."""
     found = []
-    right, count = float((scale.full > 0).mean()), scale.clusters.count
+    right = float((scale.full > 0).mean())
     if right < LEAST_RIGHT:
         found.append(f"The model prefers the answer on {right:.0%} of the test pairs only: it hardly does the task.")
     if "size_rule" in notes:
@@ -183,14 +184,29 @@ def doubts_of(scale: Scale, words: Sequence[Judged], notes: Mapping[str, Any]) -
             "No circuit among these edges keeps the metric on discovery within ε/2; that of all edges with an effect "
             "of δ or more is judged."
         )
-    if count < MANY_GROUPS:
+    found += _few_groups(scale.clusters)
+    exchanges = notes.get("exchanges", LEAST_GROUPS)
+    if exchanges < LEAST_GROUPS:
+        which = "the same tokens" if exchanges == 1 else f"one of {exchanges} sets of tokens"
         found.append(
-            f"All words rest on {count} groups of test pairs: an effect that only a few of the groups carry would not "
-            f"be seen. Up to {1 - LEVEL ** (1 / count):.0%} of all groups may be of a kind that is not among {count}."
+            f"Every test pair exchanges {which}, whatever surrounds them: that the circuit does the same with others "
+            "is not shown."
         )
     if any(one.word == NO_CLOSER for one in words):
         found.append(f"The circuit is {NO_CLOSER}: what it keeps says nothing for these edges.")
     return [*found, *_given_doubts(notes, len(scale.full))]
+
+
+def _few_groups(clusters: Clusters) -> list[str]:
+    """Return a sentence on groups that are few, or few of which carry the metric's fall."""
+    if clusters.effective >= MANY_GROUPS:
+        return []
+    count, all_of, unseen = round(clusters.effective), clusters.count, 1 - LEVEL ** (1 / clusters.effective)
+    weigh = "" if count == all_of else f", which weigh as {count} alike: the metric falls more on some than on others"
+    return [
+        f"All words rest on {all_of} groups of test pairs{weigh}. An effect that only a few of the groups carry would "
+        f"not be seen: up to {unseen:.0%} of all groups may be of a kind that is not among these."
+    ]
 
 
 def _given_doubts(notes: Mapping[str, Any], tests: int) -> list[str]:

@@ -73,8 +73,10 @@ class Scale:
 
     @cached_property
     def clusters(self) -> Clusters:
-        """Description of the groups."""
-        return Clusters.of_sizes(np.bincount(self.codes))
+        """Description of the groups, each with the weight that it has in a share: the metric's fall on its pairs.
+        Groups on whose pairs the metric does not fall are no evidence of what is kept of it.
+        """
+        return Clusters.of_sizes(np.abs(np.bincount(self.codes, self.full - self.corrupted)))
 
     @cached_property
     def _weights(self) -> NDArray[Any]:
@@ -120,6 +122,10 @@ class Scale:
             where=where,
             next_step="choose pairs on which the model prefers the answer on the clean prompt, or another corruption",
         )
+
+    def spread(self, changes: Floats) -> Floats:
+        """Return the mean absolute change `(K,)` of the metric of single pairs, from changes `(K, n)`, as a share."""
+        return np.asarray(np.abs(np.atleast_2d(changes)).sum(1) / self.total)
 
     def samples(self, values: Floats) -> tuple[Floats, Floats]:
         """Return f of metrics `(n,)` or `(K, n)` and its bootstrap samples `(K, resamples)`."""
@@ -203,18 +209,32 @@ class Half:
         pairs: the pairs.
         scale: the metric of each at both ends.
         passes: forward passes that were run, times pairs.
+        node_effects: `(S,)` mean first-order estimates of the removals of nodes (EAP), if asked for.
     """
 
     def __init__(
-        self, model: SplitModel, graph: Graph, pairs: TokenPairs, means: Means | None, seed: int, show: bool | None
+        self,
+        model: SplitModel,
+        graph: Graph,
+        pairs: TokenPairs,
+        means: Means | None,
+        seed: int,
+        show: bool | None,
+        *,
+        is_attributed: bool = False,
     ) -> None:
         self.model, self.pairs, self._graph, self._means, self._show = model, pairs, graph, means, show
         self.is_by_mean = means is not None
         self.passes = 0.0
         self._kept: list[Batch] | None = None
         full, corrupted = np.empty((2, len(pairs)))
+        effects: Floats = np.zeros(len(graph.senders))
+        self._is_attributed = is_attributed
         for batch in self.batches():
             full[batch.rows], corrupted[batch.rows] = batch.ends()
+            effects += 0.0 if batch.node_effects is None else batch.node_effects
+        self._is_attributed = False  # batches that are run again need no derivatives
+        self.node_effects = effects / len(pairs) if is_attributed else None
         self.scale = Scale(full, corrupted, pairs.groups, seed)
 
     def batches(self) -> Iterator[Batch]:
@@ -224,7 +244,8 @@ class Half:
             return
         made: list[Batch] | None = []
         for rows in self.pairs.batches():
-            batch = Batch(self.model, self.pairs, rows, self._means, self._graph)
+            batch = Batch(self.model, self.pairs, rows, self._means, self._graph, is_attributed=self._is_attributed)
+            self.passes += batch.passes * len(rows)
             yield batch
             if made is not None:
                 made.append(batch)

@@ -31,23 +31,37 @@ class Batch:
         rows: `(B,)` indices of the pairs.
         clean, corrupted: traces of both prompts; of `corrupted`, means where these are the corruption.
         answers: `(B, A)`.
+        node_effects: `(S,)` first-order estimates of `node_removals`, summed over pairs, if asked for.
         passes: number of forward passes (of a batch of B prompts) that were run, as whole passes.
     """
 
     def __init__(
-        self, model: SplitModel, pairs: TokenPairs, rows: Ints, means: Means | None = None, graph: Graph | None = None
+        self,
+        model: SplitModel,
+        pairs: TokenPairs,
+        rows: Ints,
+        means: Means | None = None,
+        graph: Graph | None = None,
+        *,
+        is_attributed: bool = False,
     ) -> None:
+        """Run both prompts of each pair; `is_attributed`: with the derivatives that `node_effects` need."""
         self.model, self.rows = model, rows
         self.graph = Graph(model.layers, is_parallel=model.is_parallel) if graph is None else graph
+        leaves: list[Tensor] | None = [] if is_attributed else None
+        with torch.set_grad_enabled(is_attributed):
+            clean = trace(model, torch.tensor([list(pairs.clean[k]) for k in rows]), leaves)
+        self.answers = torch.as_tensor(pairs.answers[rows], device=clean.end.device)
+        slopes = None if leaves is None else self._slopes(clean.end, leaves, by_reader=False)
+        self.clean = clean.detached()
         with torch.no_grad():
-            self.clean = trace(model, torch.tensor([list(pairs.clean[k]) for k in rows]))
             self.corrupted = (
                 trace(model, torch.tensor([list(pairs.corrupted[k]) for k in rows]))
                 if means is None
                 else means.trace(self.clean)
             )
-        self.answers = torch.as_tensor(pairs.answers[rows], device=self.clean.end.device)
-        self.passes = 2.0
+        self.passes = 2.0 if slopes is None else 3.0
+        self.node_effects = None if slopes is None else self._attributed_to_nodes(slopes)
 
     @property
     def differences(self) -> Tensor:
@@ -275,12 +289,18 @@ class Batch:
                 x = middle + self.model.mlp(number, read_by_mlp + leaf(x, 1)[0] if by_reader else read_by_mlp)
                 x = x if by_reader else x + leaf(x, 1)[0]
         x = x + leaf(x, 1)[0] if by_reader else x
-        total = self.model.measure(x, self.answers).sum()
-        slopes = list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-        if not by_reader:
-            slopes = self._by_sender(slopes)
         self.passes += 2.0  # a backward pass is counted as one more
-        return torch.cat(slopes)
+        return self._slopes(x, leaves, by_reader=by_reader)
+
+    @torch.enable_grad()
+    def _slopes(self, end: Tensor, leaves: Sequence[Tensor], *, by_reader: bool) -> Tensor:
+        """Return derivatives of the metric of last states by leaves, as in `gradients`."""
+        total = self.model.measure(end, self.answers).sum()
+        slopes = list(torch.autograd.grad(total, list(leaves), allow_unused=True, materialize_grads=True))
+        return torch.cat(slopes if by_reader else self._by_sender(slopes))
+
+    def _attributed_to_nodes(self, slopes: Tensor) -> Floats:
+        return _numbers((self.differences * slopes).flatten(1).sum(1))
 
     def _by_sender(self, slopes: Sequence[Tensor]) -> list[Tensor]:
         found, places = [slopes[0]], iter(slopes[1:])
@@ -310,7 +330,7 @@ class Batch:
         assert slopes is not None  # there is a step
         if by_reader:
             return _numbers(self.differences.flatten(1) @ slopes.flatten(1).T)
-        return _numbers((self.differences * slopes).flatten(1).sum(1))
+        return self._attributed_to_nodes(slopes)
 
 
 def _numbers(values: Tensor) -> Floats:

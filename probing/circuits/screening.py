@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from probing.circuits.judging import listed, written
+from probing.circuits.measuring import ALIKE
 
 Floats = NDArray[np.float64]
 
@@ -18,7 +19,8 @@ def agreement(screen: str, names: Sequence[str], estimated: Floats, exact: Float
     """Return the rank correlation of estimates `(K,)` of one screen with exact effects, the part on which they differ
     most, and all parts with an exact effect of δ or more whose estimate is below δ and below half of it.
     """
-    varies = np.ptp(estimated) > 0 and np.ptp(exact) > 0
+    known, true = (np.where(np.abs(one) < ALIKE, 0.0, one) for one in (estimated, exact))  # rounding has no rank
+    varies = np.ptp(known) > 0 and np.ptp(true) > 0
     worst = int(np.argmax(np.abs(estimated - exact)))
     is_unseen = (np.abs(exact) >= least) & (np.abs(estimated) < np.minimum(least, np.abs(exact) / 2))
     unseen = sorted(np.flatnonzero(is_unseen).tolist(), key=lambda k: -abs(exact[k]))
@@ -27,7 +29,7 @@ def agreement(screen: str, names: Sequence[str], estimated: Floats, exact: Float
         return {"name": names[place], "estimated": float(estimated[place]), "exact": float(exact[place])}
 
     return {
-        f"rank_correlation_{screen}": float(spearmanr(estimated, exact)[0]) if varies else None,
+        f"rank_correlation_{screen}": float(spearmanr(known, true)[0]) if varies else None,
         f"largest_error_{screen}": both(worst),
         f"unseen_{screen}": [both(place) for place in unseen],
     }

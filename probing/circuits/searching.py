@@ -37,6 +37,8 @@ class Search:
         candidates: `(S, R)` edges that a circuit is chosen from.
         node_scores: `(S,)` estimated effect of every node (EAP), on discovery.
         notes: facts that were noted on the way, such as rank correlations.
+        both_signs: mean size of the effects, on single pairs of discovery, of the edges or nodes whose mean effect is
+            below δ and a quarter of it, and which change single pairs by 2 δ or more.
         scores: effect of every edge `(S, R)` or node `(S,)` on discovery, as a share; 0 where it was not measured.
     """
 
@@ -57,6 +59,7 @@ class Search:
         self.graph = Graph(model.layers, is_parallel=model.is_parallel)
         self._means: Means | None = None
         self.notes: dict[str, Any] = {}
+        self.both_signs: dict[Unit, float] = {}
         for name, (mine, theirs) in pairs.values.items():
             if all(a == b for a, b in zip(mine, theirs, strict=True)):
                 raise DegenerateDesign(
@@ -65,10 +68,14 @@ class Search:
                     found="none",
                 )
         first, second = self._halves()
-        self.discovery = self.half(pairs.chosen(first), options.by)
+        self.discovery = self.half(pairs.chosen(first), options.by, is_attributed=True)
+        self.notes["passes_per_pair_nodes_eap"] = self.discovery.passes / len(self.discovery.pairs)
         self.discovery.scale.check("discovery")
+        assert self.discovery.node_effects is not None  # asked for
+        self.node_scores = self.discovery.node_effects / self._total
         self.test = self.half(pairs.chosen(second), options.by)
         self.test.scale.check("test")
+        self.notes["exchanges"] = self.test.pairs.exchanges
         self.candidates = self.graph.allowed
 
     def _halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -83,10 +90,10 @@ class Search:
         is_first = np.isin(codes.reshape(-1), order[: len(names) // 2])
         return np.flatnonzero(is_first), np.flatnonzero(~is_first)
 
-    def half(self, pairs: TokenPairs, by: str) -> Half:
-        """Return pairs, run once, with a corruption: `corrupted` or `mean`."""
-        means = self.means if by == "mean" else None
-        return Half(self.model, self.graph, pairs, means, child_seed(self.options.seed, "circuit"), self.progress)
+    def half(self, pairs: TokenPairs, by: str, *, is_attributed: bool = False) -> Half:
+        """Return pairs, run once, with a corruption: `corrupted` or `mean`; see `Half`."""
+        means, seed = self.means if by == "mean" else None, child_seed(self.options.seed, "circuit")
+        return Half(self.model, self.graph, pairs, means, seed, self.progress, is_attributed=is_attributed)
 
     @property
     def means(self) -> Means:
@@ -116,9 +123,6 @@ class Search:
     def rank(self) -> None:
         """Measure the effect of every edge or node that may be in the circuit."""
         options, total = self.options, self._total
-        before = self.discovery.passes
-        self.node_scores = self.discovery.attributed(steps=1, by_reader=False, title="nodes by EAP") / total
-        self.notes["passes_per_pair_nodes_eap"] = 2 + (self.discovery.passes - before) / len(self.discovery.pairs)
         if options.nodes is not None:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
@@ -133,7 +137,8 @@ class Search:
                 where=f"candidate {options.level}s",
             )
         units, by_reader = self.every_unit(), options.level == "edge"
-        screens = {"eap": self._screen(1, by_reader), "eap_ig": self._screen(options.steps, by_reader)}
+        eap = self._screen(1, by_reader) if by_reader else self.node_scores
+        screens = {"eap": eap, "eap_ig": self._screen(options.steps, by_reader)}
         some = units
         if options.method != "exact" and len(units) > SAMPLE:
             chosen = generator(options.seed, "circuit sample").permutation(len(units))[:SAMPLE]
@@ -144,6 +149,9 @@ class Search:
         )
         self.notes["passes_per_pair_exact"] = (self.discovery.passes - before) / len(self.discovery.pairs)
         measured = exact.mean(1) / total
+        sizes, least = self.discovery.scale.spread(exact), options.least
+        is_both = (np.abs(measured) < np.minimum(least, sizes / 4)) & (sizes >= 2 * least)
+        self.both_signs = {some[k]: float(sizes[k]) for k in np.argsort(-sizes) if is_both[k]}
         names = [self.unit_name(unit) for unit in some]
         for name, scores in screens.items():
             rough = np.array([scores[unit] for unit in some])

@@ -77,6 +77,15 @@ class TokenPairs:
         ]
 
     @property
+    def exchanges(self) -> int:
+        """Number of different sets of tokens that pairs exchange, whichever of them is in the clean prompt."""
+        found = set()
+        for clean, corrupted in zip(self.clean, self.corrupted, strict=True):
+            places = [k for k, (a, b) in enumerate(zip(clean, corrupted, strict=True)) if a != b]
+            found.add(frozenset(tuple(int(one[k]) for k in places) for one in (clean, corrupted)))
+        return len(found)
+
+    @property
     def digests(self) -> list[str]:
         """A digest of the two prompts of each pair, without their order, by which pairs are known in other files."""
         return [digest(sorted(map(list, pair)))[:16] for pair in self.prompts]
@@ -163,6 +172,13 @@ class Trace:
     writes: Tensor
     end: Tensor
 
+    def detached(self) -> Trace:
+        """Return the trace without what derivatives need."""
+        reads, middles, zs = (
+            [one.detach() for one in some] for some in (self.attention_inputs, self.mlp_inputs, self.z)
+        )
+        return Trace(reads, middles, zs, self.writes.detach(), self.end.detach())
+
     def inputs(self, layer: int, kind: str) -> Tensor:
         """Return what readers of a kind read, `(B, T, D)`."""
         if kind == LOGITS:
@@ -170,9 +186,23 @@ class Trace:
         return (self.mlp_inputs if kind == MLP else self.attention_inputs)[layer]
 
 
-def trace(model: SplitModel, ids: Tensor) -> Trace:
-    """Run prompts `(B, T)` part by part and return what was computed."""
-    x = model.embed(ids)
+def trace(model: SplitModel, ids: Tensor, leaves: list[Tensor] | None = None) -> Trace:
+    """Run prompts `(B, T)` part by part and return what was computed.
+
+    Args:
+        model: the model.
+        ids: the prompts.
+        leaves: a list to which zeros `(1, B, T, D)` are added, which were added to the input, and to what the attention
+            and the MLP of each block write, so that derivatives by these can be taken.
+    """
+
+    def with_leaf(x: Tensor) -> Tensor:
+        if leaves is None:
+            return x
+        leaves.append(torch.zeros_like(x)[None].requires_grad_())
+        return x + leaves[-1][0]
+
+    x = with_leaf(model.embed(ids))
     reads, middles, zs, writes = [], [], [], [x[None]]
     for number, layer in enumerate(model.layers):
         reads.append(x)
@@ -180,13 +210,13 @@ def trace(model: SplitModel, ids: Tensor) -> Trace:
         if layer.heads:
             z = model.heads(number, x[None], x[None], x[None])
             writes.append(model.write(number, z))
-            middle = x + model.attention(number, z)
+            middle = with_leaf(x + model.attention(number, z))
         zs.append(z)
         middles.append(x if model.is_parallel else middle)
         if layer.has_mlp:
             written = model.mlp(number, middles[-1])
             writes.append(written[None])
-            middle = middle + written
+            middle = with_leaf(middle + written)
         x = middle
     return Trace(reads, middles, zs, torch.cat(writes), x)
 

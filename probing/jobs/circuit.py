@@ -30,7 +30,11 @@ class CircuitOptions(LoadingOptions):
         "corrupted", help="what a corrupted edge carries: that of the corrupted prompt, or the mean over prompts"
     )
     nodes: int | None = option(None, help="only edges between this many best nodes, estimated by EAP (default: all)")
-    size: int | None = option(None, help="number of edges of the circuit (default: the fewest that keep the metric)")
+    size: int | None = option(
+        None,
+        help="number of edges (or nodes) of the circuit, of which those on no path from the input to the logits are "
+        "left out (default: the fewest of those tried that keep the metric)",
+    )
     steps: int = option(5, help="steps of eap_ig")
     epsilon: float = option(0.1, help="share of the metric that a sufficient circuit may lack")
     delta: float | None = option(None, help="least effect of a material edge, as a share (default: half of epsilon)")
@@ -41,7 +45,9 @@ class CircuitOptions(LoadingOptions):
     transfer: Many = option([], help="file of other pairs on which the circuit is measured, too (repeatable)")
     given: str | None = option(None, help="circuit.json whose circuit is judged instead of a new one", flag="circuit")
     random_circuits: int = option(200, help="random circuits beside each size; 0: none")
-    random_pairs: int = option(16, help="test pairs on which random circuits are measured")
+    random_pairs: int = option(
+        16, help="pairs on which random circuits, and candidate parts during the search, are measured"
+    )
     seed: int = option(0, help="root of every random draw")
 
     def rooted(self, root: Path) -> Self:
@@ -59,6 +65,7 @@ class CircuitOptions(LoadingOptions):
         """
         checked = import_module("probing.circuits.checking").Options
         checked(**self.given_to(checked))
+        import_module("probing.circuits.checking").check_unused(self.given, self.nodes, self.size)
         for file in (self.pairs, *self.transfer, *filter(None, [self.given])):
             if not Path(file).exists():
                 raise InputError("there is no such file", needed="pairs, or a circuit.json", found=file, where=where)

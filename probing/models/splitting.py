@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probing.errors import ProbingError
+from probing.errors import ProbingError, UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
 from probing.models.language_model import LanguageModel
@@ -51,12 +51,14 @@ class SplitModel(ABC):
         identity: facts that tell the model from others, which files of circuits record.
         layers: description of each block.
         is_parallel: whether the MLP of a block reads what attention reads, without what attention wrote.
+        max_length: largest number of tokens of a prompt; None if there is no limit.
     """
 
     name: str
     identity: Mapping[str, Any]
     layers: Sequence[Layer]
     is_parallel: bool = False
+    max_length: int | None = None
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -125,6 +127,7 @@ class SplitTransformer(SplitModel):
             UnsupportedModel: the model is not causal, or its readers cannot be split.
         """
         self.model, self.name, self.identity = model, model.name, dict(model.identity()["model"])
+        self.max_length = model.max_length
         trunk = model.suffix.trunk
         if not isinstance(trunk, HuggingFaceTrunk):
             raise not_split(trunk, "it is read by module paths", "a Hugging Face model")
@@ -144,7 +147,11 @@ class SplitTransformer(SplitModel):
         if trunk.reads_alone or trunk.layout.skipped:
             raise not_split(self._trunk, "its states depend on padding or on tokens of its own")
         calls = BlockCalls(trunk)
-        self._blocks = [SplitBlock(trunk, k, calls) for k in range(len(blocks))]
+        try:
+            self._blocks = [SplitBlock(trunk, k, calls) for k in range(len(blocks))]
+        except ProbingError:
+            self._check_weights()
+            raise
         is_parallel = all(block.is_parallel for block in self._blocks)
         for block in self._blocks:  # one that shows neither is as the others; `check` compares what its MLP reads
             block.is_parallel = is_parallel
@@ -155,11 +162,28 @@ class SplitTransformer(SplitModel):
                 block.check()
             self.check(torch.arange(10).reshape(2, 5) % self._trunk.vocabulary)
         except ProbingError:
+            self._check_weights()
             raise
         except Exception as error:  # whatever the code of a family raises if it is run part by part
             raise not_split(
                 self._trunk, f"its attention does not run apart from the model ({type(error).__name__})"
             ) from error
+
+    def _check_weights(self) -> None:
+        """Check that all weights are finite: a model of which some are not shows nothing of how it is built.
+
+        Raises:
+            UnsupportedModel: some are not.
+        """
+        wrong = [name for name, one in self._trunk.model.named_parameters() if not bool(torch.isfinite(one).all())]
+        if wrong:
+            raise UnsupportedModel(
+                "weights of the model are not finite",
+                needed="finite numbers",
+                found=f"NaN or infinity in {', '.join(wrong[:3])}" + (" and others" if len(wrong) > 3 else ""),
+                where=self.name,
+                next_step="load the weights again, or in another number type",
+            )
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the states that enter the first block, `(B, T, D)`, which contain positions where these are added."""

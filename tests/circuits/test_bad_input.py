@@ -55,6 +55,18 @@ def test_pairs_of_unequal_length(tmp_path: Path) -> None:
         circuit(split("gpt2").model, file_of(tmp_path, corrupted="much longer than that"), **FAST)
 
 
+def test_prompts_longer_than_the_model_reads(tmp_path: Path) -> None:
+    long = " the" * 70
+    with pytest.raises(BadParameter, match=r"at most 64 tokens[\s\S]*pairs\.jsonl, pair 1"):
+        circuit(split("gpt2").model, file_of(tmp_path, clean="a" + long, corrupted="b" + long), **FAST)
+
+
+@pytest.mark.parametrize("option", ["nodes", "size"])
+def test_nothing_is_chosen_beside_a_given_circuit(option: str) -> None:
+    with pytest.raises(BadParameter, match=f"{option} 3 beside circuit.json"):
+        circuit("no such model", "pairs.csv", given="circuit.json", **{option: 3}, **FAST)
+
+
 def test_answers_of_several_tokens(tmp_path: Path) -> None:
     with pytest.raises(NoBehaviour, match="no single"):
         circuit(split("gpt2").model, file_of(tmp_path, answer="several"), **FAST)

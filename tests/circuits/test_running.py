@@ -8,7 +8,7 @@ import torch
 
 from probing.circuits.running import Batch
 from probing.circuits.traces import Means, trace
-from probing.errors import UnsupportedModel
+from probing.errors import ProbingError, UnsupportedModel
 from probing.models.splitting import IDENTITY, SplitTransformer
 from tests.samples.circuit_samples import KNOWN, REFUSED, random_model, random_pairs, split
 
@@ -29,16 +29,39 @@ def test_what_senders_wrote_is_the_residual_stream_at_every_reader(family: str) 
 
 @pytest.mark.parametrize("weak", ["attn.c_attn", "attn.c_proj", "mlp.c_proj"])
 @pytest.mark.parametrize("size", [0.0, 1e-9])
-@pytest.mark.parametrize("layer", [0, 1])
-def test_blocks_of_which_a_part_is_pruned_are_as_the_others(weak: str, size: float, layer: int) -> None:
-    """Where attention or an MLP writes (or reads) nothing, its block does not show whether it is parallel."""
+@pytest.mark.parametrize("layers", [(0,), (1,), (0, 1)])
+def test_blocks_of_which_a_part_is_pruned_are_as_the_others(weak: str, size: float, layers: tuple[int, ...]) -> None:
+    """Whether a block is parallel does not depend on what its attention and MLP write or read."""
     model = random_model("gpt2", KNOWN["gpt2"])
     with torch.no_grad():
-        for part in model._model.transformer.h[layer].get_submodule(weak).parameters():
-            part *= size
+        for layer in layers:
+            for part in model._model.transformer.h[layer].get_submodule(weak).parameters():
+                part *= size
     pruned = SplitTransformer(model)
     assert not pruned.is_parallel
     assert pruned.check(torch.tensor(np.random.default_rng(1).integers(0, 261, (3, 9)))) <= IDENTITY
+
+
+@pytest.mark.parametrize("weak", ["attention.query_key_value", "attention.dense", "mlp.dense_4h_to_h"])
+def test_parallel_blocks_are_known_if_they_are_pruned(weak: str) -> None:
+    model = random_model("gpt_neox", KNOWN["gpt_neox"])
+    with torch.no_grad():
+        for layer in model._model.gpt_neox.layers:
+            for part in layer.get_submodule(weak).parameters():
+                part *= 0
+    assert SplitTransformer(model).is_parallel
+
+
+@pytest.mark.parametrize("part", ["lm_head", "transformer.wte", "transformer.h.1.mlp.c_fc", "transformer.h.0.ln_1"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(part: str, value: float) -> None:
+    """The cause is said to be the weights, not the family of the model."""
+    model = random_model("gpt2", KNOWN["gpt2"] | {"tie_word_embeddings": False})
+    with torch.no_grad():
+        model._model.get_submodule(part).weight[3] = value
+    with pytest.raises(ProbingError, match="finite") as error:
+        SplitTransformer(model)
+    assert "family" not in str(error.value)
 
 
 def test_blocks_of_both_kinds_are_refused() -> None:
@@ -100,6 +123,9 @@ def test_estimates_are_derivatives(family: str) -> None:
     estimates = np.array([scores[edge] for edge in edges])
     assert np.abs(small - estimates).max() < 0.05 * np.abs(estimates).max()
     nodes = batch.attributed(steps=1, by_reader=False)
+    at_once = Batch(batch.model, random_pairs(), batch.rows, is_attributed=True)
+    np.testing.assert_allclose(at_once.node_effects, nodes, atol=1e-6 * np.abs(nodes).max())
+    assert at_once.passes == 3.0 and not at_once.clean.writes.requires_grad
     np.testing.assert_allclose(nodes, (scores * batch.graph.allowed).sum(1), atol=1e-4 * np.abs(nodes).max())
 
 

@@ -5,7 +5,7 @@ of the residual stream, H heads, G groups of heads that share keys and values, E
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -161,25 +161,49 @@ class SplitBlock:
         ]
         if not norms and not is_same(read, entered):
             raise not_split(self.trunk, f"attention of block {self.layer} does not read a norm of the residual stream")
-        before = self._reads_before(calls, entered)
+        before = not self._reads_after() and self._writes_the_same(calls)
         return (norms[0].module if norms else None), before
 
-    def _reads_before(self, calls: Sequence[Any], entered: Tensor) -> bool:
-        """Return whether the MLP reads what enters the block: whether it writes the same if attention writes zeros."""
+    def _reads_after(self) -> bool:
+        """Return whether a module of the block besides attention is given what entered it and what attention wrote, in
+        sum. What attention writes is made large, so that this shows in a block that computes nothing, too.
+        """
+        with self._given_attention(1.0):
+            calls = trace_calls([self.block], self._once)[0]
+        entered, added = calls[-1].given, next((c.output for c in calls if c.module is self.attn_out), None)
+        if entered is None or added is None:
+            return False
+        inside, middle = set(self.attention.modules()), entered + added.reshape(entered.shape)
+        return any(
+            call.given is not None
+            and call.given.numel() == middle.numel()
+            and call.module not in inside
+            and is_same(call.given.reshape(middle.shape), middle)
+            for call in calls
+        )
+
+    def _writes_the_same(self, calls: Sequence[Any]) -> bool:
+        """Return whether the MLP writes the same if attention writes zeros."""
         written = next(call.output for call in calls if call.module is self.mlp_out)
         with torch.no_grad(), self._silent_attention() as _, _kept(self.mlp_out) as kept:
             self._once()
         return is_same(kept[0].reshape(written.shape), written)
 
-    @contextmanager
-    def _silent_attention(self) -> Iterator[None]:
+    def _silent_attention(self) -> AbstractContextManager[None]:
         """Within the block, attention is not computed and writes zeros."""
+        return self._given_attention(0.0)
+
+    @contextmanager
+    def _given_attention(self, size: float) -> Iterator[None]:
+        """Within the block, attention is not computed and writes a wave of a size relative to what it reads."""
         form = self._form()
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = given_state(args, kwargs)
             assert given is not None  # attention is given states
-            return with_first(form, torch.zeros_like(given))
+            wave = torch.sin(torch.arange(given.shape[-1], device=given.device, dtype=torch.float32)).to(given.dtype)
+            scale = size * given.abs().amax() if size else 0.0
+            return with_first(form, torch.zeros_like(given) + scale * wave)
 
         with _replaced(self.attention, forward):
             yield
