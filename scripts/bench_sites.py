@@ -3,9 +3,9 @@
     python scripts/bench_sites.py --to DIR [--sites 33] [--rows 20000] [--width 4096] [--limit 2000] [--pairs 1]
 
 States are drawn at random in 64 directions, one of which carries a label of two classes, and kept as float16 in DIR,
-where a second run finds them (5.4 GB, and as much while the store is made). Both sides run as whole processes, in turn, with
-their tables written; peaks are the largest resident sizes. Aim: 33 × 20,000 × 4,096 within 2,000 MiB, in at most 1.5 ×
-the time without a limit.
+where a second run finds them (5.4 GB, and as much while the store is made). Both sides run as whole processes, in turn,
+with their tables written; peaks are the largest resident sizes. Aim: 33 × 20,000 × 4,096 within 2,000 MiB, in at most
+1.5 × the time without a limit.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from probing.errors import ProbingError, UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.batching import PaddedBatch
 from probing.models.language_model import LanguageModel
-from probing.models.reading.split_block import BlockCalls, SplitBlock, not_split
+from probing.models.reading.calls import BlockCalls
+from probing.models.reading.split_block import SplitBlock, not_split
 
 IDENTITY = 1e-5  # largest difference, as a share of the largest entry
 

@@ -4,7 +4,7 @@ of the residual stream, H heads, G groups of heads that share keys and values, E
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probing.errors import UnsupportedModel
 from probing.models.adapters.huggingface import HuggingFaceTrunk
 from probing.models.discovery.tracing import first_tensor, given_state, is_same, trace_calls, with_first, with_state
+from probing.models.reading.calls import BlockCalls, kept_outputs, replaced
 from probing.models.reading.hooked import HookedModule
 from probing.models.reading.replay import emptied
 
@@ -30,34 +31,6 @@ def not_split(
         found=type(trunk.model).__name__,
         next_step="choose a model such as GPT-2, Llama, Qwen, GPT-NeoX, OPT or Gemma; `probing patch` needs no split",
     )
-
-
-class BlockCalls:
-    """Notes how blocks, and the attention in them, are called in a pass over one prompt of a length; masks, positions
-    and rotary tables are those of the model.
-    """
-
-    def __init__(self, trunk: HuggingFaceTrunk) -> None:
-        self._trunk = trunk
-        paths = [trunk.modules[f"heads.{k}"].rpartition(".")[0] for k in range(len(trunk.blocks))]
-        self._modules = [*trunk.blocks, *(trunk.trunk.get_submodule(path) for path in paths)]
-        self._known: dict[int, dict[int, tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-
-    def of(self, length: int, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments that a block or its attention is called with."""
-        if length not in self._known:
-            seen: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-
-            def note(called: nn.Module, args: Any, more: Any) -> None:
-                seen[id(called)] = (args, dict(more))
-
-            ids = torch.tensor([[(11 + 7 * i) % self._trunk.vocabulary for i in range(length)]])
-            with ExitStack() as stack, torch.no_grad():
-                for one in self._modules:
-                    stack.callback(one.register_forward_pre_hook(note, with_kwargs=True).remove)
-                self._trunk.run(ids.to(self._trunk.device), torch.ones_like(ids).to(self._trunk.device))
-            self._known[length] = seen
-        return self._known[length][id(module)]
 
 
 class SplitBlock:
@@ -185,7 +158,7 @@ class SplitBlock:
     def _writes_the_same(self, calls: Sequence[Any]) -> bool:
         """Return whether the MLP writes the same if attention writes zeros."""
         written = next(call.output for call in calls if call.module is self.mlp_out)
-        with torch.no_grad(), self._silent_attention() as _, _kept(self.mlp_out) as kept:
+        with torch.no_grad(), self._silent_attention() as _, kept_outputs(self.mlp_out) as kept:
             self._once()
         return is_same(kept[0].reshape(written.shape), written)
 
@@ -205,13 +178,13 @@ class SplitBlock:
             scale = size * given.abs().amax() if size else 0.0
             return with_first(form, torch.zeros_like(given) + scale * wave)
 
-        with _replaced(self.attention, forward):
+        with replaced(self.attention, forward):
             yield
 
     def _form(self) -> Any:
         known = self.__dict__.get("_form_of_attention", self)
         if known is self:
-            with _kept(self.attention, whole=True) as kept:
+            with kept_outputs(self.attention, whole=True) as kept:
                 self._once()
             known = self.__dict__["_form_of_attention"] = emptied(kept[0])
         return known
@@ -240,7 +213,7 @@ class SplitBlock:
 
     def _is_plain(self) -> bool:
         """Return whether attention adds what its projection returns."""
-        with _kept(self.projection) as inner, _kept(self.attn_out) as outer:
+        with kept_outputs(self.projection) as inner, kept_outputs(self.attn_out) as outer:
             self._once()
         return inner[0].shape == outer[0].shape and is_same(inner[0], outer[0])
 
@@ -316,8 +289,8 @@ class SplitBlock:
         args, more = with_state(args, more, like)
         with ExitStack() as stack:
             for owner, output in outputs:
-                stack.enter_context(_replaced(owner, lambda *_, output=output, **__: output))
-            stack.enter_context(_replaced(self.projection, lambda x, *_, **__: x))
+                stack.enter_context(replaced(owner, lambda *_, output=output, **__: output))
+            stack.enter_context(replaced(self.projection, lambda x, *_, **__: x))
             z = first_tensor(self.attention(*args, **more))
         assert isinstance(z, Tensor)  # attention returns states
         return z.reshape(*batch, self.n_heads, -1)
@@ -338,7 +311,7 @@ class SplitBlock:
 
     def mlp(self, x: Tensor) -> Tensor:
         """Return what the MLP writes, `(B, T, D)`, if it reads `x` from the residual stream."""
-        with self._silent_attention(), _kept(self.mlp_out) as kept:
+        with self._silent_attention(), kept_outputs(self.mlp_out) as kept:
             self.run(x)
         written: Tensor = kept[0].reshape(x.shape)
         return written
@@ -394,31 +367,3 @@ def _linear(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return module.weight.T, module.bias  # type: ignore[return-value]
     return None, None
-
-
-@contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, a module computes `forward` instead of its own."""
-    own = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward", None)
-        if own is not None:
-            module.__dict__["forward"] = own
-
-
-@contextmanager
-def _kept(module: nn.Module, *, whole: bool = False) -> Iterator[list[Any]]:
-    """Within the block, outputs of a module are noted in the list: whole, or their states."""
-    seen: list[Any] = []
-
-    def note(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append(output if whole else first_tensor(output))
-
-    handle = module.register_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
