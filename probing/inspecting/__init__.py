@@ -135,7 +135,7 @@ def inspect(
             effects = checked.run(prompts, folder=folder, identity=identity, advance=advance)
         checks = _checks_table(reader, effects, prompts, ways, seed)
     found = Inspection(
-        model_called(model.identity()["model"]),
+        model_called(model.identity()["model"] | {"source": model.facts()["name"]}),
         [InspectedText(prompt.id, prompt.text, prompt.tokens) for prompt in prompts],
         count,
         _tokens_table(states),

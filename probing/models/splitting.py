@@ -127,7 +127,7 @@ class SplitTransformer(SplitModel):
         Raises:
             UnsupportedModel: the model is not causal, or its readers cannot be split.
         """
-        self.model, self.name, self.identity = model, model.name, dict(model.identity()["model"])
+        self.model, self.name, self.identity = model, model.facts()["name"], dict(model.identity()["model"])
         self.max_length = model.max_length
         trunk = model.suffix.trunk
         if not isinstance(trunk, HuggingFaceTrunk):
