@@ -18,6 +18,7 @@ from probing.circuits.checking import (
     check_unused,
     given_facts,
     read_given,
+    shared_doubt,
     with_properties,
 )
 from probing.circuits.doubting import cancelling, doubles, material_of, only_on_average
@@ -144,7 +145,7 @@ def circuit(
     else:
         chosen = search.graph.on_paths(search.graph.mask(earlier.edges))
         search.notes |= given_facts(str(given), earlier, search.test.pairs)
-    check_paths(search.graph, chosen, options)
+    check_paths(search.graph, chosen, options, given)
     result = _report(search, chosen, source, identity, elsewhere, earlier)
     if folder is not None:
         result.write(folder)
@@ -203,10 +204,10 @@ def _report(
         for unit in idle:
             less = search.less(less, unit)
         words.append(redundant(test.scale, judged - test.changed(chosen, [less])[0], options.least))
-    random = _random(search, chosen, "judged")
+    random, different = _random(search, chosen, "judged")
     if random is not None:
         few = search.some_of(test)
-        words.append(judge_random(few.scale, few.metrics([chosen])[0], random))
+        words.append(judge_random(few.scale, few.metrics([chosen])[0], random, different))
     sizes, areas = _sizes(search) if earlier is None else ([], {})
     edges = int(chosen.sum())
     sizes = [CircuitSize(JUDGED, len(units), edges, test.scale.share(judged), *range_of(random)), *sizes]
@@ -277,25 +278,26 @@ def _sizes(search: Search) -> tuple[list[CircuitSize], dict[str, Estimated]]:
         metrics = test.metrics(masks, f"circuits by {choice}")
         edges = [int(mask.sum()) for mask in masks]
         for k, mask in enumerate(masks):
-            bounds = range_of(_random(search, mask, k)) if choice == "absolute" else (None, None)
+            bounds = range_of(_random(search, mask, k)[0]) if choice == "absolute" else (None, None)
             sizes.append(CircuitSize(choice, asked[k], edges[k], test.scale.share(metrics[k]), *bounds))
         cpr, cmd = test.scale.areas(metrics, edges, most)
         areas |= {f"CPR {choice}": cpr, f"CMD {choice}": cmd}
     return sizes, areas
 
 
-def _random(search: Search, mask: Mask, number: int | str) -> Floats | None:
+def _random(search: Search, mask: Mask, number: int | str) -> tuple[Floats | None, int]:
     """Return f of random circuits with as many edges at every node as `mask`, without those draws that are `mask`
-    itself; None if none are left.
+    itself (None if none are left), and how many of them are different.
     """
     options, random = search.options, generator(search.options.seed, "random circuits", number)
     drawn = [search.graph.rewired(mask, random, within=search.candidates) for _ in range(options.random_circuits)]
     drawn = [one for one in drawn if (one != mask).any()]
     if not drawn:
-        return None
+        return None, 0
     some = search.some_of(search.test)
     with steps_bar(f"random circuits of {int(mask.sum())} edges", "circuits", len(drawn), search.progress) as bar:
-        return some.scale.samples(np.stack([some.metrics([one])[0] for one in _counted(drawn, bar)]))[0]
+        values = some.scale.samples(np.stack([some.metrics([one])[0] for one in _counted(drawn, bar)]))[0]
+    return values, len({one.tobytes() for one in drawn})
 
 
 def _counted(items: Sequence[Mask], bar: Any) -> Any:
@@ -311,6 +313,7 @@ def _elsewhere(
     its size that EAP finds under both corruptions (shared edges over all edges).
     """
     found, doubts, overlap = dict[str, Estimated](), list[str](), None
+    known = set(search.notes.get("discovery_pairs") or search.discovery.pairs.digests)
     other = "mean" if search.options.by == "corrupted" else "corrupted"
     try:
         half = search.half(search.test.pairs, other)
@@ -321,6 +324,7 @@ def _elsewhere(
         doubts.append(f"Not measured with the other corruption ({other}): {error.args[0]}.")
     for path, half in others.items():
         found[f"pairs: {path}"] = half.scale.share(half.metrics([chosen])[0])
+        doubts += shared_doubt(path, half.pairs, known)
     return found, doubts, overlap
 
 

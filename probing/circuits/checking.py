@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Options:
         return self.epsilon / 2 if self.delta is None else self.delta
 
 
-def check_paths(graph: Graph, chosen: Mask, options: Options) -> None:
+def check_paths(graph: Graph, chosen: Mask, options: Options, file: str | Path | None = None) -> None:
     """Check that a circuit has edges through which the input reaches the logits.
 
     Raises:
@@ -86,7 +86,10 @@ def check_paths(graph: Graph, chosen: Mask, options: Options) -> None:
         "the chosen edges form no path from the input to the logits",
         needed="edges through which the input reaches the logits",
         found=f"none, with {asked}" if asked else "none",
-        next_step="give a larger size or more nodes, or leave these options out",
+        where="" if file is None else str(file),
+        next_step="give a larger size or more nodes, or leave these options out"
+        if file is None
+        else "give a circuit whose edges lead from the input to the logits",
     )
 
 
@@ -151,6 +154,17 @@ def given_facts(path: str, given: CircuitResult, test: TokenPairs) -> dict[str, 
     known = given.facts.get("discovery_pairs")
     shared = None if known is None else sum(one in set(known) for one in test.digests)
     return {"given": path, "discovery_pairs": known, "test_pairs_of_discovery": shared}
+
+
+def shared_doubt(path: str, other: TokenPairs, discovery: Set[str]) -> list[str]:
+    """Return a sentence on pairs of transfer that are among those that the circuit was found on, by their digests."""
+    count = sum(one in discovery for one in other.digests)
+    if not count:
+        return []
+    return [
+        f"{count} of the {len(other)} pairs of {path} are among those that the circuit was found on: what was chosen "
+        "on a pair looks better there."
+    ]
 
 
 def with_properties(pairs: TokenPairs, group: str | None, properties: Sequence[str]) -> TokenPairs:

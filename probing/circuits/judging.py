@@ -30,6 +30,7 @@ from probing.use.inference import Estimate, max_t
 
 LEVEL = 0.05
 MANY_GROUPS = 30  # at most a tenth of groups is then of a kind that was not seen
+LEAST_RANDOM = 39  # different random circuits
 LEAST_RIGHT = 0.75  # share of pairs on which a model does the task
 _MOST_NAMED = 5
 
@@ -93,15 +94,20 @@ def _smallest(scale: Scale, share: Estimated, error: float) -> float:
     )
 
 
-def judge_random(few: Scale, values: Floats, random: Floats) -> Judged:
+def judge_random(few: Scale, values: Floats, random: Floats, different: int) -> Judged:
     """Return whether the f of a circuit is closer to 1 than those of random circuits with as many edges at every node
     `(K,)`, measured on the same pairs: whether |1 - f| is below the 2.5 % point of theirs. A random circuit that keeps
-    more than the model is as far from it as one that keeps less.
+    more than the model is as far from it as one that keeps less. Fewer than 39 different ones have no such point: the
+    best of 39 and one more is the best by chance in 2.5 % of cases.
     """
     share, bound = float(few.samples(values)[0][0]), float(np.quantile(np.abs(1 - random), 0.025))
+    if different < LEAST_RANDOM:
+        against = f"{LEAST_RANDOM} different random circuits or more; among {len(random)} there were {different}"
+        return Judged("beside random circuits", INCONCLUSIVE, Estimated(share), None, against)
     is_closer = abs(1 - share) < bound - ALIKE
     word, other = (CLOSER, f"of {bound:.3f} or more") if is_closer else (NO_CLOSER, f"below {bound:.3f}")
-    against = f"a distance |1 − f| {other}, the 2.5 % point of {len(random)} random circuits"
+    alike = "" if different == len(random) else f" ({different} different ones)"
+    against = f"a distance |1 − f| {other}, the 2.5 % point of {len(random)} random circuits{alike}"
     return Judged("beside random circuits", word, Estimated(share), None, against)
 
 

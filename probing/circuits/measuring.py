@@ -74,9 +74,10 @@ class Scale:
     @cached_property
     def clusters(self) -> Clusters:
         """Description of the groups, each with the weight that it has in a share: the metric's fall on its pairs.
-        Groups on whose pairs the metric does not fall are no evidence of what is kept of it.
+        Groups on whose pairs it does not fall are no evidence of what is kept of it, and those on which it rises count
+        against the others: the variance of Σ w u / Σ w is in proportion to Σ w² / (Σ w)², whatever the signs of w.
         """
-        return Clusters.of_sizes(np.abs(np.bincount(self.codes, self.full - self.corrupted)))
+        return Clusters.of_sizes(np.bincount(self.codes, self.full - self.corrupted))
 
     @cached_property
     def _weights(self) -> NDArray[Any]:

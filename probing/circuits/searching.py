@@ -329,10 +329,12 @@ class Search:
         nodes_after = list(self.graph.readers[reader].nodes)
         if not nodes_after or self.graph.reach(mask)[1][nodes_after].any():
             return found
-        cut = self.candidates.copy()
-        cut[nodes_after] = False
         after: list[Unit] = [(n, int(r)) for n in nodes_after for r in np.flatnonzero(self.candidates[n])]
-        return [*found, *self._mattering(cut, after, [cut | self._of([edge]) for edge in after])]
+        for whole in (self.candidates, base):  # with the unit, and without: with it, what it writes may be taken away
+            cut = whole.copy()
+            cut[nodes_after] = False
+            found += self._mattering(cut, after, [cut | self._of([edge]) for edge in after])
+        return list(dict.fromkeys(found))
 
     def _mattering(self, base: Mask, units: Sequence[Unit], others: Sequence[Mask]) -> list[Unit]:
         """Return the units whose circuits in `others` differ from `base` by δ or more on discovery; where none does,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from probing.circuits import _random, circuit
 from probing.circuits.checking import Options
 from probing.circuits.doubting import _opposed
 from probing.circuits.graph import Mask
-from probing.circuits.judging import judge_necessary, judge_parts, judge_sufficient
+from probing.circuits.judging import judge_necessary, judge_parts, judge_random, judge_sufficient
 from probing.circuits.measuring import Scale
 from probing.circuits.screening import agreement
 from probing.circuits.searching import Search
 from probing.circuits.traces import TokenPairs
-from probing.results.circuit import SUFFICIENT
+from probing.results.circuit import CLOSER, INCONCLUSIVE, SUFFICIENT
 from tests.circuits.test_doubting import doubts_with
 from tests.circuits.test_planted import DELTA
 from tests.samples.circuit_samples import (
@@ -29,6 +30,7 @@ from tests.samples.circuit_samples import (
     planted_pairs,
 )
 
+ALIKE_GROUPS = Scale(np.ones(40), np.zeros(40), np.arange(40))
 BOTH_SIGNS = Plan(  # a0.h0 brings the sign; m0 writes it times the last token's noise, whose sign differs between pairs
     "both signs",
     ((PlantedHead(_axis(0), _axis(2)), PlantedHead(_axis(5), _axis(3))),),
@@ -104,6 +106,21 @@ def test_groups_without_a_fall_are_no_evidence(value: float, others: int) -> Non
     assert with_others.clusters.df == pytest.approx(alone.clusters.df)
 
 
+@pytest.mark.parametrize("rising", [-1.0, -0.5, -0.1])
+def test_groups_on_which_the_metric_rises_are_no_more_evidence(rising: float) -> None:
+    """Of a population in which 8 % of groups are of another kind, 50 are drawn: f is .86 at most, not *sufficient*."""
+    random, wrong, runs = np.random.default_rng(3), 0, 200
+    for run in range(runs):
+        kind = random.random(50)
+        full = np.where((kind < 0.52) | (kind >= 0.92), 1.0, rising)
+        kept = np.where(kind >= 0.92, 0.0, full)
+        if full.sum() > 5:
+            wrong += judge_sufficient(Scale(full, np.zeros(50), np.arange(50), run), kept, 0.1).word == SUFFICIENT
+    assert wrong <= binom.ppf(0.999, runs, 0.025)
+    alike = Scale(np.repeat([1.0, rising], [30, 20]), np.zeros(50), np.arange(50))
+    assert alike.clusters.effective <= 30
+
+
 def test_a_group_that_carries_all_is_one() -> None:
     full = np.array([1.0] * 39 + [1000.0])
     scale = Scale(full, np.zeros(40), np.arange(40))
@@ -121,10 +138,17 @@ def test_random_circuits_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
         return next(drawn)
 
     monkeypatch.setattr(type(search.graph), "rewired", next_one)
-    values = _random(search, mine, "judged")
-    assert values is not None and values == pytest.approx([0.4] * 3)
+    values, different = _random(search, mine, "judged")
+    assert values == pytest.approx([0.4] * 3) and different == 1
     drawn = iter([mine] * 6)
-    assert _random(search, mine, "judged") is None
+    assert _random(search, mine, "judged") == (None, 0)
+
+
+@pytest.mark.parametrize(("draws", "different"), [(1, 1), (38, 38), (1000, 8), (39, 39), (200, 60)])
+def test_few_random_circuits_decide_nothing(draws: int, different: int) -> None:
+    """The best of k circuits is the best by chance in one of k cases, however often each was drawn."""
+    judged = judge_random(ALIKE_GROUPS, np.ones(40), np.full(draws, 0.1), different)
+    assert judged.word == (CLOSER if different >= 39 else INCONCLUSIVE) and str(different) in judged.overturned_by
 
 
 def test_what_is_rounding_has_no_rank() -> None:
@@ -166,3 +190,23 @@ def test_pairs_that_exchange_the_same_tokens_are_called_so() -> None:
         result = circuit(Planted(CANCELLING), same, random_circuits=0, progress=False)
         (doubt,) = doubts_with(result, "exchanges")
         assert ("the same tokens" if words == 1 else "one of 3 sets of tokens") in doubt
+
+
+TAKEN_AWAY = Plan(  # a0.h1 takes away what a0.h0 writes for m0 to copy; a0.h2 writes the sign for the logits
+    "taken away",
+    (
+        (PlantedHead(_axis(0), _axis(2)), PlantedHead(_axis(0), _axis(2, -1.0)), PlantedHead(_axis(0), _axis(4))),
+        (IDLE, IDLE, IDLE),
+    ),
+    (lambda x: [*_nothing(x)[:3], x[2], *_nothing(x)[4:]], _nothing),
+    (0.0, 0.0, 0.0, 1.0, 1.0, 0.0),
+)
+
+
+def test_what_cancels_at_a_part_is_in_the_circuit_with_what_follows_it() -> None:
+    """No removal shows what the part writes, for it writes nothing while both are there."""
+    result = circuit(Planted(TAKEN_AWAY), planted_pairs(), random_circuits=0, progress=False)
+    large = {part.name for part in result.parts if abs(part.effect or 0.0) >= DELTA}
+    assert large <= set(result.edges) and "m0->logits" in result.edges and len(result.edges) == len(large) + 1
+    (doubt,) = doubts_with(result, "cancel:")
+    assert "a0.h0->m0" in doubt and "a0.h1->m0" in doubt and "a0.h2" not in doubt

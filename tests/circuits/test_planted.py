@@ -224,7 +224,7 @@ def test_circuits_are_held_against_random_ones_of_their_size() -> None:
     from probing.circuits.measuring import Scale
 
     scale = Scale(np.ones(40), np.zeros(40), np.arange(40))
-    above, same = (judge_random(scale, np.full(40, f), np.full(20, 0.5)) for f in (0.51, 0.5))
+    above, same = (judge_random(scale, np.full(40, f), np.full(60, 0.5), 39) for f in (0.51, 0.5))
     assert above.word == CLOSER and same.word == NO_CLOSER
     assert not doubts_of(scale, [above], {}) and NO_CLOSER in doubts_of(scale, [same], {})[0]
 
@@ -236,8 +236,8 @@ def test_circuits_that_keep_too_much_are_as_far_as_those_that_keep_too_little(of
     from probing.circuits.measuring import Scale
 
     scale, words = Scale(np.ones(40), np.zeros(40), np.arange(40)), []
-    for random in (np.full(20, 1 + 0.3), np.full(20, 1 - 0.3), np.r_[np.full(10, 1.3), np.full(10, 0.7)]):
-        words += [judge_random(scale, np.full(40, 1 + sign * off), random).word for sign in (1, -1)]
+    for random in (np.full(40, 1 + 0.3), np.full(40, 1 - 0.3), np.r_[np.full(20, 1.3), np.full(20, 0.7)]):
+        words += [judge_random(scale, np.full(40, 1 + sign * off), random, 40).word for sign in (1, -1)]
     assert set(words) == {CLOSER if off < 0.3 else NO_CLOSER}
 
 

@@ -9,6 +9,7 @@ import torch
 from probing.circuits.running import Batch
 from probing.circuits.traces import Means, trace
 from probing.errors import ProbingError, UnsupportedModel
+from probing.models.language_model import LanguageModel
 from probing.models.splitting import IDENTITY, SplitTransformer
 from tests.samples.circuit_samples import KNOWN, REFUSED, random_model, random_pairs, split
 
@@ -40,6 +41,26 @@ def test_blocks_of_which_a_part_is_pruned_are_as_the_others(weak: str, size: flo
     pruned = SplitTransformer(model)
     assert not pruned.is_parallel
     assert pruned.check(torch.tensor(np.random.default_rng(1).integers(0, 261, (3, 9)))) <= IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("gpt2", ("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp.c_proj")),
+        ("llama", ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj")),
+        ("gpt_neox", ("gpt_neox.layers.{}.attention.dense", "gpt_neox.layers.{}.mlp.dense_4h_to_h")),
+    ],
+)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_block_that_writes_nothing_is_as_the_others(family: str, parts: tuple[str, ...], layer: int) -> None:
+    model = random_model(family, KNOWN[family])
+    with torch.no_grad():
+        for path in parts:
+            for part in model._model.get_submodule(path.format(layer)).parameters():
+                part *= 0
+    again = LanguageModel.from_modules(model._model, model.tokenizer, name=family)
+    assert again.sites == model.sites
+    assert SplitTransformer(again).is_parallel == (family == "gpt_neox")
 
 
 @pytest.mark.parametrize("weak", ["attention.query_key_value", "attention.dense", "mlp.dense_4h_to_h"])

@@ -249,8 +249,10 @@ def find_sublayers(
         return [None] * len(blocks)
     attends = [*is_attention] if len(is_attention) == len(blocks) else [True] * len(blocks)
     if all(attends) or not any(attends):  # else the configuration tells kinds of blocks apart
-        for found in _candidates(traces[0], count):
-            projection = _projection(traces[0], found[0], n_heads)
+        # In a block that writes nothing all sublayers look the same: if the first shows none, that which writes most.
+        tried = (traces[0], max(traces, key=_change))
+        for shown, found in ((trace, found) for trace in tried for found in _candidates(trace, count)):
+            projection = _projection(shown, found[0], n_heads)
             if projection and all(_adds_up(trace, *found) for trace in traces):
                 return [Sublayers(found[0], found[-1], projection, found[1] if has_cross else "")] * len(blocks)
     return (
@@ -261,6 +263,14 @@ def find_sublayers(
         if is_attention
         else [None] * len(blocks)
     )
+
+
+def _change(trace: list[ModuleCall]) -> float:
+    """Return how far a block's output is from its input, as a share of the largest entry of the input."""
+    x, y = trace[-1].given, trace[-1].output
+    if x is None or y is None or x.shape != y.shape:
+        return 0.0
+    return float((y - x).abs().max() / x.abs().max().clamp_min(1e-30))
 
 
 def _of_block(trace: list[ModuleCall], n_heads: int, count: int) -> Iterator[Sublayers]:
