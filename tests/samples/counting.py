@@ -8,7 +8,7 @@ from functools import cache
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-DOUBT = 0.02
+DOUBT = 0.01
 
 
 def at_most(most: float, happens: Callable[[int], bool], seeds: Sequence[int]) -> bool:
@@ -29,7 +29,7 @@ def enough(n: int, most: int) -> tuple[int, ...]:
 
     With p the rate at which `most` of n are exceeded as often as not, so few among so many have a probability of at
     most `DOUBT`. Whatever the true rate, the answer is then other than that of all n seeds with a probability of at
-    most .005, and only where all n would have failed: a true rate as stated fails no oftener, another one is caught as
+    most .004, and only where all n would have failed: a true rate as stated fails no oftener, another one is caught as
     often but for that (`tests/statistics/test_counting.py` adds it up).
     """
     rate = brentq(lambda p: binom.sf(most, n, p) - 0.5, 1e-9, 1.0)
