@@ -160,6 +160,17 @@ class Reader:
         chosen = at(self.logits(batch), batch.query)[:, self.answers]
         return chosen - chosen.mean(1, keepdim=True)
 
+    def behaviour_from(self, layer: int, states: Tensor, batch: Batch) -> Tensor:
+        """`behaviour` where the states `(B, T, D)` at resid.layer are these: the blocks before it are not run.
+
+        No mask is needed: what is padded stands after the query, where no attention of it reaches.
+        """
+        for block in self.model.transformer.h[layer:]:
+            given = block(states)
+            states = given if isinstance(given, Tensor) else given[0]  # older versions give a tuple
+        logits = self.model.lm_head(self.model.transformer.ln_f(at(states, batch.query)))
+        return centred(logits[:, self.answers])
+
     def states(self, batch: Batch) -> list[Tensor]:
         """`(B, T, D)` at every site."""
         with reading(self.model) as states:
@@ -300,13 +311,16 @@ def interchanged(
     state changes it `(n, layer, position, 4)`.
     """
     batch, flipped = encode(prompts, ids), encode([prompt.flipped(field) for prompt in prompts], ids)
-    clean = reader.behaviour(batch)
+    own, others = reader.states(batch), reader.states(flipped)
+    last = len(own) - 1
+    clean, of_pair = reader.behaviour_from(last, own[last], batch), reader.behaviour_from(last, others[last], flipped)
     changes = []
-    for layer, state in enumerate(reader.states(flipped)):
+    for layer, (states, state) in enumerate(zip(own, others, strict=True)):
         for position in POSITIONS:
-            with setting(reader.model, layer, batch.position(position), at(state, flipped.position(position))):
-                changes.append(reader.behaviour(batch) - clean)
-    return clean, reader.behaviour(flipped) - clean, torch.stack(changes, 1).unflatten(1, (-1, len(POSITIONS)))
+            edited = states.clone()
+            edited[torch.arange(len(prompts)), batch.position(position)] = at(state, flipped.position(position))
+            changes.append(reader.behaviour_from(layer, edited, batch) - clean)
+    return clean, of_pair - clean, torch.stack(changes, 1).unflatten(1, (-1, len(POSITIONS)))
 
 
 def stratum(prompt: Prompt, *, without: str) -> tuple[int, ...]:

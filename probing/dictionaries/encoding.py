@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,19 +90,18 @@ class Encoder:
         """
         latents = self.dictionary.n_latents
         size = min(max(1, _BLOCK // latents), max(1, len(states)))
-        # While one block's active latents are chosen, by one core, the next block is multiplied.
         buffers = [torch.empty((size, latents), device=self.device) for _ in range(2 if len(states) > size else 1)]
-        parts: list[Future[Block]] = []
-        with ThreadPoolExecutor(1) as pool:
+        parts: list[Callable[[], Block]] = []
+        with ThreadPoolExecutor(1) as pool:  # chooses latents while the next block, if any, is multiplied
             for number, first in enumerate(range(0, len(states), size)):
                 if number >= len(buffers):
-                    parts[number - len(buffers)].result()  # until then its buffer is in use
+                    parts[number - len(buffers)]()  # until then its buffer is in use
                 block = states[first : first + size]
                 rows = self.dictionary.checked(block if dtype == "float32" else widen(block, dtype))
                 pre = self._product(rows, buffers[number % len(buffers)][: len(rows)])
-                parts.append(pool.submit(self._chosen, pre))
+                parts.append(pool.submit(self._chosen, pre).result if len(buffers) > 1 else partial(self._chosen, pre))
         empty = (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-        joined = [np.concatenate(arrays) for arrays in zip(empty, *(one.result() for one in parts), strict=True)]
+        joined = [np.concatenate(arrays) for arrays in zip(empty, *(one() for one in parts), strict=True)]
         return joined[0], joined[1], joined[2]
 
     def _product(self, states: Floats, out: Tensor) -> Tensor:

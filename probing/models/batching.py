@@ -149,13 +149,15 @@ def length_sorted_batches(lengths: Sequence[int], tokens_per_batch: int, pass_co
         pass_cost: cost of one more forward pass, in pieces.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
-    best, cut = [0] * (len(order) + 1), [0] * len(order)  # cost of the inputs from i on, and where its batch ends
+    best = np.zeros(len(order) + 1, np.int64)  # cost of the inputs from i on,
+    cut = [0] * len(order)  # and where its batch ends
+    sizes = np.arange(1, len(order) + 1)
     for i in range(len(order) - 1, -1, -1):
         longest = lengths[order[i]]
-        largest = max(1, tokens_per_batch // longest)
-        ends = range(i + 1, min(i + largest, len(order)) + 1)
-        cut[i] = min(ends, key=lambda end: longest * (end - i) + best[end])
-        best[i] = pass_cost + longest * (cut[i] - i) + best[cut[i]]
+        largest = min(max(1, tokens_per_batch // longest), len(order) - i)
+        costs = longest * sizes[:largest] + best[i + 1 : i + 1 + largest]
+        smallest = int(costs.argmin())
+        cut[i], best[i] = i + 1 + smallest, pass_cost + costs[smallest]
     batches, i = [], 0
     while i < len(order):
         batches.append(order[i : cut[i]])
@@ -213,6 +215,9 @@ def check_ids(batch: Sequence[Encoded], limit: int | None, tokenizer: Any, where
     """
     if limit is None:
         return list(batch)
+    every = np.concatenate([one.ids for one in batch]) if batch else np.zeros(0, np.int64)
+    if not len(every) or 0 <= int(every.min()) <= int(every.max()) < limit:
+        return list(batch)
     for one in batch:
         if len(one) and not 0 <= int(one.ids.min()) <= int(one.ids.max()) < limit:
             bad = next(int(i) for i in one.ids if not 0 <= i < limit)
@@ -241,13 +246,14 @@ def padded(
     Raises:
         BadParameter: an input has no pieces.
     """
-    if not batch or not all(len(e) for e in batch):
+    lengths = np.array([len(e.ids) for e in batch], dtype=np.int64)
+    if not lengths.all() or not len(lengths):
         raise BadParameter("an input without pieces cannot be run", needed="at least one piece", found="none")
-    ids = np.full((len(batch), max(len(e) for e in batch)), padding, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, (one, start) in enumerate(zip(batch, starts, strict=True)):
-        ids[row, start : start + len(one)] = one.ids
-        mask[row, start : start + len(one)] = 1
+    columns, first = np.arange(lengths.max()), np.asarray(starts, dtype=np.int64)[:, None]
+    is_real = (columns >= first) & (columns < first + lengths[:, None])
+    ids = np.full(is_real.shape, padding, dtype=np.int64)
+    ids[is_real] = np.concatenate([e.ids for e in batch])
+    mask = is_real.astype(np.int64)
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 

@@ -169,6 +169,11 @@ class _Block(nn.Module):
         added: Tensor = self.down(torch.relu(self.up(x)))
         return added
 
+    def writes(self, *, mlp: bool) -> bool:
+        """Return whether the MLP, else attention, adds anything but 0: programs leave many of them empty."""
+        last = self.down if mlp else self.output
+        return bool(last.weight.any() or last.bias.any())
+
 
 class TracrModel(nn.Module):
     """Runs a compiled program: blocks of attention and MLP without norms, where every token sees every other.
@@ -218,7 +223,8 @@ class TracrModel(nn.Module):
         sites = self.sites
         for number in range(sites.index(site), len(sites) - 1):
             block = self.blocks[number // 2]
-            x = x + (block.mlp(x) if number % 2 else block.attention(x, mask))  # type: ignore[operator]
+            if block.writes(mlp=bool(number % 2)):  # type: ignore[operator]
+                x = x + (block.mlp(x) if number % 2 else block.attention(x, mask))  # type: ignore[operator]
             found[sites[number + 1]] = x
         return found
 

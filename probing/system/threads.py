@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,11 +23,13 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     Each call multiplies with one thread, so that results are the same on any number. Items are taken as threads become
     free, so that only a few are in memory at once.
     """
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    count = max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    libraries = _libraries(len(sys.modules))
+    count = max((int(pool["num_threads"]) for pool in libraries.info() if pool["user_api"] == "blas"), default=1)
+    if count == 1:
+        yield from map(function, items)
+        return
     waiting: deque[Future[Result]] = deque()
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count) as pool:
+    with libraries.limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
@@ -33,3 +40,13 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Return the libraries that multiply matrices. They are searched for again when there are more modules, with which
+    libraries are loaded: a search reads the process's whole memory map.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

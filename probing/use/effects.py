@@ -216,8 +216,7 @@ class EditMeasurement:
     def _natural(self, r: int, f3: Ints, sides: FromTo, *, exchanged: bool = False) -> NaturalContrast:
         _, k2, k3 = self.fold_numbers(r)
         fitted, measured = self._contrasts[k2], self._contrasts[k3]
-        f2 = self.experiment.fold(k2)
-        sign = self.sign_of(fitted)
+        f2, sign = self.experiment.fold(k2), self.sign_of(fitted)
         return NaturalContrast(self.experiment, self.y, self.mean, f2, f3, sides, fitted, measured, sign, exchanged)
 
     @cached_property
@@ -243,8 +242,9 @@ class EditMeasurement:
         """
         centred = self.y - self.mean
         values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
-        return replace(self, y=self.y @ root)
+        bench = replace(self, y=self.y @ (vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T))
+        vars(bench).update({name: of for name, of in vars(self).items() if name in ("goals", "exchanges")})  # of rows
+        return bench
 
     def direction(self, *, exchanged: bool) -> tuple[list[float], Floats]:
         """Estimate the squared cosine of the angle between the fitted and the true natural contrast, and return it for

@@ -56,11 +56,11 @@ def test_every_cell_of_every_trained_model_agrees(tmp_path: Path) -> None:
     assert len(cells) > 50
 
 
-NUMBERS = {1, 3, 5, 6, 8, 9, 11, 13, 16, 18, 23}  # codes that a few directions hold, read along them
+NUMBERS = (1, 3, 5, 6, 8, 9, 11, 13, 16, 18, 23)  # codes that a few directions hold, read along them
 
 
 @pytest.mark.slow
 def test_vectors_of_known_use_agree(tmp_path: Path) -> None:
-    for number, (case, truth) in enumerate(tier0.cases(0)):
-        for cell in case.cells if case.number in NUMBERS else ():
+    for number, (case, truth) in enumerate(tier0.cases(0, numbers=NUMBERS)):
+        for cell in case.cells:
             agrees(edited(case, cell, tmp_path / f"{number}-{cell.place.position}"), truth.cells[cell])

@@ -26,6 +26,7 @@ from probing.results.similarity import CKA, NEIGHBOURS, PROCRUSTES, TRANSFER, Si
 from probing.similarities import similarity, sums
 from probing.similarities.rows import shared_rows
 from probing.text.corpus import Corpus, Example
+from tests.samples.counting import at_most
 from tests.samples.training_samples import MemoryStore, vector_of, word_corpus, word_rows, word_store
 
 Floats = NDArray[np.float64]
@@ -168,7 +169,7 @@ def covered(seed: int, clusters: int = 60, words: int = 4) -> bool:
     Y = X @ mix + 1.5 * random.standard_normal(X.shape)
     of_y = mix.T @ mix + 2.25 * np.eye(5)
     truth = np.sum(mix**2) / (np.sqrt(5.0) * np.linalg.norm(of_y))
-    score = one(compared(X, Y, permutations=0), CKA).score
+    score = one(compared(X, Y, permutations=0, neighbours=1, neighbour_rows=20), CKA).score
     return bool(score.low <= truth <= score.high)
 
 
@@ -178,8 +179,16 @@ def test_intervals_cover_the_population() -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_the_population_in_many_studies() -> None:
-    share = np.mean([covered(1000 + seed) for seed in range(300)])
-    assert 0.91 <= share <= 0.985
+    missed: list[bool] = []
+
+    def misses(seed: int) -> bool:
+        missed.append(not covered(1000 + seed))
+        return missed[-1]
+
+    assert at_most(27, misses, range(300))  # 9 %
+    while sum(missed) < 5 and len(missed) < 300:
+        misses(len(missed))
+    assert sum(missed) >= 5  # nor are they so wide that they miss in fewer than 1.5 %
 
 
 def test_rows_that_are_matched_wrongly_are_within_chance() -> None:

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.samples.tiny_models import corpus_of
 
 KILLS = int(os.environ.get("PROBING_KILLS", "50"))
-CORPUS = corpus_of(*(f"the thing {'in ' * (i % 7)}being {i} the" for i in range(80)))  # one a shard
+CORPUS = corpus_of(*(f"the thing {'in ' * (i % 7)}being {i} the" for i in range(32)))  # one a shard
 # One warm process forks a child for every extraction: a kill costs no import and builds no model.
 PROGRAM = """
 import os, sys, torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -286,7 +287,12 @@ def cut_by_length(lengths: Ints, tokens_per_batch: int) -> list[Ints]:
     """Return inputs of like length together, the longest first, at most so many padded pieces at once."""
     if len(lengths) and int(lengths.max()) * len(lengths) <= tokens_per_batch:
         return [np.argsort(-lengths, kind="stable")]
-    return [np.array(part) for part in length_sorted_batches(lengths.tolist(), tokens_per_batch)]
+    return [np.array(part) for part in _batches_of(tuple(lengths.tolist()), tokens_per_batch)]
+
+
+@lru_cache(maxsize=16)  # the rows of a fold are run again and again, at every place, dose and position
+def _batches_of(lengths: tuple[int, ...], tokens_per_batch: int) -> list[list[int]]:
+    return length_sorted_batches(lengths, tokens_per_batch)
 
 
 @dataclass(frozen=True, eq=False)
