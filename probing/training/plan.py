@@ -15,7 +15,7 @@ from probing.contracts.control import Control, Probed, StateControl
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
-from probing.errors import BadParameter, DegenerateDesign, UnknownSite, unknown_name
+from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out, labels_digest
 from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
@@ -40,7 +40,14 @@ from probing.training.build import (
     named_controls,
     needed_keys,
 )
-from probing.training.label_checks import alike_inputs, check_labels, cut_inputs, data_warnings, refuse_one_class
+from probing.training.label_checks import (
+    alike_inputs,
+    check_labels,
+    cut_inputs,
+    data_warnings,
+    defined_measures,
+    refuse_one_class,
+)
 from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
@@ -96,19 +103,6 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
             where=f"task {labels.task}",
             next_step="leave this probe out",
         )
-
-
-def refuse_constant_target(labels: Labels) -> None:
-    """Raise an error if all targets of a split are equal, since R² and rank correlation are undefined there."""
-    for split in EVALUATED if labels.kind == "real" else ():
-        if np.ptp(labels.y[labels.rows(split)]) == 0:
-            raise DegenerateDesign(
-                f"all targets in {split} are equal",
-                needed="at least two different values",
-                found="one value",
-                where=f"task {labels.task}",
-                next_step="choose another task or more data",
-            )
 
 
 LEAST_MEMORY = 16
@@ -270,7 +264,6 @@ def make_plan(
     if len(complete := with_keys(labels, needed)) < len(labels):
         labels = complete
         check_labels(labels, corpus)
-    refuse_constant_target(labels)
     refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
     probed = Probed(
@@ -281,6 +274,8 @@ def make_plan(
         lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
     )
     drawn, sources = built_controls(chosen_controls, probed)
+    label_sets = (labels, *(draw for one in drawn for draw in one.draws))
+    named_measures = defined_measures(named_measures, label_sets)
     plan = Plan(
         store=store,
         sites=chosen_sites,
