@@ -30,6 +30,7 @@ from probing.statistics.thresholds import AskedThreshold
 from probing.system.machine import check_device
 from probing.text.corpus import SPLITS, Corpus
 from probing.training.build import (
+    BESIDE_NON_LINEAR,
     ControlSet,
     StateSet,
     built_analyses,
@@ -37,6 +38,7 @@ from probing.training.build import (
     built_controls,
     built_measures,
     built_probes,
+    is_beyond_linear,
     named_controls,
     needed_keys,
 )
@@ -156,6 +158,10 @@ class Plan:
     def label_sets(self) -> tuple[Labels, ...]:
         """Label sets to fit on: the task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
+
+    def beside(self, probe: Probe) -> list[str]:
+        """Return the baselines that only probes that are not linear are compared with, if this probe is one."""
+        return [name for name in self.baselines if name in BESIDE_NON_LINEAR] if is_beyond_linear(probe) else []
 
     def judged(self, split: str) -> Resampler:
         """Return the resampler of the rows that verdicts are based on: the rows of the split whose input is not in
@@ -282,7 +288,7 @@ def make_plan(
         task=name,
         labels=labels,
         probes=named_probes,
-        baselines=built_baselines(labels),
+        baselines=built_baselines(labels, named_probes.values()),
         controls=drawn,
         state_controls=sources,
         measures=named_measures,
@@ -359,6 +365,7 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
         "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
         **({} if plan.threshold is None else {"threshold": vars(plan.threshold)}),
+        **({} if not (beside := plan.beside(probe)) else {"beside": beside}),
     } | _recipe_of_all(plan)
 
 
@@ -374,5 +381,5 @@ def _recipe_of_all(plan: Plan) -> dict[str, Any]:
     return {
         "task": plan.task,
         "controls": [full_recipe(one.control) for one in plan.controls],
-        "baselines": sorted(plan.baselines),
+        "baselines": sorted(name for name in plan.baselines if name not in BESIDE_NON_LINEAR),
     } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})
