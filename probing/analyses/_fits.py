@@ -18,7 +18,7 @@ from probing.labels import Labels
 from probing.measures._rows import Tempers, predict, resampled
 from probing.results.analysis import Point
 from probing.seeds import generator
-from probing.statistics.clusters import Resampler
+from probing.statistics.clusters import EVALUATED, Resampler
 
 States = Mapping[str, NDArray[Any]]
 
@@ -35,6 +35,16 @@ def measure_of(name: str) -> Measure:
     """Return the registered measure of this name."""
     measure: Measure = registry.get("measures", name).MEMBER()
     return measure
+
+
+def main_measure(data: SiteData) -> tuple[str, Measure]:
+    """Return name and measure of the main score: accuracy of classes; R² of numbers or, where all numbers of dev or
+    test are equal, RMSE.
+    """
+    scored = [labels.y[labels.rows(split)] for _, _, labels in data.label_sets for split in EVALUATED]
+    is_real = data.labels.kind == "real"
+    name = "accuracy" if not is_real else "r2" if all(np.ptp(y) > 0 for y in scored) else "rmse"
+    return name, measure_of(name)
 
 
 def fits_of(probe: Probe, data: SiteData, states: States) -> list[list[Probe]]:

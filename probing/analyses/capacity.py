@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import clone
 
-from probing.analyses._fits import beside, fits_of, measure_of, point, score_of
+from probing.analyses._fits import beside, fits_of, main_measure, point, score_of
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe
 from probing.errors import BadParameter
@@ -25,7 +25,6 @@ DEFAULTS = {
     "weight_decay": "0|0.01|0.1|1|10",
 }
 _CHOSEN = ("hidden", "k", "rank", "l2")  # by a probe's first of these
-_MEASURES = {"classes": "accuracy", "real": "r2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +114,7 @@ def _numbers(values: str) -> list[float]:
 
 def _at(x: float, name: str, probe: Probe, data: SiteData) -> list[Point]:
     """Return the points of one value of the parameter."""
-    measure = measure_of(_MEASURES[data.labels.kind])
-    quantity = _MEASURES[data.labels.kind]
+    quantity, measure = main_measure(data)
     fits = fits_of(probe, data, data.states)
     task, *draws = (
         score_of(of_set, labels, data.states["test"], measure, data.resamplers["test"])

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from probing.analyses._fits import fits_of, measure_of, point, score_of
+from probing.analyses._fits import fits_of, main_measure, point, score_of
 from probing.contracts.analysis import Analysis, SiteData
 from probing.contracts.probe import Probe
 from probing.labels import Kind
 from probing.results.analysis import Point
 
 _UNITS = {"accuracy": "fraction", "log loss": "bits per label", "R²": "R²", "r2": "R²"}
-_MEASURES = {"classes": "accuracy", "real": "r2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class Coordinates(Analysis):
         """Fit the probe on the task's labels and on every draw of every control, and return the numbers of all paths
         (`Point`); with several seeds, only the path of the first seed.
         """
-        measure, test = measure_of(_MEASURES[data.labels.kind]), data.resamplers["test"]
+        (name, measure), test = main_measure(data), data.resamplers["test"]
         points: list[Point] = []
         for fits, (control, draw, labels) in zip(fits_of(probe, data, data.states), data.label_sets, strict=True):
             fitted: Any = fits[0]
@@ -60,7 +59,7 @@ class Coordinates(Analysis):
             scored = score_of(fits, labels, data.states["test"], measure, test)
             points.append(
                 point(
-                    _MEASURES[data.labels.kind],
+                    name,
                     scored.value,
                     scored.samples[None],
                     measure.unit,

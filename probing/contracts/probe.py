@@ -37,6 +37,8 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
         accepts_pairs: whether `fit` takes pairs of words as `Pairs`; otherwise it is given one matrix.
         accepts_blocks: whether `fit` takes `RowBlocks`, states streamed from the store; otherwise it is given all
             states in memory.
+        is_linear: whether its scores are a linear function of one state a row (or of the word, or of counts). Beside a
+            probe of texts that is not, a baseline is fitted that combines words as no linear one does, `text_mlp`.
         accepts_device: whether it computes on the device that `on` names; otherwise it computes on the CPU.
 
     Attributes:
@@ -60,6 +62,7 @@ class Probe(OldAttributes, BaseEstimator, ABC):  # type: ignore[misc]
     row_forms: ClassVar[tuple[RowForm, ...]] = ()
     accepts_pairs: ClassVar[bool] = False
     accepts_blocks: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = True
     accepts_device: ClassVar[bool] = False
     device: str = "cpu"
     about: Mapping[str, Any] = MappingProxyType({})

@@ -43,6 +43,7 @@ class EachLabelProbe(Probe):
     row_forms: ClassVar[Any] = _OfBase()
     accepts_pairs: ClassVar[Any] = _OfBase()
     accepts_blocks: ClassVar[Any] = _OfBase()
+    is_linear: ClassVar[Any] = _OfBase()
     accepts_device: ClassVar[Any] = _OfBase()
 
     always_: NDArray[np.int64]

@@ -73,6 +73,7 @@ class AttentionPoolingProbe(ClassifierProbe):
 
     input = "pieces"
     stochastic = True
+    is_linear = False
     _arrays: ClassVar[tuple[str, ...]] = ("classes", "query", "coef", "intercept", "mean", "scale")
 
     query_: NDArray[np.float64]

@@ -69,6 +69,7 @@ class BilinearProbe(ClassifierProbe):
     """
 
     stochastic: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = False
     row_forms: ClassVar[tuple[RowForm, ...]] = ("pair", "ends")
     accepts_pairs: ClassVar[bool] = True
     _arrays = ("classes", "left", "right", "linear", "intercept", "mean", "scale")

@@ -46,6 +46,8 @@ class Neighbours:
 class _Nearest(FittedState):
     """Base of the classifier and the regressor: the standardised training rows, and the search among them."""
 
+    is_linear = False
+
     mean_: NDArray[np.float64]
     scale_: NDArray[np.float64]
     rows_: NDArray[np.float32]

@@ -22,6 +22,7 @@ class _MLP(FittedState):
     """Base of the classifier and the regressor."""
 
     stochastic: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = False
     accepts_device = True
 
     mean_: NDArray[np.float64]

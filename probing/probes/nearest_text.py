@@ -65,6 +65,7 @@ class _NearestText(WeightedWords):
 
     k: int | None
     most_texts: int
+    is_linear = False
     l2: float | None = None  # of the base class; nothing is penalised
     l2_ = 0.0
     ngrams: int = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 from probing.errors import BadParameter
 from probing.probes._estimator import ClassifierProbe, Dev, RegressorProbe
 from probing.probes._rows import moments, standardise
+
+
+class _IsLinear:
+    """Says of a wrapped estimator whether it is one of scikit-learn's linear models; others may be, and count as not
+    linear.
+    """
+
+    def __get__(self, probe: Any, owner: type) -> bool:
+        given = None if probe is None else probe.estimator
+        return given is None or type(given).__module__.startswith("sklearn.linear_model.")
 
 
 class SklearnProbe(ClassifierProbe):
@@ -32,6 +42,7 @@ class SklearnProbe(ClassifierProbe):
     """
 
     stochastic = True
+    is_linear: ClassVar[Any] = _IsLinear()
     estimator_: Any
 
     def __init__(self, estimator: BaseEstimator | None = None, random_state: int | None = None) -> None:
@@ -76,6 +87,7 @@ class SklearnRegressorProbe(RegressorProbe):
     """
 
     stochastic = True
+    is_linear: ClassVar[Any] = _IsLinear()
     estimator_: Any
 
     def __init__(self, estimator: BaseEstimator | None = None, random_state: int | None = None) -> None:

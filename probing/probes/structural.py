@@ -58,6 +58,7 @@ class StructuralProbe(RegressorProbe):
     """
 
     stochastic: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = False
     row_forms: ClassVar[tuple[RowForm, ...]] = ("pair", "ends", "row", "mean")
     accepts_pairs: ClassVar[bool] = True
     _arrays = ("map", "mean", "scale")

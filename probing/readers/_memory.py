@@ -80,6 +80,8 @@ def _plain(value: Any, source: str) -> Any:
         value = value.detach().cpu().tolist()
     elif type(value).__name__ in ("NaTType", "NAType"):  # of pandas, which need not be loaded
         return None
+    if isinstance(value, complex):
+        raise _complex(source)
     if isinstance(value, np.ndarray | tuple | list):
         return [_plain(item, source) for item in value]
     if isinstance(value, dict):
@@ -89,6 +91,16 @@ def _plain(value: Any, source: str) -> Any:
             raise CorpusError("a number that is not finite", needed="finite numbers", found=str(value), where=source)
         return None
     return value
+
+
+def _complex(source: str) -> CorpusError:
+    return CorpusError(
+        "complex numbers",
+        needed="real numbers or names",
+        found="values of type complex",
+        where=source,
+        next_step="give a real number of each: its real or its imaginary part, or its absolute value",
+    )
 
 
 def corpora_of_frames(frame: Any, name: str, options: Mapping[str, str]) -> list[Corpus]:
@@ -131,6 +143,8 @@ def _frame_rows(frame: Any, name: str) -> Rows:
     try:
         table = pa.Table.from_pandas(renamed, preserve_index=False)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        if "complex" in str(error):
+            raise _complex(name) from None
         raise CorpusError(
             "a column holds values of several kinds",
             needed="one kind of values a column, or missing ones",

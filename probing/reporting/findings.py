@@ -286,16 +286,28 @@ _NOT_LINEAR = ("mlp", "k_nearest")
 
 
 def _combines_words(judged: Judgement) -> list[str]:
-    """Return what would overturn the finding of a non-linear probe of texts, which may combine words as no linear
-    baseline does; nothing for other probes and rows.
+    """Return what would overturn the finding of a non-linear probe of texts, which may combine words that no baseline
+    combines; nothing for other probes and rows.
     """
-    if judged.result.probe.partition(":")[0] not in _NOT_LINEAR or judged.result.facts.get("level") != "sentence":
+    probe = judged.result.probe
+    if any(gain.baseline == "text_mlp" for gain in judged.measured.gains):
+        return [
+            "a baseline that combines rarer words: `text_mlp` combines only the commonest words and n-grams of train, "
+            f"while {probe} may combine whatever words the states hold (see whether `linear` reads the label)"
+        ]
+    if probe.partition(":")[0] not in _NOT_LINEAR or judged.result.facts.get("level") != "sentence":
         return []
     return [
         "a baseline that combines words: those of words are linear or find the nearest text, while "
-        f"{judged.result.probe} is not linear, and the label may follow from two words that the states merely hold "
+        f"{probe} is not linear, and the label may follow from two words that the states merely hold "
         "(see whether `linear` reads it)"
     ]
+
+
+def _unread(judged: Judgement) -> str:
+    """Return what no baseline of the rows reads, and a further one could."""
+    position = "the position of the word in its sentence, " if judged.result.facts.get("level") == "word" else ""
+    return f"{position}longer context of words, a lexicon"
 
 
 def _has_no_room(judged: Judgement) -> bool:
@@ -330,7 +342,7 @@ def _overturned_by(task: TaskResults, judged: Judgement) -> tuple[str, ...]:
     reasons = [
         *_combines_words(judged),
         "another corpus or domain, in which the label's cues differ",
-        "a stronger baseline without hidden states (longer context of words, a lexicon)",
+        f"a stronger baseline without hidden states ({_unread(judged)})",
         f"a control keyed on another field than {keyed}" if keyed else "a control task, of which there was none here",
         "another capacity of the probe, with which selectivity changes",
     ]

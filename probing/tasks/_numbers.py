@@ -1,4 +1,4 @@
-"""Finds columns of numbers that a few cells, or decimal commas, make columns of classes."""
+"""Finds columns of numbers that a few cells, or decimal commas, make columns of classes, and columns of dates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from probing.text.example import named
 
 MOSTLY = 0.95  # of the values: then the others are taken for odd cells of a column of numbers
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")  # 007 is a code, not a number
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?")
+_TIME = re.compile(r"(-?\d+ days?,? )?\d{1,2}:\d\d(:\d\d.*)?")
+INSTEAD_OF_DATES = "give a number such as days since a date, or a class such as the year"
+INSTEAD_OF_TIMES = "give a number such as seconds, or a class such as the hour"
 _WITH_COMMA = re.compile(r"[+-]?(0|[1-9]\d*),\d+")
 
 
 def has_decimal_comma(value: Label) -> bool:
     """Return whether a value is a number written with a decimal comma, such as `1,5`."""
     return isinstance(value, str) and _WITH_COMMA.fullmatch(value.strip()) is not None
+
+
+def instead_of_times(values: Sequence[Label]) -> str | None:
+    """Return what to give in place of values that are all dates (as ISO 8601 writes them) or all times or durations;
+    None for others.
+    """
+    for pattern, instead in ((_DATE, INSTEAD_OF_DATES), (_TIME, INSTEAD_OF_TIMES)):
+        if values and all(isinstance(value, str) and pattern.fullmatch(value) for value in values):
+            return instead
+    return None
 
 
 def odd_number(values: Sequence[Label]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from probing.errors import BadParameter
 from probing.files.strict_json import strict_json
 from probing.labels import Kind
 from probing.tasks._columns import class_name, kind_of, number, require_column, values_of, word_values
-from probing.tasks._numbers import has_decimal_comma, merged_values, odd_number
+from probing.tasks._numbers import has_decimal_comma, instead_of_times, merged_values, odd_number
 from probing.text.corpus import Corpus, Example, Label
 
 _KINDS: dict[str, Kind] = {"real": "real", "classes": "classes", "labels": "labels"}
@@ -104,6 +104,8 @@ class Column(Task):
             return "correct that value, or leave its row out"
         if has_decimal_comma(value):
             return f"write decimals with a point: {str(value).strip().replace(',', '.')} instead of {value}"
+        if (instead := instead_of_times(values)) is not None:
+            return instead
         classes = f"use column:{self.column}:classes"
         if odd_number(values) is not None:
             return f"correct that cell, or leave it empty so that its row is left out; if numbers are names, {classes}"

@@ -77,8 +77,8 @@ def train(
     Probes are trained on the split train, stopped early by dev, and scored on dev (to choose a site) and on test. The
     task and its controls are given the same probe, the same limits on training and the same seeds. Baselines, which do
     not read states, are always fitted too and have the site "(none)": `prior`; for words, `word_type`; for sentences,
-    `text_length`, `bag_of_words`, `tfidf`, `character_ngrams` and `nearest_text`. The results contain the gain of every
-    probe over each baseline.
+    `text_length`, `bag_of_words`, `tfidf`, `character_ngrams` and `nearest_text`, and for probes that are not linear
+    `text_mlp`. The results contain the gain of every probe over each baseline.
 
     Args:
         store: the states, or the directory of a store.

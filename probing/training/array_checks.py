@@ -1,9 +1,10 @@
-"""Checks of arrays before they are probed: what float32 loses, the order of rows, labels of two types, and copies of
-rows in train and test.
+"""Checks of arrays before they are probed: what float32 loses, the order of rows, labels of two types or of none that
+can be predicted, and copies of rows in train and test.
 """
 
 from __future__ import annotations
 
+import datetime
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.errors import BadParameter, DoubtfulData, ProbingWarning, warn_user
+from probing.tasks._numbers import INSTEAD_OF_DATES, INSTEAD_OF_TIMES
 from probing.text.example import named
 
 _BLOCK = 256  # columns that are checked at once
@@ -85,6 +87,45 @@ def check_types(values: Sequence[Any], name: str) -> None:
             where=f"rows {_first(values, alike, str)} and {_first(values, alike, int | float)}",
             next_step=f"give {name} as texts or as numbers throughout",
         )
+
+
+# What to give in place of values that are neither numbers nor classes, by NumPy's kind of their type.
+_INSTEAD = {
+    "M": ("dates", INSTEAD_OF_DATES),
+    "m": ("times", INSTEAD_OF_TIMES),
+    "c": ("complex numbers", "give a real number of each: its real or its imaginary part, or abs(y)"),
+}
+
+
+def refuse_other_values(y: Any) -> None:
+    """Raise BadParameter if labels are dates, times or complex numbers, which are neither numbers that a probe can
+    predict nor names of classes.
+    """
+    kind = getattr(getattr(y, "dtype", None), "kind", "")
+    listed = y if isinstance(y, Sequence) or kind == "O" else ()
+    kinds = map(_kind_of, listed) if kind not in _INSTEAD else iter([kind])
+    if (found := next(filter(None, kinds), None)) is None:
+        return
+    what, instead = _INSTEAD[found]
+    raise BadParameter(
+        f"y holds {what}",
+        needed="numbers or classes",
+        found=f"values of type {getattr(y, 'dtype', '') if kind == found else _type_of(listed, found)}",
+        next_step=instead,
+    )
+
+
+def _kind_of(value: Any) -> str:
+    """Return `M` for a date, `m` for a time or duration, `c` for a complex number; for all else an empty string."""
+    if isinstance(value, datetime.date | np.datetime64):
+        return "M"
+    if isinstance(value, datetime.time | datetime.timedelta | np.timedelta64):
+        return "m"
+    return "c" if isinstance(value, complex | np.complexfloating) else ""
+
+
+def _type_of(values: Any, kind: str) -> str:
+    return next(type(value).__name__ for value in values if _kind_of(value) == kind)
 
 
 def _first(values: Sequence[Any], alike: Any, kind: Any) -> int:

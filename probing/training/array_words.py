@@ -21,7 +21,6 @@ _STEPS = (
     ("no labelled rows in", "give more groups, or labels in y for rows of train, dev and test"),
     ("too few groups to split", "give rows of at least three groups, or split= with train, dev and test"),
     ("all train rows have one label", "give rows with another label in y, or another split"),
-    ("all targets in", "give other rows, or another split or split_seed"),
     ("fewer train rows than classes", "give more rows or fewer classes, or kind='real' if y holds numbers"),
     ("no label of", "check that the labels of y are spelt alike in all splits"),
     ("no dev row can be scored", "check that the labels of y are spelt alike in all splits"),

@@ -24,7 +24,14 @@ from probing.text.corpus import SPLITS, Corpus, Example, Label
 from probing.text.example import first_crossing, named
 from probing.text.sources import split_name
 from probing.training import train
-from probing.training.array_checks import check_order, check_rounding, check_types, warn_of_constant, warn_of_copies
+from probing.training.array_checks import (
+    check_order,
+    check_rounding,
+    check_types,
+    refuse_other_values,
+    warn_of_constant,
+    warn_of_copies,
+)
 from probing.training.array_words import in_terms_of_arrays
 from probing.training.results import ProbeResults
 
@@ -94,8 +101,8 @@ def probe(
 
     Raises:
         BadParameter: the shapes of arrays do not match, pandas objects have the same index in another order, labels of
-            y, groups or keys differ in nothing but their type, float32 does not hold the states, or a name or parameter
-            is wrong.
+            y, groups or keys differ in nothing but their type, y holds dates or complex numbers, float32 does not hold
+            the states, or a name or parameter is wrong.
         DegenerateDesign: nothing can be learned from the labels, a split has no rows, or a group is in two splits.
         CorpusError: there are fewer than three groups to split.
         NonFiniteStates: states are NaN or infinite; the message names site and rows.
@@ -108,6 +115,7 @@ def probe(
         raise BadParameter("a name that cannot be asked for", needed="a name without a colon", found=repr(name))
     beside = {"y": y, "groups": groups, "keys": keys, "texts": texts, "split": split}
     check_order({**({f"X, {site}": one for site, one in X.items()} if isinstance(X, Mapping) else {"X": X}), **beside})
+    refuse_other_values(y)
     given = {label: None if values is None else _plain(values, count, label) for label, values in beside.items()}
     for label in ("y", "groups", "keys"):
         check_types(given[label] or (), label)

@@ -270,11 +270,20 @@ def lacks_origin(labels: Labels, draws: Sequence[Labels]) -> bool:
     return same and not all(np.array_equal(one.y, labels.y) for one in draws)
 
 
-def built_baselines(labels: Labels) -> dict[str, Probe]:
-    """Return the baselines that are always fitted and need no states: those that read only the labels, and those that
-    read the word, the text or the word order.
+BESIDE_NON_LINEAR = ("text_mlp",)  # baselines that only probes that are not linear are compared with
+
+
+def is_beyond_linear(probe: Probe) -> bool:
+    """Return whether a probe reads states and is not linear, so that it may combine what it reads."""
+    return probe.input in ("states", "pieces") and not probe.is_linear
+
+
+def built_baselines(labels: Labels, probes: Iterable[Probe] = ()) -> dict[str, Probe]:
+    """Return the baselines that are fitted and need no states: those that read only the labels, and those that read the
+    word, the text or the word order; beside probes of texts of which one is not linear, also one that combines words.
     """
     of_texts = ["text_length", "bag_of_words", "tfidf", "character_ngrams", "nearest_text"]
+    of_texts += BESIDE_NON_LINEAR if any(map(is_beyond_linear, probes)) else ()
     by_key = {"type": ["word_type"], "offset": ["linear_order"], "text": of_texts}
     names = ["prior", *(name for key, of_key in by_key.items() if key in labels.keys for name in of_key)]
     if labels.kind == "labels":

@@ -24,7 +24,7 @@ from probing.results.analysis import AnalysisResult
 from probing.results.probe import ProbeResult
 from probing.statistics.clusters import EVALUATED
 from probing.text.corpus import SPLITS
-from probing.training.build import StateSet
+from probing.training.build import BESIDE_NON_LINEAR, StateSet
 from probing.training.plan import Plan, recipe_of, run_id
 from probing.training.results import NO_SITE
 from probing.training.scoring import ControlScores, Scores, kept, measure_results, score_label_set
@@ -107,6 +107,8 @@ def score_unit(
         for index, (fits_of_set, labels) in enumerate(sets)
     ]
     draws = iter(scored[1:])
+    left_out = set(BESIDE_NON_LINEAR) - set(plan.beside(probe))
+    compared = {name: scores for name, scores in baselines.items() if name not in left_out}
     controls = {
         one.name: ControlScores(
             one.control.is_selectivity,
@@ -122,7 +124,7 @@ def score_unit(
         kind=plan.labels.kind,
         site=site,
         probe=name,
-        measures=measure_results(scored[0], controls, baselines, measures, plan.resamplers),
+        measures=measure_results(scored[0], controls, compared, measures, plan.resamplers),
         seed_count=len(plan.seeds),
         draw_count=_most_draws(plan),
         fit_count=sum(map(len, fits)) + sum(one.fit_count for one in others),

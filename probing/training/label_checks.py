@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.contracts.measure import Measure
-from probing.errors import DegenerateDesign
+from probing.contracts.measure import Measure, Prediction
+from probing.errors import DegenerateDesign, NotForThisTask, warn_user
 from probing.labels import Labels
+from probing.recipes import build
 from probing.statistics.clusters import EVALUATED
+from probing.tasks._numbers import instead_of_times
 from probing.text.corpus import SPLITS, Corpus, Example
 from probing.text.example import as_input, first_crossing, group_keys, named
 from probing.training.row_facts import key_columns
@@ -74,7 +76,8 @@ def _check_variety(labels: Labels, n_train: int, where: str) -> None:
             needed=f"at least {len(labels.classes)} rows",
             found=str(n_train),
             where=where,
-            next_step="use more data, or a task with fewer classes (for numbers: column:NAME:real)",
+            next_step=instead_of_times(labels.classes)
+            or "use more data, or a task with fewer classes (for numbers: column:NAME:real)",
         )
     for split in ("dev", "test"):
         present = np.unique(labels.y[labels.rows(split)])
@@ -147,6 +150,34 @@ def refuse_one_class(measures: Mapping[str, Measure], label_sets: Iterable[Label
                 where=f"task {labels.task}" + (f", control {labels.control}" if labels.control else ""),
                 next_step="leave the measure out, or split the corpus otherwise",
             )
+
+
+def defined_measures(measures: Mapping[str, Measure], label_sets: Sequence[Labels]) -> dict[str, Measure]:
+    """Return the measures that are defined on dev and test. Where all numbers of a split are equal, R² and rank
+    correlations are not: they are left out with a warning, and `rmse` is scored in their place.
+
+    Args:
+        measures: measures by name.
+        label_sets: labels of the task, then those of every draw of every control.
+    """
+    found, task = dict(measures), label_sets[0].task
+    for labels, split in product(label_sets, EVALUATED) if label_sets[0].kind == "real" else ():
+        scored = labels.take(labels.rows(split))
+        if np.ptp(scored.y) > 0:
+            continue
+        guess = Prediction(np.arange(len(scored), dtype=np.float64), labels=scored)
+        unfit = [name for name, one in found.items() if not np.isfinite(one.informed(labels).value(scored.y, guess))]
+        if not unfit:
+            continue
+        found = {name: one for name, one in found.items() if name not in unfit}
+        found.setdefault("rmse", build("measures", "rmse"))
+        whose = f" of the control {labels.control}" if labels.control else ""
+        warn_user(
+            f"task {task}: all values{whose} in {split} are {scored.y[0]:g}, where {' and '.join(unfit)} "
+            f"{'is' if len(unfit) == 1 else 'are'} not defined; rmse is scored instead",
+            NotForThisTask,
+        )
+    return found
 
 
 LIKE_GROUP = (2, 20)  # rows of one value
@@ -305,9 +336,10 @@ def _same(values: Sequence[Any], labels: Sequence[Any]) -> bool:
 
 def _only_labels(labels: Labels) -> dict[str, str]:
     found: dict[str, str] = {}
-    for split in EVALUATED if labels.kind == "classes" else ():
+    for split in EVALUATED if labels.kind in ("classes", "real") else ():
         present = np.unique(labels.y[_judged(labels, split)])
-        found |= {split: labels.classes[int(present[0])]} if len(present) == 1 else {}
+        if len(present) == 1:
+            found[split] = f"{present[0]:g}" if labels.kind == "real" else labels.classes[int(present[0])]
     return found
 
 

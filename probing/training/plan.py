@@ -15,7 +15,7 @@ from probing.contracts.control import Control, Probed, StateControl
 from probing.contracts.measure import Measure
 from probing.contracts.probe import Probe
 from probing.contracts.task import Task
-from probing.errors import BadParameter, DegenerateDesign, UnknownSite, unknown_name
+from probing.errors import BadParameter, UnknownSite, unknown_name
 from probing.labels import Kind, Labels, check_laid_out, labels_digest
 from probing.measures._rows import gives_probabilities
 from probing.models.site import select_sites
@@ -30,6 +30,7 @@ from probing.statistics.thresholds import AskedThreshold
 from probing.system.machine import check_device
 from probing.text.corpus import SPLITS, Corpus
 from probing.training.build import (
+    BESIDE_NON_LINEAR,
     ControlSet,
     StateSet,
     built_analyses,
@@ -37,10 +38,18 @@ from probing.training.build import (
     built_controls,
     built_measures,
     built_probes,
+    is_beyond_linear,
     named_controls,
     needed_keys,
 )
-from probing.training.label_checks import alike_inputs, check_labels, cut_inputs, data_warnings, refuse_one_class
+from probing.training.label_checks import (
+    alike_inputs,
+    check_labels,
+    cut_inputs,
+    data_warnings,
+    defined_measures,
+    refuse_one_class,
+)
 from probing.training.labelling import label_rows
 from probing.training.pooling import PooledStore, PositionStore, with_rows
 from probing.training.results import NO_SITE
@@ -98,19 +107,6 @@ def refuse_unreadable(probe: Probe, plan: Plan) -> None:
         )
 
 
-def refuse_constant_target(labels: Labels) -> None:
-    """Raise an error if all targets of a split are equal, since R² and rank correlation are undefined there."""
-    for split in EVALUATED if labels.kind == "real" else ():
-        if np.ptp(labels.y[labels.rows(split)]) == 0:
-            raise DegenerateDesign(
-                f"all targets in {split} are equal",
-                needed="at least two different values",
-                found="one value",
-                where=f"task {labels.task}",
-                next_step="choose another task or more data",
-            )
-
-
 LEAST_MEMORY = 16
 VERSION = 10  # raised by any change that alters a score or what is kept of a unit
 
@@ -162,6 +158,10 @@ class Plan:
     def label_sets(self) -> tuple[Labels, ...]:
         """Label sets to fit on: the task's labels, then every draw of every control."""
         return (self.labels, *(draw for control in self.controls for draw in control.draws))
+
+    def beside(self, probe: Probe) -> list[str]:
+        """Return the baselines that only probes that are not linear are compared with, if this probe is one."""
+        return [name for name in self.baselines if name in BESIDE_NON_LINEAR] if is_beyond_linear(probe) else []
 
     def judged(self, split: str) -> Resampler:
         """Return the resampler of the rows that verdicts are based on: the rows of the split whose input is not in
@@ -270,7 +270,6 @@ def make_plan(
     if len(complete := with_keys(labels, needed)) < len(labels):
         labels = complete
         check_labels(labels, corpus)
-    refuse_constant_target(labels)
     refuse_large(store, chosen_sites, labels, named_probes)
     named_measures = built_measures(built_task.measures or None if measures is None else measures, labels)
     probed = Probed(
@@ -281,13 +280,15 @@ def make_plan(
         lambda path: with_rows(Store.open(path), corpus, given, built_task.read_from),
     )
     drawn, sources = built_controls(chosen_controls, probed)
+    label_sets = (labels, *(draw for one in drawn for draw in one.draws))
+    named_measures = defined_measures(named_measures, label_sets)
     plan = Plan(
         store=store,
         sites=chosen_sites,
         task=name,
         labels=labels,
         probes=named_probes,
-        baselines=built_baselines(labels),
+        baselines=built_baselines(labels, named_probes.values()),
         controls=drawn,
         state_controls=sources,
         measures=named_measures,
@@ -364,6 +365,7 @@ def recipe_of(plan: Plan, site: str, name: str, probe: Probe) -> dict[str, Any]:
         "probe": full_recipe(probe),
         "measures": {key: full_recipe(measure) for key, measure in plan.measures_for(probe).items()},
         **({} if plan.threshold is None else {"threshold": vars(plan.threshold)}),
+        **({} if not (beside := plan.beside(probe)) else {"beside": beside}),
     } | _recipe_of_all(plan)
 
 
@@ -379,5 +381,5 @@ def _recipe_of_all(plan: Plan) -> dict[str, Any]:
     return {
         "task": plan.task,
         "controls": [full_recipe(one.control) for one in plan.controls],
-        "baselines": sorted(plan.baselines),
+        "baselines": sorted(name for name in plan.baselines if name not in BESIDE_NON_LINEAR),
     } | ({"states": [one.recipe for one in plan.state_controls]} if plan.state_controls else {})

@@ -7,7 +7,7 @@ import pytest
 
 import probing as pb
 from probing.probes.nearest_text import NearestTextProbe, NearestTextRegressorProbe
-from probing.reporting.findings import finding, judge
+from probing.reporting.findings import judge
 from probing.reporting.task_results import by_task
 
 WORDS = [f"{a}{b}" for a in ("riv", "sto", "gar", "lig", "mus", "for") for b in ("er", "ne", "den", "ht", "ic")]
@@ -78,18 +78,3 @@ def test_the_number_of_neighbours_is_chosen_on_dev():
     common = np.where(rng.random(len(texts)) < 0.3, 1, 0)  # known only as rare
     counts = [NearestTextProbe().fit(texts[train], y[train], dev=(texts[dev], y[dev])).k_ for y in (alike, common)]
     assert counts[0] <= 3 and counts[1] == 30
-
-
-def test_a_finding_of_a_probe_that_is_not_linear_names_words_read_together():
-    rng = np.random.default_rng(3)
-    first, second = rng.integers(2, size=(2, 600))
-    fill = rng.choice(WORDS, (600, 6))
-    texts = [
-        " ".join([*row, ("cat", "dog")[a], ("bush", "tree")[b]]) for row, a, b in zip(fill, first, second, strict=True)
-    ]
-    states = np.stack([first, second], 1) * 2.0 - 1 + 0.1 * rng.standard_normal((600, 2))
-    found = pb.probe(
-        states.astype(np.float32), first ^ second, texts=texts, probes=["mlp:hidden=16"], controls=[], progress=False
-    )
-    said = finding(found)
-    assert said.status == "decodable" and "a baseline that combines words" in said.overturned_by[0]

@@ -200,3 +200,13 @@ def test_a_slice_is_a_corpus_and_an_index_an_example() -> None:
     assert (part.source, part.unit) == (corpus.source, corpus.unit)
     assert part.fingerprint == pb.Corpus.from_texts(ROWS["text"][10:20]).fingerprint
     assert corpus[:] == corpus
+
+
+@pytest.mark.parametrize("values", [np.arange(3) + 1j, [1j, 2j, None]], ids=["array", "list"])
+def test_complex_numbers_are_refused_and_the_step_says_what_to_give(values: Any) -> None:
+    texts = ["a b", "c d", "e f"]
+    frame = pd.DataFrame({"text": texts, "z": values})
+    for read in (lambda: pb.Corpus.from_texts(texts, columns={"z": values}), lambda: pb.Corpus.from_dataframe(frame)):
+        with pytest.raises(CorpusError, match="complex numbers") as raised:
+            read()
+        assert "imaginary part" in raised.value.next_step

@@ -91,6 +91,10 @@ def test_what_would_overturn_a_negative_finding_could() -> None:
     assert found.status.startswith("not ") and "stronger baseline" not in said and "control" not in said
     assert "selectivity" not in said
     assert "stronger baseline" in " ".join(finding(results_of("column:tense")).overturned_by)
+    positions = {"word": True, "sentence": False}
+    for level, is_named in positions.items():
+        of_level = [replace(one, facts=one.facts | {"level": level}) for one in results_of("column:tense")]
+        assert ("position of the word" in " ".join(finding(of_level).overturned_by)) == is_named
 
 
 def test_one_test_label_is_no_sign_of_labels_mixed_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import probing as pb
-from probing.errors import BadParameter, DoubtfulData
+from probing.errors import BadParameter, DegenerateDesign, DoubtfulData
 from probing.recipes import build_task
 from probing.reporting.warnings import warnings_of
 from probing.tasks._numbers import merged_values, odd_number
 from probing.text.corpus import Corpus
 from probing.text.example import Example
+from probing.training.label_checks import check_labels
+from tests.samples.training_samples import labels_of
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
 
@@ -101,3 +104,25 @@ def test_training_warns_of_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DoubtfulData)
         pb.probe(rng.standard_normal((200, 4)), [str(i % 2) for i in range(200)], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "instead"),
+    [
+        (lambda i: f"2020-01-{i % 28 + 1:02}", "days since a date"),
+        (lambda i: f"20{i:02}-01-01 08:30:00+01:00", "days since a date"),
+        (lambda i: f"{i % 24:02}:15:00", "seconds"),
+        (lambda i: f"{i} days, 0:15:00", "seconds"),
+        (lambda i: f"name {i}", "column:when:classes"),
+    ],
+)
+def test_a_column_of_dates_or_times_says_what_to_give_in_its_place(value: Callable[[int], str], instead: str) -> None:
+    values = [value(i) for i in range(60)]
+    dated = Corpus(tuple(Example(f"{i}", f"text {i}", columns={"when": v}) for i, v in enumerate(values)))
+    with pytest.raises(BadParameter, match="is not numeric") as raised:
+        build_task("column:when:real", dated).prepare(dated)
+    assert instead in raised.value.next_step
+    labels = labels_of(list(range(60)), ["train"] * 40 + ["dev"] * 10 + ["test"] * 10, classes=tuple(values))
+    with pytest.raises(DegenerateDesign, match="fewer train rows than classes") as refused:
+        check_labels(labels, dated)
+    assert (instead if "column" not in instead else "fewer classes") in refused.value.next_step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from dataclasses import asdict
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,13 @@ FEW = {"X": np.ones((N, 2)) * np.arange(N)[:, None], "y": [i // 2 % 2 for i in r
         ({"y": ["a", "b"] * 20 + ["c"] * 10 + ["d"] * 10, "split": THREE}, DegenerateDesign, "no label of"),
         ({"measures": ["auroc"], "y": [0, 1] * 20 + [0] * 20, "split": THREE}, DegenerateDesign, "undefined"),
         ({"y": [0.5] * N}, DegenerateDesign, "one label"),
-        ({"y": [0.5, 1.5] * 20 + [0.5] * 20, "split": THREE}, DegenerateDesign, "all targets in"),
+        ({"y": np.arange(N).astype("datetime64[D]")}, BadParameter, "y holds dates"),
+        ({"y": [date(2020, 1, 1 + i % 28) for i in range(N)]}, BadParameter, "y holds dates"),
+        ({"y": pd.Series(pd.date_range("2020", periods=N))}, BadParameter, "y holds dates"),
+        ({"y": pd.timedelta_range("1s", periods=N)}, BadParameter, "y holds times"),
+        ({"y": [time(i % 24) for i in range(N)]}, BadParameter, "y holds times"),
+        ({"y": np.arange(N) + 1j}, BadParameter, "y holds complex numbers"),
+        ({"y": [None, *(complex(i) for i in range(N - 1))]}, BadParameter, "y holds complex numbers"),
         ({"y": [0, 1] * 20 + [None] * 20, "split": THREE}, DegenerateDesign, "no labelled rows"),
         ({"groups": ["a", "b"] * 20 + ["d"] * 10 + ["t"] * 10, "split": CROSSED}, DegenerateDesign, "crosses splits"),
         ({"groups": ["a", "b"] * 20 + ["d"] * 10 + ["t"] * 10, "split": THREE}, DegenerateDesign, "to resample"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ from probing.contracts import Control
 from probing.errors import (
     BadParameter,
     DamagedUnit,
-    DegenerateDesign,
     NonFiniteStates,
+    NotForThisTask,
     ProbingError,
     ProvenanceMismatch,
     UnknownName,
@@ -29,6 +30,9 @@ from probing.errors import (
 from probing.labels import Labels
 from probing.measures.accuracy import Accuracy
 from probing.probes.linear import LinearProbe
+from probing.reporting.findings import finding
+from probing.reporting.task_results import by_task
+from probing.reporting.warnings import warnings_of_task
 from probing.results.probe import from_json, to_json
 from probing.text.corpus import Corpus
 from probing.training import train
@@ -293,14 +297,25 @@ def test_bad_input_is_refused_before_any_state_is_read(options: Any, error: type
     assert store.reads == []
 
 
-def test_constant_target_in_test_is_refused() -> None:
+@pytest.mark.parametrize("constant", [("test",), ("dev",), ("dev", "test")])
+def test_numbers_that_are_all_equal_in_a_split_are_scored_by_rmse_and_end_nothing(constant: tuple[str, ...]) -> None:
     examples = [
-        e if e.split != "test" else replace(e, word_columns=dict(e.word_columns) | {"score": (1.5,) * len(e.words)})
+        replace(e, word_columns=dict(e.word_columns) | {"score": (1.5,) * len(e.words)}) if e.split in constant else e
         for e in CORPUS.examples
     ]
     corpus = Corpus(tuple(examples))
-    with pytest.raises(DegenerateDesign, match="test are equal"):
-        run(tag_store(corpus), corpus, task="column:score")
+    with pytest.warns(NotForThisTask, match=f"all values in {constant[0]} are 1.5, where r2 and spearman are not"):
+        results = run(tag_store(corpus), corpus, task="column:score")
+    best = results.best()
+    assert [one.measure for one in best.measures if one.split == "test"] == ["rmse"]
+    assert best.facts["one_label"] == dict.fromkeys(constant, "1.5")
+    (task,) = by_task(list(results))
+    assert (finding(task).status == "not judged") == ("test" in constant)
+    assert any("all test labels are '1.5'" in line for line in warnings_of_task(task)) == ("test" in constant)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asked = run(tag_store(corpus), corpus, task="column:score", measures=["rmse", "r2"])
+    assert [one.measure for one in asked.best().measures if one.split == "test"] == ["rmse"]
 
 
 def test_selectivity_of_sentence_rows_advises_a_control_that_sentences_can_have() -> None:
