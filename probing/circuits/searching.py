@@ -37,8 +37,8 @@ class Search:
         candidates: `(S, R)` edges that a circuit is chosen from.
         node_scores: `(S,)` estimated effect of every node (EAP), on discovery.
         notes: facts that were noted on the way, such as rank correlations.
-        both_signs: mean size of the effects, on single pairs of discovery, of the edges or nodes whose mean effect is
-            below δ and a quarter of it, and which change single pairs by 2 δ or more.
+        both_signs: mean size of effects on single pairs of discovery, of 2 δ or more, of the edges or nodes whose mean
+            effect is below δ and a quarter of it.
         scores: effect of every edge `(S, R)` or node `(S,)` on discovery, as a share; 0 where it was not measured.
     """
 
@@ -122,7 +122,7 @@ class Search:
 
     def rank(self) -> None:
         """Measure the effect of every edge or node that may be in the circuit."""
-        options, total = self.options, self._total
+        options = self.options
         if options.nodes is not None:
             best = np.argsort(-np.abs(self.node_scores[1:]), kind="stable")[: options.nodes] + 1
             self.candidates = self.graph.among([self.graph.senders[k] for k in best])
@@ -136,17 +136,15 @@ class Search:
                 found=str(options.size),
                 where=f"candidate {options.level}s",
             )
-        units, by_reader = self.every_unit(), options.level == "edge"
+        units, by_reader, total = self.every_unit(), options.level == "edge", self._total
         eap = self._screen(1, by_reader) if by_reader else self.node_scores
         screens = {"eap": eap, "eap_ig": self._screen(options.steps, by_reader)}
         some = units
         if options.method != "exact" and len(units) > SAMPLE:
             chosen = generator(options.seed, "circuit sample").permutation(len(units))[:SAMPLE]
             some = [units[k] for k in sorted(chosen.tolist())]
-        before = self.discovery.passes
-        exact = self.discovery.removals(
-            some, folder=self.folder, title=f"exact patching of {len(some)} {options.level}s"
-        )
+        before, title = self.discovery.passes, f"exact patching of {len(some)} {options.level}s"
+        exact = self.discovery.removals(some, folder=self.folder, title=title)
         self.notes["passes_per_pair_exact"] = (self.discovery.passes - before) / len(self.discovery.pairs)
         measured = exact.mean(1) / total
         sizes, least = self.discovery.scale.spread(exact), options.least
@@ -182,7 +180,7 @@ class Search:
         return self.units(self.candidates)
 
     def units(self, mask: Mask) -> list[Unit]:
-        """Return the edges of a circuit, or at node level its nodes without the input."""
+        """Return the edges of a circuit, or its nodes without the input."""
         if self.options.level == "edge":
             return [(int(s), int(r)) for s, r in np.argwhere(mask)]
         return [int(s) for s in np.flatnonzero(mask.any(1)) if s]
@@ -293,7 +291,8 @@ class Search:
                 break
             cuts |= new
             mask = mask | self._of(list(cuts))
-        return self.graph.on_paths(mask)
+        whole, core = self.graph.on_paths(mask), self.graph.on_paths(self._of(list(cuts)))
+        return core if core.any() and (core >= whole & self._of(large)).all() else whole  # without what only led there
 
     def _of(self, units: Sequence[Unit]) -> Mask:
         """Return the circuit of these edges or nodes."""
@@ -330,8 +329,7 @@ class Search:
         if not nodes_after or self.graph.reach(mask)[1][nodes_after].any():
             return found
         after: list[Unit] = [(n, int(r)) for n in nodes_after for r in np.flatnonzero(self.candidates[n])]
-        for whole in (self.candidates, base):  # with the unit, and without: with it, what it writes may be taken away
-            cut = whole.copy()
+        for cut in (self.candidates.copy(), base.copy()):  # with the unit, and without: another may take away its part
             cut[nodes_after] = False
             found += self._mattering(cut, after, [cut | self._of([edge]) for edge in after])
         return list(dict.fromkeys(found))
