@@ -17,7 +17,8 @@ from probing.results.circuit import MATERIAL, TOGETHER, CircuitPart, CircuitResu
 
 TITLE = "The circuit"
 _COLOURS = {"for the answer": "#0072b2", "against it": "#d55e00"}
-_SHIFT = {"q": -0.14, "k": 0.0, "v": 0.14}  # of the ends of edges, so that those of a head lie side by side
+_WIDTH, _MARGIN = 560, 24  # of the drawing, in pixels
+_SHIFT = {"q": -8.0, "k": 0.0, "v": 8.0}  # pixels between the ends of edges at a head, which then lie side by side
 _WIDEST, _LEAST = 7.0, 0.8
 _CHOICES = {
     "judged": "the circuit that is judged",
@@ -164,6 +165,8 @@ def circuit_chart(result: CircuitResult) -> Chart:
     ends = {edge: _ends(result, edge) for edge in result.edges}
     places = _places([node for sender, readers, _ in ends.values() for node in (sender, *readers)])
     most = max((abs(_size_of(effects.get(edge))) for edge in ends), default=1.0) or 1.0
+    across = [x for x, _ in places.values()]
+    pixel = (max(across, default=0.0) - min(across, default=0.0)) / (_WIDTH - 2 * _MARGIN)
     rows: list[Row] = [{"kind": "node", "name": name, "x": x, "y": y, "label": name} for name, (x, y) in places.items()]
     for edge, (sender, readers, reading) in ends.items():
         part = effects.get(edge)
@@ -177,7 +180,7 @@ def circuit_chart(result: CircuitResult) -> Chart:
                     "name": edge,
                     "x": places[sender][0],
                     "y": places[sender][1],
-                    "x2": x2 + _SHIFT.get(reading, 0.0),
+                    "x2": x2 + pixel * _SHIFT.get(reading, 0.0),
                     "y2": y2,
                     "value": rounded(value),
                     "low": rounded(removal.low if removal else None),
@@ -192,7 +195,7 @@ def circuit_chart(result: CircuitResult) -> Chart:
 
 
 def _laid_out(result: CircuitResult, rows: list[Row], depth: int) -> Chart:
-    plain = {"type": "quantitative", "axis": None, "scale": {"zero": False, "nice": False, "padding": 24}}
+    plain = {"type": "quantitative", "axis": None, "scale": {"zero": False, "nice": False, "padding": _MARGIN}}
     tips = [tip("name", "edge"), tip("value", "fall without it", number=True), tip("low", "95 % low", number=True)]
     tips += [tip("high", "95 % high", number=True), tip("word")]
     colour = nominal(
@@ -223,7 +226,7 @@ def _laid_out(result: CircuitResult, rows: list[Row], depth: int) -> Chart:
     )
     return {
         "title": {"text": f"{plural(len(result.edges), 'edge')} by depth", "subtitle": result.model},
-        "width": 560,
+        "width": _WIDTH,
         "height": max(160, 44 * depth),
         "data": {"values": rows},
         "encoding": {"x": {"field": "x"} | plain, "y": {"field": "y"} | plain},
@@ -300,10 +303,10 @@ def _in_random(one: CircuitSize) -> str:
 
 def _word_table(result: CircuitResult) -> Table:
     rows: list[list[Cell]] = [
-        [one.question, one.word, number(one.share), decimal(one.detectable), one.overturned_by] for one in result.words
+        [one.question, one.word, number(one.share), decimal(one.detectable)] for one in result.words
     ]
-    head = ["question", "word", "share", "smallest difference shown", "overturned by"]
-    return Table(f"Words on the circuit: {result.scope}.", head, rows, (0, 1, 4), source="circuit.json")
+    head = ["question", "word", "share", "smallest difference shown"]
+    return Table(f"Words on the circuit: {result.scope}.", head, rows, (0, 1), source="circuit.json")
 
 
 def _part_table(result: CircuitResult, parts: Sequence[CircuitPart]) -> Table:
